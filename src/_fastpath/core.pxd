@@ -1,0 +1,121 @@
+# Cython's view of the core. No function of it raises: each answers false, and the sink then holds the fault.
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libcpp cimport bool
+
+
+cdef extern from "element.hpp" namespace "gpux" nogil:
+    cdef enum class Type(int):
+        string
+        boolean
+        float32
+        float64
+        float16
+        bfloat16
+        int8
+        int16
+        int32
+        int64
+        uint8
+        uint16
+        uint32
+        uint64
+
+    bool store(double number, float& element) noexcept
+
+
+cdef extern from "sink.hpp" namespace "gpux" nogil:
+    const int kMaxAxes
+
+    cdef struct Spec:
+        Type type
+        int axes
+        int64_t sizes[32]
+        int least_axes
+        int most_axes
+        bool open
+        bool batched
+        bool flat_items
+
+    cdef struct Memory:
+        unsigned char* data
+        size_t capacity
+        void* owner
+        bool (*grow)(void* owner, Memory* memory, size_t needed) noexcept
+
+    cdef enum class Got(int):
+        number
+        string
+        boolean
+        null
+        array
+        object
+        other
+
+    cdef enum class Fault(int):
+        none
+        wrong_type_at_top
+        wrong_type
+        out_of_range
+        not_an_integer
+        not_finite
+        ragged
+        outgrown
+        too_deep
+        wrong_shape
+        empty_batch
+        out_of_memory
+
+    cdef enum NumberKind "gpux::Number::Kind":
+        real "gpux::Number::real"
+        integer "gpux::Number::integer"
+        natural "gpux::Number::natural"
+
+    cdef struct Number:
+        NumberKind kind
+        double as_real
+        int64_t as_integer
+        uint64_t as_natural
+
+    cdef cppclass Sink:
+        Sink(const Spec& spec, const Memory& memory) noexcept
+        bool open() noexcept
+        bool close() noexcept
+        bool reals(const double* numbers, size_t count) noexcept
+        bool integers(const int64_t* numbers, size_t count) noexcept
+        bool naturals(const uint64_t* numbers, size_t count) noexcept
+        bool booleans(const uint8_t* values, size_t count) noexcept
+        bool strings(size_t count) noexcept
+        bool other(Got got) noexcept
+        bool huge_integer() noexcept
+        unsigned char* claim(size_t* count) noexcept
+        void commit(size_t count) noexcept
+        bool finish() noexcept
+
+        int axes() noexcept
+        const int64_t* shape() noexcept
+        bool as_items() noexcept
+        bool as_one_item() noexcept
+
+        Fault fault() noexcept
+        int place_axes() noexcept
+        const int64_t* place() noexcept
+        Got got() noexcept
+        bool expected_array() noexcept
+        Number number() noexcept
+        int64_t expected_values() noexcept
+        int64_t got_values() noexcept
+        int got_axes() noexcept
+        const int64_t* got_sizes() noexcept
+
+    size_t element_bytes(Type type) noexcept
+    bool is_float(Type type) noexcept
+
+
+cdef extern from "strided.hpp" namespace "gpux" nogil:
+    bool feed(Sink& sink, const unsigned char* data, Type type, int axes, const Py_ssize_t* sizes,
+              const Py_ssize_t* strides) noexcept
+
+
+cdef extern from "writer.hpp" namespace "gpux" nogil:
+    size_t most_bytes(Type type, int axes, const int64_t* shape) noexcept
+    char* write_tensor(char* out, Type type, int axes, const int64_t* shape, const void* data) noexcept

@@ -1,0 +1,518 @@
+"""The fast path: Python values in, tensors out; tensors in, JSON out.
+
+The only file that touches both Python objects and the core. Each entry takes what it needs of its arguments,
+lets the core do the work, and turns the core's fault into an error of gpux.errors.
+"""
+from cpython.buffer cimport (
+    PyBUF_FORMAT, PyBUF_STRIDES, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
+)
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF
+from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
+from libc.string cimport memcpy
+from libcpp cimport bool as boolean
+from libcpp.vector cimport vector
+
+cimport core
+from core cimport Fault, Got, Memory, Number, NumberKind, Sink, Type
+
+from gpux.errors import EmptyBatchError, InvalidShapeError, InvalidTypeError, InvalidValueError
+
+__all__ = ["InputSpec", "encode", "walk"]
+
+
+cdef extern from "Python.h":
+    # Declared for borrowed pointers, so that the inner loops count no references.
+    bint PyFloat_CheckExact(PyObject*)
+    bint PyLong_CheckExact(PyObject*)
+    double PyFloat_AS_DOUBLE(PyObject*)
+    double PyLong_AsDouble(PyObject*) except? -1.0
+    long long PyLong_AsLongLongAndOverflow(PyObject*, int*) except? -1
+    unsigned long long PyLong_AsUnsignedLongLong(PyObject*) except? 0xFFFFFFFFFFFFFFFFULL
+    const char* PyUnicode_AsUTF8AndSize(object, Py_ssize_t*) except NULL
+    Py_ssize_t PySequence_Fast_GET_SIZE(object)
+    PyObject** PySequence_Fast_ITEMS(object)
+    int Py_EnterRecursiveCall(const char*) except -1
+    void Py_LeaveRecursiveCall()
+    PyObject* PyBytes_FromStringAndSize(const char*, Py_ssize_t) except NULL
+    char* PyBytes_AS_STRING(PyObject*)
+    int _PyBytes_Resize(PyObject**, Py_ssize_t) except -1
+
+
+cdef enum:
+    RUN = 32  # numbers collected on the stack before the sink is called: few, so that both overlap
+
+
+cdef class InputSpec:
+    """What the fast path needs to know of one model input. Immutable; shared by all threads.
+
+    Args:
+        declared: a gpux.tensor.TensorSpec.
+    """
+
+    cdef core.Spec native
+    cdef readonly str name
+    cdef str type_name
+    cdef str word
+    cdef str shape_text
+    cdef size_t first_bytes
+
+    def __init__(self, declared):
+        cdef int axis
+        self.name = declared.name
+        self.type_name = declared.type.name
+        self.word = declared.type.word
+        self.shape_text = declared.shape_text
+        self.native.type = <Type><int>declared.type.code
+        self.native.axes = len(declared.dims)
+        if self.native.axes > core.kMaxAxes:
+            raise ValueError(f"{self.name!r} has more than {core.kMaxAxes} axes")
+        self.native.least_axes = declared.least_axes
+        self.native.most_axes = declared.most_axes
+        self.native.open = declared.kind == "open"
+        self.native.batched = declared.kind == "batched"
+        self.native.flat_items = declared.flat_items
+        # A value of the declared fixed sizes, with one row, fits without growing; more is guessed by no one.
+        self.first_bytes = core.element_bytes(self.native.type)
+        for axis in range(self.native.axes):
+            size = declared.dims[axis]
+            self.native.sizes[axis] = size if isinstance(size, int) else -1
+            self.first_bytes *= max(size, 1) if isinstance(size, int) else 1
+
+
+cdef size_t guess_bytes(InputSpec spec, object value):
+    """The bytes that a value needs if its lists are as long as the first of each; a block may still grow."""
+    cdef size_t most_bytes = 1 << 24
+    cdef size_t needed = core.element_bytes(spec.native.type)
+    cdef int axis
+    for axis in range(spec.native.most_axes):
+        if not isinstance(value, (list, tuple)) or PySequence_Fast_GET_SIZE(value) == 0:
+            break
+        if <size_t>PySequence_Fast_GET_SIZE(value) > most_bytes // needed:
+            return most_bytes
+        needed *= PySequence_Fast_GET_SIZE(value)
+        value = <object>PySequence_Fast_ITEMS(value)[0]
+    return max(needed, spec.first_bytes)
+
+
+cdef boolean grow(void* owner, Memory* memory, size_t needed) noexcept with gil:
+    """Memory::grow of the core: moves the tensor to a larger block of the pool."""
+    cdef Walk walk = <Walk>owner
+    try:
+        larger = walk.pool.take(max(needed, 2 * memory.capacity))
+    except BaseException as error:
+        walk.error = error
+        return False
+    memcpy(<void*><uintptr_t>larger.address, memory.data, memory.capacity)
+    walk.pool.give(walk.block)
+    walk.block = larger
+    memory.data = <unsigned char*><uintptr_t>larger.address
+    memory.capacity = larger.nbytes
+    return True
+
+
+cdef class Walk:
+    """One walk over one value: the sink, the block that it fills, and what an error needs."""
+
+    cdef Sink* sink
+    cdef InputSpec spec
+    cdef object pool
+    cdef object block       # memory.Block; None for strings
+    cdef list strings       # for strings
+    cdef object culprit     # the object at the place of the fault, where the core does not know it
+    cdef object error       # raised by the pool
+
+    def __cinit__(self, InputSpec spec, value, pool):
+        cdef Memory memory
+        self.spec = spec
+        self.pool = pool
+        memory.owner = <void*>self
+        memory.grow = grow
+        memory.data = NULL
+        memory.capacity = 0
+        if spec.native.type == Type.string:
+            self.strings = []
+        else:
+            self.block = pool.take(guess_bytes(spec, value))
+            memory.data = <unsigned char*><uintptr_t>self.block.address
+            memory.capacity = self.block.nbytes
+        self.sink = new Sink(spec.native, memory)
+
+    def __dealloc__(self):
+        del self.sink
+
+    # The methods below answer False when the sink has found a fault.
+
+    cdef bint value(self, object value) except -1:
+        """Any value, at the place where the sink stands."""
+        cdef double real
+        cdef uint8_t truth
+        if isinstance(value, (list, tuple)):
+            return self.sequence(value)
+        if isinstance(value, bool):
+            truth = value is True
+            return self.sink.booleans(&truth, 1)
+        if isinstance(value, float):
+            real = value
+            return self.sink.reals(&real, 1)
+        if isinstance(value, int):
+            return self.integer(value)
+        if isinstance(value, str):
+            return self.string(value)
+        if value is None:
+            return self.sink.other(Got.null)
+        if isinstance(value, dict):
+            return self.sink.other(Got.object)
+        if PyObject_CheckBuffer(value) and not isinstance(value, (bytes, bytearray)):
+            return self.array(value)
+        self.culprit = value
+        return self.sink.other(Got.other)
+
+    cdef bint sequence(self, object values) except -1:
+        """A list or tuple. Other code may change a list meanwhile, so its length is asked each time."""
+        cdef Py_ssize_t i = 0
+        cdef Py_ssize_t taken
+        if not self.sink.open():
+            return False
+        while i < PySequence_Fast_GET_SIZE(values):
+            taken = self.run(values, i)
+            if taken < 0:
+                return False
+            if taken == 0:
+                # A reference is held: the item's own code (a buffer's, a tolist) may drop the list's.
+                item = <object>PySequence_Fast_ITEMS(values)[i]
+                if not self.value(item):
+                    return False
+                taken = 1
+            i += taken
+        return self.sink.close()
+
+    cdef Py_ssize_t run(self, object values, Py_ssize_t start) except -2:
+        """Plain numbers from `start` on, many at once; how many were taken, -1 if the sink refused one.
+
+        Only exact float and int are looked at, for which no code of theirs runs: the borrowed pointers hold.
+        """
+        cdef double reals[RUN]
+        cdef int64_t integers[RUN]
+        cdef PyObject** items = PySequence_Fast_ITEMS(values) + start
+        cdef PyObject* item
+        cdef Py_ssize_t most = min(PySequence_Fast_GET_SIZE(values) - start, <Py_ssize_t>RUN)
+        cdef Py_ssize_t count = 0
+        cdef int overflow = 0
+        if self.spec.native.type == Type.float32 and PyFloat_CheckExact(items[0]):
+            return self.run_of_float32(items, PySequence_Fast_GET_SIZE(values) - start)
+        if core.is_float(self.spec.native.type):
+            while count < most:
+                item = items[count]
+                if PyFloat_CheckExact(item):
+                    reals[count] = PyFloat_AS_DOUBLE(item)
+                elif PyLong_CheckExact(item):
+                    integers[0] = PyLong_AsLongLongAndOverflow(item, &overflow)
+                    if overflow != 0:
+                        break
+                    reals[count] = <double>integers[0]
+                else:
+                    break
+                count += 1
+            if count > 0 and not self.sink.reals(reals, count):
+                return -1
+        elif self.strings is None:
+            while count < most:
+                item = items[count]
+                if not PyLong_CheckExact(item):
+                    break
+                integers[count] = PyLong_AsLongLongAndOverflow(item, &overflow)
+                if overflow != 0:
+                    break
+                count += 1
+            if count > 0 and not self.sink.integers(integers, count):
+                return -1
+        return count
+
+    cdef Py_ssize_t run_of_float32(self, PyObject** items, size_t most) except -2:
+        """The same for floats that become float32, by far the most there are: stored where they belong at once."""
+        cdef float* out = <float*>self.sink.claim(&most)
+        cdef size_t count = 0
+        cdef double refused
+        if out == NULL:
+            return -1
+        while count < most and PyFloat_CheckExact(items[count]):
+            if not core.store(PyFloat_AS_DOUBLE(items[count]), out[count]):
+                break
+            count += 1
+        self.sink.commit(count)
+        if count == 0:
+            refused = PyFloat_AS_DOUBLE(items[0])
+            return 1 if self.sink.reals(&refused, 1) else -1
+        return count
+
+    cdef bint integer(self, object value) except -1:
+        """An int of any size, or of a class derived from it."""
+        cdef int overflow = 0
+        cdef int64_t integer = PyLong_AsLongLongAndOverflow(<PyObject*>value, &overflow)
+        cdef uint64_t natural
+        cdef double real
+        if overflow == 0:
+            return self.sink.integers(&integer, 1)
+        try:
+            if core.is_float(self.spec.native.type):
+                real = PyLong_AsDouble(<PyObject*>value)
+                return self.sink.reals(&real, 1)
+            natural = PyLong_AsUnsignedLongLong(<PyObject*>value)
+            return self.sink.naturals(&natural, 1)
+        except OverflowError:
+            self.culprit = value
+            return self.sink.huge_integer()
+
+    cdef bint string(self, str value) except -1:
+        cdef Py_ssize_t size
+        if self.strings is not None:
+            try:
+                PyUnicode_AsUTF8AndSize(value, &size)
+            except UnicodeEncodeError:
+                raise InvalidValueError(self.spec.name, self.place(), "the string has a lone surrogate") from None
+            self.strings.append(value)
+        return self.sink.strings(1)
+
+    cdef bint array(self, object value) except -1:
+        """Anything with the buffer protocol (PEP 3118): NumPy arrays and scalars, array.array, memoryview."""
+        cdef Py_buffer view
+        cdef Type type
+        cdef boolean fed
+        try:
+            PyObject_GetBuffer(value, &view, PyBUF_STRIDES | PyBUF_FORMAT)
+        except (BufferError, ValueError):  # NumPy's datetimes, for example
+            self.culprit = value
+            return self.sink.other(Got.other)
+        try:
+            if element_type(&view, &type):
+                with nogil:
+                    fed = core.feed(self.sink[0], <unsigned char*>view.buf, type, view.ndim, view.shape,
+                                    view.strides)
+                return fed
+        finally:
+            PyBuffer_Release(&view)
+        # Arrays of objects or of text, foreign byte orders: slowly, through the equal lists.
+        if not hasattr(value, "tolist"):
+            self.culprit = value
+            return self.sink.other(Got.other)
+        Py_EnterRecursiveCall(" in an array of arrays")
+        try:
+            return self.value(value.tolist())
+        finally:
+            Py_LeaveRecursiveCall()
+
+    cdef tuple place(self):
+        cdef int axis
+        return tuple([self.sink.place()[axis] for axis in range(self.sink.place_axes())])
+
+    cdef object fault(self):
+        """The error that the sink's fault stands for."""
+        cdef InputSpec spec = self.spec
+        cdef Fault fault = self.sink.fault()
+        cdef int axis
+        if fault == Fault.out_of_memory:
+            return self.error if self.error is not None else MemoryError()
+        if fault == Fault.wrong_type_at_top:
+            return InvalidTypeError(spec.name, "array" if self.sink.expected_array() else spec.word)
+        if fault == Fault.wrong_type:
+            expected = "array" if self.sink.expected_array() else spec.word
+            return InvalidValueError(spec.name, self.place(), f"expected {expected}, got {self.got_text()}")
+        if fault == Fault.out_of_range:
+            problem = f"{self.number_text()} is out of range for {spec.type_name}"
+            return InvalidValueError(spec.name, self.place(), problem)
+        if fault == Fault.not_an_integer:
+            return InvalidValueError(spec.name, self.place(), f"{self.number_text()} is not an integer")
+        if fault == Fault.not_finite:
+            return InvalidValueError(spec.name, self.place(), f"{self.number_text()} is not a finite number")
+        if fault == Fault.ragged:
+            expected_values = self.sink.expected_values()
+            noun = "value" if expected_values == 1 else "values"
+            problem = f"expected {expected_values} {noun}, got {self.sink.got_values()}"
+            return InvalidShapeError(spec.name, self.place(), problem)
+        if fault == Fault.empty_batch:
+            return EmptyBatchError(spec.name)
+        if fault == Fault.outgrown:
+            got = "more"
+        elif fault == Fault.too_deep:
+            got = f"more than {spec.native.most_axes} {'axis' if spec.native.most_axes == 1 else 'axes'}"
+        else:
+            sizes = [self.sink.got_sizes()[axis] for axis in range(self.sink.got_axes())]
+            got = f"[{', '.join(map(str, sizes))}]"
+        return InvalidShapeError(spec.name, (), f"expected {spec.shape_text}, got {got}")
+
+    cdef str got_text(self):
+        cdef Got got = self.sink.got()
+        if got == Got.number:
+            return "number"
+        if got == Got.string:
+            return "string"
+        if got == Got.boolean:
+            return "boolean"
+        if got == Got.null:
+            return "null"
+        if got == Got.array:
+            return "array"
+        if got == Got.object:
+            return "object"
+        return type(self.culprit).__name__
+
+    cdef str number_text(self):
+        cdef Number number = self.sink.number()
+        if self.culprit is not None:
+            # Quoted whole only while it is short: Python refuses to print integers of thousands of digits.
+            bits = self.culprit.bit_length()
+            return str(self.culprit) if bits <= 256 else f"an integer of {bits} bits"
+        if number.kind == NumberKind.real:
+            return repr(number.as_real)
+        if number.kind == NumberKind.integer:
+            return str(number.as_integer)
+        return str(number.as_natural)
+
+
+cdef bint element_type(Py_buffer* view, Type* type):
+    """The type that a buffer's format names, if it is a plain number in this machine's byte order."""
+    cdef bytes format = view.format if view.format != NULL else b"B"
+    if format[:1] in (b"@", b"=", b"<"):  # little endian is native on every machine that is built for
+        format = format[1:]
+    cdef Py_ssize_t size = view.itemsize
+    if format == b"?":
+        type[0] = Type.boolean
+    elif format in (b"e", b"f", b"d"):
+        type[0] = Type.float16 if size == 2 else Type.float32 if size == 4 else Type.float64
+    elif format in (b"b", b"h", b"i", b"l", b"q", b"n"):
+        type[0] = Type.int8 if size == 1 else Type.int16 if size == 2 else Type.int32 if size == 4 else Type.int64
+    elif format in (b"B", b"H", b"I", b"L", b"Q", b"N"):
+        type[0] = (
+            Type.uint8 if size == 1 else Type.uint16 if size == 2 else Type.uint32 if size == 4 else Type.uint64
+        )
+    else:
+        return False
+    return True
+
+
+def walk(InputSpec spec not None, value, pool not None):
+    """Checks one value against a model input and writes it down as that input's tensor.
+
+    Args:
+        spec: the input.
+        value: a bool, int, float or str; lists or tuples of them; anything with the buffer protocol, alone or
+            inside lists. Whatever is met is judged by the same rules (tensor.py says which kinds of input take
+            which axes).
+        pool: where blocks come from: `take(nbytes)` answers one with `address` and `nbytes` at least as large,
+            `give(block)` takes it back.
+
+    Returns:
+        (content, shape, as_items, as_one_item): `content` is the block that holds the elements in C order, in
+        the input's type, or a flat list of str for a string input. The caller owns the block and gives it back.
+
+    Raises:
+        ClientError: one of InvalidTypeError, InvalidValueError, InvalidShapeError, EmptyBatchError. The block
+            has gone back to the pool.
+        MemoryError: the pool had none.
+
+    The GIL is held for lists and released for the elements of arrays.
+    """
+    cdef Walk state = Walk(spec, value, pool)
+    cdef int axis
+    cdef bint done = False
+    try:
+        if not (state.value(value) and state.sink.finish()):
+            raise state.fault()
+        done = True
+    finally:
+        if not done and state.block is not None:
+            pool.give(state.block)
+    shape = tuple([state.sink.shape()[axis] for axis in range(state.sink.axes())])
+    content = state.block if state.strings is None else state.strings
+    return content, shape, state.sink.as_items(), state.sink.as_one_item()
+
+
+cdef struct Piece:
+    # One member of the answer: its name as JSON text, then either a tensor or ready JSON text.
+    const char* name
+    size_t name_size
+    const char* text
+    size_t text_size
+    Type type
+    int axes
+    int64_t shape[32]
+    const void* data
+
+
+cdef char* put(char* out, const char* text, size_t size) noexcept nogil:
+    memcpy(out, text, size)
+    return out + size
+
+
+def encode(members not None):
+    """Writes an answer as one JSON object.
+
+    Args:
+        members: a list of (name, text) and of (name, type code, shape, address): `name` is the member's name as
+            JSON text in UTF-8, quotes included; `text` a value that is JSON already; `address` that of a dense,
+            C-ordered tensor of numbers or booleans, which must stay alive and unchanged until this returns.
+
+    Returns:
+        The JSON text as bytes, without spaces.
+
+    Raises:
+        MemoryError: the answer cannot be that large.
+
+    The text is written once, into memory of the largest size that it can have, which is then cut; the GIL is
+    released while it is written.
+    """
+    cdef vector[Piece] pieces
+    cdef Piece piece
+    cdef size_t most = 2
+    cdef size_t size
+    cdef size_t i
+    cdef int axis
+    for member in members:
+        name = <bytes?>member[0]
+        piece.name = PyBytes_AS_STRING(<PyObject*>name)
+        piece.name_size = len(name)
+        piece.text = NULL
+        if len(member) == 2:
+            text = <bytes?>member[1]
+            piece.text = PyBytes_AS_STRING(<PyObject*>text)
+            piece.text_size = len(text)
+            size = piece.text_size
+        else:
+            piece.type = <Type><int>member[1]
+            shape = member[2]
+            piece.axes = len(shape)
+            if piece.axes > core.kMaxAxes or piece.type == Type.string:
+                raise ValueError("not a tensor of numbers with at most 32 axes")
+            for axis in range(piece.axes):
+                piece.shape[axis] = shape[axis]
+            piece.data = <const void*><uintptr_t>member[3]
+            size = core.most_bytes(piece.type, piece.axes, piece.shape)
+        if size == 0 or size > <size_t>(2**62) - most:
+            raise MemoryError("the answer is too large")
+        most += piece.name_size + 2 + size
+        pieces.push_back(piece)
+    cdef PyObject* answer = PyBytes_FromStringAndSize(NULL, most)
+    cdef char* start = PyBytes_AS_STRING(answer)
+    cdef char* out = start
+    with nogil:
+        out[0] = b"{"
+        out += 1
+        for i in range(pieces.size()):
+            if i > 0:
+                out[0] = b","
+                out += 1
+            out = put(out, pieces[i].name, pieces[i].name_size)
+            out[0] = b":"
+            out += 1
+            if pieces[i].text != NULL:
+                out = put(out, pieces[i].text, pieces[i].text_size)
+            else:
+                out = core.write_tensor(out, pieces[i].type, pieces[i].axes, pieces[i].shape, pieces[i].data)
+        out[0] = b"}"
+        out += 1
+    # Nobody else has seen the object yet, so its memory may be cut in place.
+    _PyBytes_Resize(&answer, out - start)
+    text = <object>answer
+    Py_DECREF(text)
+    return text

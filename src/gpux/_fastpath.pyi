@@ -1,0 +1,36 @@
+"""The fast path, in Cython over a C++ core: src/_fastpath/."""
+
+from typing import Protocol, TypeVar
+
+from gpux.tensor import TensorSpec
+
+__all__ = ["InputSpec", "encode", "walk"]
+
+class _Block(Protocol):
+    @property
+    def address(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+
+_B = TypeVar("_B", bound=_Block)
+
+class _Pool(Protocol[_B]):
+    def take(self, nbytes: int, /) -> _B: ...
+    def give(self, block: _B, /) -> None: ...
+
+class InputSpec:
+    """What the fast path needs to know of one model input. Immutable; shared by all threads."""
+
+    @property
+    def name(self) -> str: ...
+    def __init__(self, declared: TensorSpec) -> None: ...
+
+def walk(
+    spec: InputSpec, value: object, pool: _Pool[_B]
+) -> tuple[_B | list[str], tuple[int, ...], bool, bool]:
+    """Checks one value against a model input and writes it down as that input's tensor."""
+
+def encode(
+    members: list[tuple[bytes, bytes] | tuple[bytes, int, tuple[int, ...], int]],
+) -> bytes:
+    """Writes an answer as one JSON object."""

@@ -1,0 +1,165 @@
+"""The routes: HTTP ↔ engine, and the one place where an error becomes a status. The only importer of falcon."""
+
+import json
+import logging
+from typing import Any
+
+import falcon
+
+from gpux import protocol
+from gpux.engine import Engine
+from gpux.errors import BodyTooLargeError, ClientError, InvalidJSONError, ServiceError, UnavailableError
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_QUOTED_PATH = 100
+
+
+def create_app(engine: Engine, max_body_bytes: int) -> falcon.App[falcon.Request, falcon.Response]:
+    """A WSGI app that serves an engine.
+
+    Args:
+        engine: answers the requests.
+        max_body_bytes: larger bodies are refused with 413.
+    """
+    app = falcon.App(media_type=protocol.MEDIA_TYPE)
+    health = Health(engine)
+    app.add_route("/predict", Predict(engine, max_body_bytes))
+    app.add_route("/health", health)
+    app.add_route("/health/live", Live(engine))
+    app.add_route("/health/ready", health)
+    app.add_route("/info", Info(engine))
+    app.add_error_handler(Exception, _answer_bug)
+    app.add_error_handler(falcon.HTTPError, _answer_http_error)
+    app.add_error_handler(falcon.HTTPStatus, _answer_http_status)
+    app.add_error_handler((ClientError, ServiceError), _answer_error)
+    return app
+
+
+class Predict:
+    """POST /predict: runs the model on the body."""
+
+    def __init__(self, engine: Engine, max_body_bytes: int) -> None:
+        self._engine = engine
+        self._max_body_bytes = max_body_bytes
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        protocol.check_headers(req.content_type, req.get_header("Content-Encoding"))
+        resp.data = self._engine.predict(_read_body(req, self._max_body_bytes))
+
+
+class Health:
+    """GET /health, /health/ready: whether the server takes traffic."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        del req
+        health = self._engine.health()
+        resp.status = 200 if health["status"] == "healthy" else 503
+        resp.data = _json(health)
+
+
+class Live:
+    """GET /health/live: the process answers."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        del req
+        resp.data = _json(self._engine.health())
+
+
+class Info:
+    """GET /info: the model."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        del req
+        resp.data = _json(self._engine.info())
+
+
+def _read_body(req: falcon.Request, limit_bytes: int) -> bytes:
+    """The whole body, read once.
+
+    Raises:
+        BodyTooLargeError: before anything is read where the length is declared.
+        InvalidJSONError: the body ended before its declared length.
+    """
+    declared = req.content_length
+    stream: Any = req.env["wsgi.input"]
+    if declared is None:
+        # Without a length only a server that ends the stream itself can be read from (chunked bodies).
+        body: bytes = stream.read(limit_bytes + 1) if req.env.get("wsgi.input_terminated") else b""
+        if len(body) > limit_bytes:
+            raise BodyTooLargeError(limit_bytes)
+        return body
+    if declared > limit_bytes:
+        raise BodyTooLargeError(limit_bytes)
+    body = stream.read(declared)
+    if len(body) < declared:
+        raise InvalidJSONError(len(body), f"the body ends here, {declared} bytes were declared")
+    return body
+
+
+def _answer_error(
+    req: falcon.Request, resp: falcon.Response, error: ClientError | ServiceError, params: object
+) -> None:
+    del req, params
+    resp.status = error.status
+    resp.data = _detail(str(error))
+    if isinstance(error, UnavailableError):
+        resp.set_header("Retry-After", str(error.retry_after_seconds))
+
+
+def _answer_http_error(
+    req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, params: object
+) -> None:
+    """What Falcon itself refuses: routes, methods, headers that it parses."""
+    del params
+    resp.status = error.status
+    for name, value in dict(error.headers or {}).items():
+        resp.set_header(name, value)
+    if isinstance(error, falcon.HTTPMethodNotAllowed):
+        allowed = resp.get_header("Allow") or ""
+        detail = f"{req.method} is not allowed for {_quote(req.path)}: it takes {allowed}"
+    elif isinstance(error, falcon.HTTPNotFound):
+        detail = f"No such route: {_quote(req.path)}"
+    else:
+        detail = error.description or error.title or error.status
+    resp.data = _detail(detail)
+
+
+def _answer_http_status(
+    req: falcon.Request, resp: falcon.Response, status: falcon.HTTPStatus, params: object
+) -> None:
+    """Falcon's own answers that are no errors, as they are."""
+    del req, params
+    resp.status = status.status
+    resp.text = status.text
+
+
+def _answer_bug(
+    req: falcon.Request, resp: falcon.Response, error: Exception, params: object
+) -> None:
+    """Nothing should end here; where something does, the log has it all and the client nothing."""
+    del params
+    logger.error("%s %s failed", req.method, req.path, exc_info=error)
+    resp.status = 500
+    resp.data = _detail("Internal server error")
+
+
+def _detail(text: str) -> bytes:
+    return _json({"detail": text})
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _quote(path: str) -> str:
+    return path if len(path) <= _LONGEST_QUOTED_PATH else path[:_LONGEST_QUOTED_PATH] + "…"

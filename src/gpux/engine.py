@@ -1,0 +1,65 @@
+"""The one object that the HTTP layer knows: takes a body, gives an answer, and says whether it takes requests."""
+
+import logging
+from typing import Any, Literal
+
+from gpux import protocol
+from gpux.errors import InferenceError, UnavailableError
+from gpux.model import Model
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["healthy", "draining"]
+
+
+class Engine:
+    """Serves one model. Any number of threads may call it at once.
+
+    Args:
+        model: a loaded one.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._status: Status = "healthy"
+
+    @property
+    def status(self) -> Status:
+        """`healthy` while requests are taken, `draining` once the server is on its way out."""
+        return self._status
+
+    def drain(self) -> None:
+        """From now on requests are refused; those in flight go on."""
+        self._status = "draining"
+
+    def predict(self, body: bytes) -> bytes:
+        """Answers one request, in the calling thread.
+
+        Args:
+            body: any bytes; see protocol.decode.
+
+        Returns:
+            The answer's JSON text.
+
+        Raises:
+            ClientError: the request is wrong.
+            ServiceError: it may be right, but could not be answered.
+        """
+        if self._status == "draining":
+            raise UnavailableError("The server is draining: it takes no new requests")
+        request = protocol.decode(body, self.model.inputs)
+        try:
+            return protocol.encode(self.model.run(request))
+        except InferenceError as error:
+            logger.error("%s", error, exc_info=error.__cause__)  # the whole cause, for the operator
+            raise
+        finally:
+            request.release()
+
+    def health(self) -> dict[str, str]:
+        """What /health says."""
+        return {"status": self._status, "model": self.model.name}
+
+    def info(self) -> dict[str, Any]:
+        """What /info says."""
+        return self.model.describe()

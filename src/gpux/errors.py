@@ -1,0 +1,235 @@
+"""The family of errors: whose fault it is, where it is, and which HTTP status says so.
+
+GpuxError
+├── StartError                       nothing was started; the command ends with exit code 2
+│   ├── ConfigurationError           an option, an environment variable
+│   ├── RuntimeMissingError          no usable ONNX Runtime, or two of them
+│   └── ModelError                   a file that is no model, or a model that cannot be served
+├── ClientError                      the request is wrong and nothing was run           4xx
+│   ├── InvalidJSONError             the body is not JSON                               400
+│   ├── InvalidBodyError             JSON, but not an object of inputs                  400
+│   ├── InputError                   one input is at fault: `.name`                     400
+│   │   ├── MissingInputError
+│   │   ├── UnknownInputError
+│   │   ├── InvalidTypeError         the value as a whole
+│   │   ├── InvalidValueError        one element: `.place`
+│   │   ├── InvalidShapeError        its lists: `.place`
+│   │   └── EmptyBatchError
+│   ├── DisagreementError            inputs that do not fit each other                  400
+│   ├── BodyTooLargeError            413
+│   └── UnsupportedMediaTypeError    415
+└── ServiceError                     the request may be right                           5xx
+    ├── InferenceError               ONNX Runtime failed: `.cause` is for the log       500
+    └── UnavailableError             not taking requests now: `.retry_after_seconds`    503
+
+str(error) is what the client reads. Each class that concerns a request has `status`, the HTTP status.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+# A name sent by a client is quoted in the answer, so its length is bounded.
+_LONGEST_QUOTED_NAME = 100
+
+
+class GpuxError(Exception):
+    """Everything that this package raises on purpose."""
+
+
+class StartError(GpuxError):
+    """The server cannot start, for a reason that its user can mend."""
+
+
+class ConfigurationError(StartError):
+    """An option or an environment variable has a value that cannot be used."""
+
+
+class RuntimeMissingError(StartError):
+    """ONNX Runtime is not installed, or installed twice."""
+
+
+class ModelError(StartError):
+    """The model cannot be loaded or served."""
+
+
+class ClientError(GpuxError):
+    """The request is wrong; nothing of it was run."""
+
+    status = 400
+
+
+class InvalidJSONError(ClientError):
+    """The body is not JSON.
+
+    Args:
+        byte: position of the first byte that cannot be, from 0.
+        problem: what is wrong there.
+    """
+
+    def __init__(self, byte: int, problem: str) -> None:
+        super().__init__(f"Invalid JSON at byte {byte}: {problem}")
+        self.byte = byte
+
+
+class InvalidBodyError(ClientError):
+    """The body is JSON, but not an object."""
+
+    def __init__(self) -> None:
+        super().__init__("Request body must be a JSON object of input names to values")
+
+
+class InputError(ClientError):
+    """One input is at fault.
+
+    Args:
+        name: the input's name, as the model or the client has it.
+        detail: the whole message.
+    """
+
+    def __init__(self, name: str, detail: str) -> None:
+        super().__init__(detail)
+        self.name = name
+
+
+class MissingInputError(InputError):
+    """The model needs an input that the request does not have."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, f"Missing required input: {_quote(name)}")
+
+
+class UnknownInputError(InputError):
+    """The request has an input that the model does not have.
+
+    Args:
+        name: the name in the request.
+        known: the names of the model's inputs.
+    """
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        close = difflib.get_close_matches(name[:_LONGEST_QUOTED_NAME], known, n=1)
+        if close:
+            hint = f"did you mean {_quote(close[0])}?"
+        else:
+            hint = f"the model's inputs are {', '.join(map(_quote, known))}"
+        super().__init__(name, f"Unknown input: {_quote(name)}; {hint}")
+
+
+class InvalidTypeError(InputError):
+    """A value as a whole has the wrong JSON type.
+
+    Args:
+        name: the input.
+        expected: `array`, `number`, `string` or `boolean`.
+    """
+
+    def __init__(self, name: str, expected: str) -> None:
+        super().__init__(name, f"Invalid input type for {_quote(name)}: expected {expected}")
+
+
+class InvalidValueError(InputError):
+    """An element inside a value cannot be taken.
+
+    Args:
+        name: the input.
+        place: the index in each list around the element, outermost first.
+        problem: what is wrong with it.
+    """
+
+    def __init__(self, name: str, place: Sequence[int], problem: str) -> None:
+        super().__init__(name, f"Invalid value for {_quote(name)}{_at(place)}: {problem}")
+        self.place = tuple(place)
+
+
+class InvalidShapeError(InputError):
+    """The lists of a value do not make the tensor that the model declares.
+
+    Args:
+        name: the input.
+        place: the index in each list around the list at fault; empty for the value as a whole.
+        problem: what was expected and what came.
+    """
+
+    def __init__(self, name: str, place: Sequence[int], problem: str) -> None:
+        super().__init__(name, f"Invalid shape for {_quote(name)}{_at(place)}: {problem}")
+        self.place = tuple(place)
+
+
+class EmptyBatchError(InputError):
+    """A batch without rows."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, f"Invalid shape for {_quote(name)}: the batch is empty")
+
+
+class DisagreementError(ClientError):
+    """Two inputs give different sizes to one axis.
+
+    Args:
+        axis: the axis' name.
+        first, second: an input's name and the size it gives.
+    """
+
+    def __init__(self, axis: str, first: tuple[str, int], second: tuple[str, int]) -> None:
+        super().__init__(
+            f"Inputs disagree on {_quote(axis)}: {_quote(first[0])} has {first[1]}, "
+            f"{_quote(second[0])} has {second[1]}"
+        )
+
+
+class BodyTooLargeError(ClientError):
+    """The body is over the limit, in bytes."""
+
+    status = 413
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"Request body is larger than the limit of {limit_bytes} bytes")
+
+
+class UnsupportedMediaTypeError(ClientError):
+    """The body is not declared as plain JSON."""
+
+    status = 415
+
+
+class ServiceError(GpuxError):
+    """The server could not answer a request that may be right."""
+
+    status = 500
+
+
+class InferenceError(ServiceError):
+    """ONNX Runtime failed while it ran the model.
+
+    Args:
+        reason: what the client may read; no paths of the server.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Inference failed: {reason}")
+
+
+class UnavailableError(ServiceError):
+    """The server takes no requests now.
+
+    Args:
+        reason: why.
+        retry_after_seconds: when it is worth trying again.
+    """
+
+    status = 503
+
+    def __init__(self, reason: str, retry_after_seconds: int = 1) -> None:
+        super().__init__(reason)
+        self.retry_after_seconds = retry_after_seconds
+
+
+def _quote(name: str) -> str:
+    if len(name) > _LONGEST_QUOTED_NAME:
+        name = name[:_LONGEST_QUOTED_NAME] + "…"
+    return f"'{name}'"
+
+
+def _at(place: Iterable[int]) -> str:
+    indices = "".join(f"[{index}]" for index in place)
+    return f" at {indices}" if indices else ""

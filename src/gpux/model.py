@@ -1,0 +1,400 @@
+"""One loaded model: its signature, its session, and how a request is bound and run.
+
+The only importer of onnxruntime, at the time of the first load, so that a missing or doubled runtime can be
+reported in words.
+"""
+
+import ctypes
+import importlib.metadata
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from gpux.errors import ConfigurationError, InferenceError, ModelError, RuntimeMissingError
+from gpux.inputs import InputReader, Request
+from gpux.memory import Block, HostPool, StringTensor, Tensor
+from gpux.tensor import BY_CODE, BY_NAME, BY_ONNX, OtherSpec, Signature, TensorSpec
+
+logger = logging.getLogger(__name__)
+
+# Builds of ONNX Runtime that install the same module, and so overwrite each other's files.
+_RUNTIMES = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "onnxruntime-rocm",
+    "onnxruntime-directml",
+)
+_CPU = "CPUExecutionProvider"
+_CUDA = "CUDAExecutionProvider"
+_SHORT_NAMES = {_CPU: "cpu", _CUDA: "cuda"}
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """The value of an output that is no tensor.
+
+    Attributes:
+        value: nested lists, dicts, strings, numbers and NumPy arrays, as ONNX Runtime gives them.
+        float_type: the type that a Python float in it has in the model.
+    """
+
+    value: object
+    float_type: str
+
+
+# By output name, in the model's order. Tensors own their memory.
+Answer = Mapping[str, Tensor | StringTensor | Other]
+
+
+def load_runtime() -> Any:
+    """The onnxruntime module.
+
+    Raises:
+        RuntimeMissingError: there is none, or there are two.
+    """
+    installed = [name for name in _RUNTIMES if _is_installed(name)]
+    if len(installed) > 1:
+        raise RuntimeMissingError(
+            f"{' and '.join(installed)} are both installed and overwrite each other's files; "
+            f"remove them (pip uninstall {' '.join(installed)}), then install one: "
+            "pip install 'gpux[cpu]' or pip install 'gpux[cuda]'"
+        )
+    # ONNX Runtime sends telemetry unless this is set before its import.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        if error.name != "onnxruntime":
+            raise RuntimeMissingError(f"ONNX Runtime cannot be imported: {error}") from error
+        raise RuntimeMissingError(
+            "ONNX Runtime is not installed: pip install 'gpux[cpu]', or 'gpux[cuda]' for an NVIDIA GPU"
+        ) from None
+    return onnxruntime
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def find_model_file(path: Path) -> Path:
+    """The .onnx file that `path` names: the file itself, or model.onnx in the folder.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if path.is_dir():
+        file = path / "model.onnx"
+        if not file.is_file():
+            raise ModelError(f"{path}: the folder has no model.onnx")
+        return file
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file or folder")
+    return path
+
+
+def load(path: str | Path, provider: str = "auto", threads: int | None = None) -> "Model":
+    """Loads a model.
+
+    Args:
+        path: an .onnx file, or a folder with model.onnx.
+        provider: `cpu`; `cuda`; or `auto`, which is CUDA where ONNX Runtime can use it and the CPU elsewhere.
+        threads: CPU threads that one run may use; by default one for each core that the process may use.
+
+    Raises:
+        StartError: no runtime, no model, or a model that cannot be served; nothing stays loaded.
+    """
+    runtime = load_runtime()
+    file = find_model_file(Path(path))
+    session = _create_session(runtime, file, provider, threads)
+    return Model(runtime, session, file)
+
+
+def _create_session(runtime: Any, file: Path, provider: str, threads: int | None) -> Any:
+    if provider not in ("auto", "cpu", "cuda"):
+        raise ConfigurationError(f"provider must be auto, cpu or cuda, got {provider!r}")
+    available = runtime.get_available_providers()
+    wanted = _CUDA if provider != "cpu" and _CUDA in available else _CPU
+    if provider == "cuda" and wanted != _CUDA:
+        raise ConfigurationError(
+            "provider cuda: this ONNX Runtime was built without CUDA; "
+            "install the GPU build: pip uninstall onnxruntime, then pip install 'gpux[cuda]'"
+        )
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    # A spinning pool burns the cores that decoding and the other requests need.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    providers = [_CUDA, _CPU] if wanted == _CUDA else [_CPU]
+    try:
+        session = runtime.InferenceSession(os.fspath(file), options, providers=providers)
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        raise ModelError(f"{file}: ONNX Runtime cannot load the model: {_reason(error)}") from error
+    # Without this a failing provider would be replaced by the CPU in the middle of service.
+    session.disable_fallback()
+    if wanted == _CUDA and session.get_providers()[0] != _CUDA:
+        if provider == "cuda":
+            raise ConfigurationError(
+                "provider cuda: ONNX Runtime could not use CUDA (its reason is in its log above)"
+            )
+        logger.warning("CUDA could not be used (the reason is in ONNX Runtime's log above): CPU")
+        return _create_session(runtime, file, "cpu", threads)
+    return session
+
+
+class Model:
+    """A model that is ready to run. Any number of threads may use it at once.
+
+    Attributes:
+        name: the folder's name, or the file's without its ending.
+        file: the .onnx file.
+        signature: its inputs and outputs.
+        inputs: reads the values of requests.
+        provider: `cpu` or `cuda`: the one really in use.
+    """
+
+    def __init__(self, runtime: Any, session: Any, file: Path) -> None:
+        self.file = file
+        self.name = file.resolve().parent.name if file.name == "model.onnx" else file.stem
+        self.signature = _read_signature(session, file)
+        self.inputs = InputReader(self.signature, HostPool())
+        self.provider = _SHORT_NAMES[session.get_providers()[0]]
+        self.runtime_version = str(runtime.__version__)
+        self._runtime = runtime
+        self._session = session
+        self._output_names = [output.name for output in self.signature.outputs]
+        # IOBinding knows neither strings nor sequences nor maps.
+        specs = (*self.signature.inputs, *self.signature.outputs)
+        self._binds = all(isinstance(spec, TensorSpec) and spec.type.nbytes > 0 for spec in specs)
+        # Bindings that no run uses. list.pop and list.append are atomic.
+        self._idle_bindings: list[Any] = []
+
+    def predict(self, inputs: Mapping[str, object]) -> dict[str, Any]:
+        """Runs the model on Python values, by the rules that /predict has for JSON.
+
+        Args:
+            inputs: by input name; nested lists or tuples of numbers, strings or booleans, NumPy arrays or
+                other buffers, or single values.
+
+        Returns:
+            By output name: NumPy arrays that own their memory (float32 for a bfloat16 output, object for
+            strings); lists and dicts for sequences and maps.
+
+        Raises:
+            ClientError: the values do not fit the model.
+            InferenceError: ONNX Runtime failed.
+        """
+        request = self.inputs.collect(inputs)
+        try:
+            return {name: _to_python(value) for name, value in self.run(request).items()}
+        finally:
+            request.release()
+
+    def run(self, request: Request) -> Answer:
+        """Runs one request, in the calling thread, without the GIL while ONNX Runtime works.
+
+        Args:
+            request: stays the caller's, who may release it when the answer has been read.
+
+        Raises:
+            InferenceError: ONNX Runtime failed; its own words are the cause.
+        """
+        try:
+            if self._binds:
+                binding = self.bind(request)
+                self.execute(binding)
+                outputs = self.fetch(binding)
+            else:
+                outputs = self._run_without_binding(request)
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
+            raise InferenceError(_reason(error)) from error
+        return {
+            spec.name: self._settle(spec, value, unbatched=request.unbatched)
+            for spec, value in zip(self.signature.outputs, outputs, strict=True)
+        }
+
+    def bind(self, request: Request) -> Any:
+        """A binding of the request's tensors, copying nothing on the CPU; it goes to execute() next."""
+        binding = self._idle_bindings.pop() if self._idle_bindings else self._session.io_binding()
+        for name, tensor in request.tensors.items():
+            assert isinstance(tensor, Tensor)
+            binding.bind_input(name, "cpu", 0, tensor.type.code, tensor.shape, tensor.address)
+        # Bound afresh each time: ONNX Runtime would write the next answer over the last one otherwise.
+        for name in self._output_names:
+            binding.bind_output(name)
+        return binding
+
+    def execute(self, binding: Any) -> None:
+        """Runs a binding, without the GIL."""
+        self._session.run_with_iobinding(binding)
+
+    def fetch(self, binding: Any) -> list[Tensor | StringTensor | Other]:
+        """The outputs of a run, which own their memory, in the model's order. The binding may be used again."""
+        outputs: list[Tensor | StringTensor | Other] = [
+            Tensor(BY_CODE[value.element_type()], tuple(value.shape()), value.data_ptr(), value)
+            for value in binding.get_outputs()
+        ]
+        # No pointer into the request's blocks survives it.
+        binding.clear_binding_inputs()
+        binding.clear_binding_outputs()
+        self._idle_bindings.append(binding)
+        return outputs
+
+    def _run_without_binding(self, request: Request) -> list[Tensor | StringTensor | Other]:
+        feeds = {name: self._feed(tensor) for name, tensor in request.tensors.items()}
+        values = self._session.run(self._output_names, feeds)
+        return [
+            _from_runtime(spec, value)
+            for spec, value in zip(self.signature.outputs, values, strict=True)
+        ]
+
+    def _feed(self, tensor: Tensor | StringTensor) -> Any:
+        """What session.run takes for a tensor: a NumPy array, without a copy where NumPy has the type."""
+        if isinstance(tensor, StringTensor):
+            # Of objects: NumPy's own string types cut at NUL, and ONNX Runtime reads past their elements.
+            array = numpy.empty(len(tensor.values), object)
+            array[:] = tensor.values
+            return array.reshape(tensor.shape)
+        assert isinstance(tensor.owner, Block)
+        if tensor.type.numpy is None:
+            bits = tensor.owner.array(BY_NAME["uint16"], tensor.shape)
+            return self._runtime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, tensor.type.code)
+        return tensor.owner.array(tensor.type, tensor.shape)
+
+    def _settle(
+        self, spec: TensorSpec | OtherSpec, value: Tensor | StringTensor | Other, *, unbatched: bool
+    ) -> Tensor | StringTensor | Other:
+        """The value as it is answered: an unbatched answer has no batch axis."""
+        if isinstance(spec, OtherSpec) or isinstance(value, Other):
+            assert isinstance(value, Other)
+            if unbatched and isinstance(value.value, list) and len(value.value) == 1:
+                return Other(value.value[0], value.float_type)
+            return value
+        if not self.signature.loses_leading_axis(spec, value.shape, unbatched=unbatched):
+            return value
+        if isinstance(value, StringTensor):
+            return StringTensor(value.shape[1:], value.values)
+        return Tensor(value.type, value.shape[1:], value.address, value.owner)
+
+    def describe(self) -> dict[str, Any]:
+        """What /info says of the model, ready for JSON."""
+        meta = self._session.get_modelmeta()
+        facts = {
+            "producer": meta.producer_name,
+            "graph": meta.graph_name,
+            "domain": meta.domain,
+            "description": meta.description or meta.graph_description,
+        }
+        return {
+            "name": self.name,
+            "version": str(meta.version),
+            "format": "onnx",
+            "size": self.file.stat().st_size,
+            "provider": self.provider,
+            "device": "cuda:0" if self.provider == "cuda" else "cpu",
+            "runtime": f"onnxruntime {self.runtime_version}",
+            "inputs": [
+                {**_describe(spec), "kind": spec.kind, "required": True}
+                for spec in self.signature.inputs
+            ],
+            "outputs": [_describe(spec) for spec in self.signature.outputs],
+            "metadata": {
+                **{key: value for key, value in facts.items() if value},
+                **meta.custom_metadata_map,
+            },
+        }
+
+
+def _describe(spec: TensorSpec | OtherSpec) -> dict[str, Any]:
+    if isinstance(spec, OtherSpec):
+        return {"name": spec.name, "type": spec.onnx, "shape": None}
+    return {"name": spec.name, "type": spec.type.name, "shape": list(spec.dims)}
+
+
+def _read_signature(session: Any, file: Path) -> Signature:
+    inputs = []
+    for node in session.get_inputs():
+        if node.type not in BY_ONNX:
+            raise ModelError(
+                f"{file}: input '{node.name}' has type {node.type}, which cannot be sent as JSON; "
+                f"inputs may be {', '.join(BY_NAME)}"
+            )
+        inputs.append(_read_tensor(node))
+    outputs: list[TensorSpec | OtherSpec] = []
+    for node in session.get_outputs():
+        if node.type in BY_ONNX:
+            outputs.append(_read_tensor(node))
+        elif node.type.startswith(("seq(", "map(")):
+            outputs.append(OtherSpec(node.name, node.type))
+        else:
+            raise ModelError(
+                f"{file}: output '{node.name}' has type {node.type}, which cannot be answered as JSON"
+            )
+    plain = all(isinstance(spec, TensorSpec) and spec.type.nbytes > 0 for spec in (*inputs, *outputs))
+    for spec in outputs:
+        # Such a model runs through NumPy, which has no bfloat16.
+        if not plain and isinstance(spec, TensorSpec) and spec.type.name == "bfloat16":
+            raise ModelError(
+                f"{file}: output '{spec.name}' is bfloat16 in a model with strings, sequences or maps, "
+                "which ONNX Runtime cannot hand out"
+            )
+    return Signature(tuple(inputs), tuple(outputs))
+
+
+def _read_tensor(node: Any) -> TensorSpec:
+    return TensorSpec(node.name, BY_ONNX[node.type], tuple(node.shape or ()))
+
+
+def _from_runtime(spec: TensorSpec | OtherSpec, value: Any) -> Tensor | StringTensor | Other:
+    """An output of session.run."""
+    if isinstance(spec, OtherSpec):
+        return Other(value, "float32" if "tensor(float)" in spec.onnx else "float64")
+    array = numpy.asarray(value, order="C")
+    if spec.type.word == "string":
+        return StringTensor(array.shape, array.ravel().tolist())
+    return Tensor(spec.type, array.shape, array.ctypes.data, array)
+
+
+def _to_python(value: Tensor | StringTensor | Other) -> Any:
+    """An output for a Python caller: memory of its own, for ONNX Runtime may answer with an input's."""
+    if isinstance(value, Other):
+        return value.value
+    if isinstance(value, StringTensor):
+        array = numpy.empty(len(value.values), object)
+        array[:] = value.values
+        return array.reshape(value.shape)
+    count = numpy.prod(value.shape, dtype=int)
+    if count == 0:
+        return numpy.empty(value.shape, value.type.numpy or "float32")
+    memory = (ctypes.c_ubyte * (count * value.type.nbytes)).from_address(value.address)
+    bits = numpy.frombuffer(memory, value.type.numpy or "uint16").reshape(value.shape)
+    if value.type.numpy is None:  # bfloat16 is the upper half of a float32
+        return (bits.astype("uint32") << 16).view("float32")
+    return bits.copy()
+
+
+# "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code …"
+_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
+# Source files of the build, as in "/onnxruntime_src/core/x.cc:123 onnxruntime::Fn(int) ", and other paths.
+_SOURCE = re.compile(r"(?:[A-Za-z]:)?[/\\][^\s:]+\.(?:cc|cpp|cu|cuh|h|hpp):\d+(?: [^\s]*::[^\n]*?\))?:? ?")
+_PATH = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?(?:[/\\][\w.+@~-]+){2,}")
+_LONGEST_REASON = 500
+
+
+def _reason(error: BaseException) -> str:
+    """What ONNX Runtime said, in one line without places in the server's file system."""
+    text = _PREFIX.sub("", str(error))
+    text = _PATH.sub("(path)", _SOURCE.sub("", text))
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "…"

@@ -1,0 +1,286 @@
+"""`gpux serve`: the app under waitress, with its sockets, its limits and its end. The only importer of waitress.
+
+What is changed of waitress, and why:
+- a body over the limit is refused by its declared length before it is read, without `100 Continue`, or as soon as
+  its chunks pass the limit; and what waitress answers by itself is JSON, as everything else is;
+- such an answer is followed by a lingering close (RFC 9112, 9.6): closing with unread bytes would reset the
+  connection, and the client would lose the answer;
+- the end: listening stops, what was read in full is answered, then the process ends.
+"""
+
+import json
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from waitress import wasyncore
+from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
+from waitress.server import TcpWSGIServer
+from waitress.task import ErrorTask, ThreadedTaskDispatcher
+from waitress.utilities import RequestEntityTooLarge
+
+from gpux.config import Settings
+from gpux.errors import BodyTooLargeError, ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+# What a refused client may still send before the connection is cut: bytes, and seconds.
+_LINGER_BYTES = 256 * 2**20
+_LINGER_SECONDS = 10.0
+# The chunks of a chunked body may take so many bytes beyond the body itself.
+_CHUNK_FRAMING_BYTES = 2**20
+_DRAIN_SECONDS = 30.0
+_NO_LIMIT = 2**62
+
+
+class Parser(HTTPRequestParser):
+    """waitress's parser, with the body limit judged here, exactly."""
+
+    def received(self, data: bytes) -> int:
+        """Takes bytes of a request; answers how many belong to it."""
+        consumed: int = super().received(data)
+        if self.error is None and self.headers_finished and not self._is_within_limit():
+            self.error = RequestEntityTooLarge(str(BodyTooLargeError(self.adj.gpux_max_body_bytes)))
+            self.completed = True
+        if self.error is not None:
+            self.expect_continue = False  # the answer is final: no `100 Continue` before it
+        return consumed
+
+    def _is_within_limit(self) -> bool:
+        limit: int = self.adj.gpux_max_body_bytes
+        if not self.chunked:
+            return self.content_length <= limit
+        framed = self.body_bytes_received <= 2 * limit + _CHUNK_FRAMING_BYTES
+        return framed and len(self.body_rcv) <= limit
+
+
+class JSONErrorTask(ErrorTask):
+    """An answer that waitress gives by itself, as JSON."""
+
+    def execute(self) -> None:
+        """Writes the answer; the connection closes after it."""
+        error = self.request.error
+        body = json.dumps({"detail": error.body}).encode()
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers.append(("Content-Type", "application/json"))
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+        self.channel.lingers = True
+
+
+class Channel(HTTPChannel):
+    """A connection, which lingers after an answer that was given before its request was read."""
+
+    parser_class = Parser
+    error_task_class = JSONErrorTask
+
+    # Set by the task's thread before it sets close_when_flushed; the rest belongs to the main thread.
+    lingers = False
+    linger_until: float | None = None
+    linger_bytes_left = _LINGER_BYTES
+
+    def readable(self) -> bool:
+        """Whether the main loop should read; while lingering it does, to discard."""
+        if self.linger_until is not None:
+            return not self.will_close
+        return bool(super().readable())
+
+    def handle_write(self) -> None:
+        """Sends what there is; then, if the channel lingers, ends only its own side of the connection."""
+        if self.lingers and self.close_when_flushed and self.linger_until is None:
+            if self.total_outbufs_len:
+                self._flush_exception(self._flush_some)
+            if not self.total_outbufs_len and not self.will_close and self.connected:
+                self._start_to_linger()
+                return
+        super().handle_write()
+
+    def handle_read(self) -> None:
+        """Reads; while lingering, discards."""
+        if self.linger_until is None:
+            super().handle_read()
+            return
+        try:
+            data = self.recv(self.adj.recv_bytes)  # closes the channel at the end of the stream
+        except OSError:
+            self.handle_close()
+            return
+        self.linger_bytes_left -= len(data)
+        if data and (self.linger_bytes_left < 0 or time.monotonic() > self.linger_until):
+            self.handle_close()
+
+    def _start_to_linger(self) -> None:
+        self.close_when_flushed = False
+        self.linger_until = time.monotonic() + _LINGER_SECONDS
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:  # the client is gone already
+            self.handle_close()
+
+
+class Listener(TcpWSGIServer):
+    """One listening socket."""
+
+    channel_class = Channel
+
+    def maintenance(self, now: float) -> None:
+        """Called every second by the main loop: closes idle channels, and those that lingered long enough."""
+        super().maintenance(now)
+        for channel in self.active_channels.values():
+            if channel.linger_until is not None and time.monotonic() > channel.linger_until:
+                channel.will_close = True
+
+
+class Server:
+    """The server: its sockets are bound when this returns, and requests are answered by run().
+
+    Args:
+        app: a WSGI app.
+        settings: host, port, threads, max_body_bytes.
+
+    Raises:
+        ConfigurationError: the address cannot be listened on.
+    """
+
+    def __init__(self, app: Any, settings: Settings) -> None:
+        sockets = bind(settings.host, settings.port)
+        adjustments = Adjustments(
+            sockets=sockets,
+            threads=settings.threads,
+            ident="gpux",
+            # A body arrives in few pieces and stays in memory, as does its answer.
+            recv_bytes=2**20,
+            inbuf_overflow=_NO_LIMIT,
+            outbuf_overflow=_NO_LIMIT,
+            max_request_body_size=_NO_LIMIT,  # Parser judges it
+            max_request_header_size=2**16,
+            connection_limit=1000,
+            cleanup_interval=1,
+            asyncore_use_poll=True,
+            # A closed connection is not worth a stack trace in the log.
+            log_socket_errors=False,
+        )
+        adjustments.gpux_max_body_bytes = settings.max_body_bytes
+        self._map: dict[int, Any] = {}
+        self._dispatcher = ThreadedTaskDispatcher()
+        self._dispatcher.set_thread_count(settings.threads)
+        self._listeners = [
+            Listener(
+                app,
+                self._map,
+                True,
+                bound,
+                dispatcher=self._dispatcher,
+                adj=adjustments,
+                sockinfo=(bound.family, bound.type, bound.proto, bound.getsockname()),
+                bind_socket=False,
+            )
+            for bound in sockets
+        ]
+        self.port: int = sockets[0].getsockname()[1]
+        self.addresses = [str(bound.getsockname()[0]) for bound in sockets]
+        self._stopping = False
+
+    def run(self, on_drain: Callable[[], None]) -> None:
+        """Answers requests until stop() is called, then those in flight.
+
+        Args:
+            on_drain: called once, when the end begins.
+        """
+        while not self._stopping:
+            self._poll(1.0)
+        on_drain()
+        for listener in self._listeners:
+            listener.accepting = False
+            listener.del_channel(self._map)
+            listener.socket.close()
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        while self._is_busy() and time.monotonic() < deadline:
+            self._poll(0.1)
+        self._dispatcher.shutdown(timeout=1)
+        wasyncore.close_all(self._map)
+
+    def stop(self) -> None:
+        """Begins the end. May be called by a signal handler or another thread."""
+        self._stopping = True
+        self._listeners[0].pull_trigger()
+
+    def stop_on_signals(self) -> None:
+        """SIGTERM and SIGINT begin the end; a second one ends the process at once."""
+
+        def handle(number: int, frame: object) -> None:
+            del frame
+            signal.signal(number, signal.SIG_DFL)
+            self.stop()
+
+        signal.signal(signal.SIGTERM, handle)
+        signal.signal(signal.SIGINT, handle)
+
+    def _poll(self, timeout_seconds: float) -> None:
+        wasyncore.poll2(timeout_seconds, self._map)
+
+    def _is_busy(self) -> bool:
+        """Whether a request that was read in full has not been answered to its last byte."""
+        return any(
+            channel.requests or channel.total_outbufs_len
+            for channel in list(self._map.values())
+            if isinstance(channel, Channel)
+        )
+
+
+def bind(host: str | None, port: int) -> list[socket.socket]:
+    """Sockets bound to an address, not listening yet.
+
+    Args:
+        host: a name or an address; None for 127.0.0.1 and, where the machine has one, ::1.
+        port: 0 takes a free one, the same for all sockets.
+
+    Raises:
+        ConfigurationError: says which address, and why not.
+    """
+    if host is not None:
+        try:
+            found = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+        except OSError as error:
+            raise ConfigurationError(f"--host {host}: {error.strerror or error}") from error
+        wanted = list(dict.fromkeys((family, address[:2]) for family, _, _, _, address in found))
+    else:
+        wanted = [(socket.AF_INET, ("127.0.0.1", port))]
+        if _has_ipv6_loopback():
+            wanted.append((socket.AF_INET6, ("::1", port)))
+    sockets: list[socket.socket] = []
+    for family, address in wanted:
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        sockets.append(bound)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            bound.bind((address[0], port or sockets[0].getsockname()[1]))
+        except OSError as error:
+            for other in sockets:
+                other.close()
+            raise ConfigurationError(
+                f"cannot listen on {address[0]} port {port}: {error.strerror}"
+            ) from error
+    return sockets
+
+
+def _has_ipv6_loopback() -> bool:
+    if not socket.has_ipv6:
+        return False
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+

@@ -1,0 +1,241 @@
+"""What a model declares of its inputs and outputs, and the rules that follow from it. Pure: no I/O, no state.
+
+Here are the table of element types, the four kinds of input with the axes that a value may have, which sizes must
+agree between inputs, and which outputs lose their batch axis in an unbatched answer. The checks of a single value
+against its declared shape are the core's (src/_fastpath/sink.hpp).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from gpux.errors import DisagreementError
+
+# Axes that a value for an open input may have; the core holds as many.
+MOST_AXES = 32
+
+Kind = Literal["batched", "single", "fixed", "open"]
+
+
+@dataclass(frozen=True, slots=True)
+class ElementType:
+    """A type of tensor elements.
+
+    Attributes:
+        code: ONNX's number for it (TensorProto.DataType), which the core uses too.
+        name: the name in messages and in /info.
+        onnx: ONNX Runtime's name for a tensor of it.
+        word: what JSON calls such an element.
+        nbytes: size of one element; 0 for strings.
+        numpy: NumPy's name for it; None where NumPy has none.
+    """
+
+    code: int
+    name: str
+    onnx: str
+    word: Literal["number", "string", "boolean"]
+    nbytes: int
+    numpy: str | None
+
+
+ELEMENT_TYPES = (
+    ElementType(1, "float32", "tensor(float)", "number", 4, "float32"),
+    ElementType(11, "float64", "tensor(double)", "number", 8, "float64"),
+    ElementType(10, "float16", "tensor(float16)", "number", 2, "float16"),
+    ElementType(16, "bfloat16", "tensor(bfloat16)", "number", 2, None),
+    ElementType(3, "int8", "tensor(int8)", "number", 1, "int8"),
+    ElementType(5, "int16", "tensor(int16)", "number", 2, "int16"),
+    ElementType(6, "int32", "tensor(int32)", "number", 4, "int32"),
+    ElementType(7, "int64", "tensor(int64)", "number", 8, "int64"),
+    ElementType(2, "uint8", "tensor(uint8)", "number", 1, "uint8"),
+    ElementType(4, "uint16", "tensor(uint16)", "number", 2, "uint16"),
+    ElementType(12, "uint32", "tensor(uint32)", "number", 4, "uint32"),
+    ElementType(13, "uint64", "tensor(uint64)", "number", 8, "uint64"),
+    ElementType(9, "bool", "tensor(bool)", "boolean", 1, "bool"),
+    ElementType(8, "string", "tensor(string)", "string", 0, None),
+)
+BY_NAME = {element.name: element for element in ELEMENT_TYPES}
+BY_ONNX = {element.onnx: element for element in ELEMENT_TYPES}
+BY_CODE = {element.code: element for element in ELEMENT_TYPES}
+
+# A size where the model fixes it, a name or None where it does not.
+Dim = int | str | None
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor as the model declares it.
+
+    Attributes:
+        name: the input's or output's name.
+        type: the type of its elements.
+        dims: its axes; an empty tuple for a scalar and for an undeclared shape, which ONNX Runtime does not
+            tell apart.
+    """
+
+    name: str
+    type: ElementType
+    dims: tuple[Dim, ...]
+
+    @cached_property
+    def kind(self) -> Kind:
+        """How a value relates to the batch: see contract.md, "From a value to a tensor"."""
+        if not self.dims:
+            return "open"
+        if not isinstance(self.dims[0], int):
+            return "batched"
+        return "single" if self.dims[0] == 1 else "fixed"
+
+    @cached_property
+    def flat_items(self) -> bool:
+        """Whether a flat list is a list of items: only for [batch, 1]."""
+        return self.kind == "batched" and self.dims[1:] == (1,)
+
+    @cached_property
+    def least_axes(self) -> int:
+        """The fewest axes that a value may have."""
+        if self.kind == "open" or self.flat_items:
+            return 0
+        return len(self.dims) - (1 if self.kind in ("batched", "single") else 0)
+
+    @cached_property
+    def most_axes(self) -> int:
+        """The most axes that a value may have."""
+        return len(self.dims) if self.dims else MOST_AXES
+
+    @cached_property
+    def shape_text(self) -> str:
+        """The declared shape for messages: `[batch, 3, None]`."""
+        if self.kind == "open":
+            return f"at most {MOST_AXES} axes"
+        return f"[{', '.join(map(str, self.dims))}]"
+
+
+@dataclass(frozen=True, slots=True)
+class OtherSpec:
+    """An output that is no tensor: a sequence or a map.
+
+    Attributes:
+        name: the output's name.
+        onnx: ONNX Runtime's name of the type, such as `seq(map(int64,tensor(float)))`.
+    """
+
+    name: str
+    onnx: str
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """How a value was given for an input.
+
+    Attributes:
+        shape: of the tensor, all axes included.
+        as_items: the value lacked declared axes, which were added.
+        as_one_item: it was a single item, to which the batch axis was added.
+    """
+
+    shape: tuple[int, ...]
+    as_items: bool
+    as_one_item: bool
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The inputs and outputs of a model, in its order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec | OtherSpec, ...]
+
+    @cached_property
+    def batch_axes(self) -> frozenset[str | None]:
+        """The names of the batched inputs' leading axes; None stands for an unnamed one."""
+        return frozenset(
+            spec.dims[0]
+            for spec in self.inputs
+            if spec.kind == "batched" and not isinstance(spec.dims[0], int)
+        )
+
+    @cached_property
+    def is_single(self) -> bool:
+        """A model of one item at a time: it has single inputs and no batched one."""
+        kinds = {spec.kind for spec in self.inputs}
+        return "single" in kinds and "batched" not in kinds
+
+    @cached_property
+    def _dynamic_axes(self) -> tuple[tuple[TensorSpec, tuple[tuple[int, str], ...]], ...]:
+        """For each input the named axes that other inputs have as well."""
+        named = [
+            (spec, tuple((axis, dim) for axis, dim in enumerate(spec.dims) if isinstance(dim, str)))
+            for spec in self.inputs
+        ]
+        return tuple((spec, axes) for spec, axes in named if axes) if len(named) > 1 else ()
+
+    def check_agreement(self, given: Mapping[str, Given]) -> None:
+        """Checks that the sizes of different inputs fit each other.
+
+        Dimensions with the same name must have the same size across inputs. Unnamed leading axes of batched
+        inputs are compared only if one of these inputs was given as items: given with all their axes, they may
+        mean different things (a recurrent model's state leads with its layers), and the model judges.
+
+        Args:
+            given: the inputs of a request, by name.
+
+        Raises:
+            DisagreementError: two inputs differ.
+        """
+        sizes: dict[str, tuple[str, int]] = {}
+        for spec, axes in self._dynamic_axes:
+            value = given.get(spec.name)
+            if value is None:
+                continue
+            for axis, dim in axes:
+                _compare(sizes, dim, spec.name, value.shape[axis])
+        unnamed = [
+            (spec.name, given[spec.name])
+            for spec in self.inputs
+            if spec.kind == "batched" and spec.dims[0] is None and spec.name in given
+        ]
+        if len(unnamed) > 1 and any(value.as_items for _, value in unnamed):
+            rows: dict[str, tuple[str, int]] = {}
+            for name, value in unnamed:
+                _compare(rows, "batch", name, value.shape[0])
+
+    def is_unbatched(self, given: Mapping[str, Given]) -> bool:
+        """Whether a request is one item: each batched input in it came as one, and there is at least one."""
+        batched = [
+            given[spec.name].as_one_item
+            for spec in self.inputs
+            if spec.kind == "batched" and spec.name in given
+        ]
+        return bool(batched) and all(batched)
+
+    def loses_leading_axis(
+        self, output: TensorSpec, shape: Sequence[int], *, unbatched: bool
+    ) -> bool:
+        """Whether an output is answered without its leading axis.
+
+        Args:
+            output: as the model declares it.
+            shape: its sizes in this run.
+            unbatched: whether the request was one item.
+        """
+        if not output.dims or not shape or shape[0] != 1:
+            return False
+        leading = output.dims[0]
+        if self.is_single:
+            return leading == 1
+        return unbatched and not isinstance(leading, int) and leading in self.batch_axes
+
+
+def _compare(
+    seen: dict[str, tuple[str, int]], axis: str, name: str, size: int
+) -> None:
+    first = seen.setdefault(axis, (name, size))
+    if first[1] != size and first[0] != name:
+        raise DisagreementError(axis, first, (name, size))
+
+
+def names(specs: Iterable[TensorSpec | OtherSpec]) -> list[str]:
+    """The names of inputs or outputs."""
+    return [spec.name for spec in specs]

@@ -1,0 +1,33 @@
+"""`gpux.wsgi:app` for any WSGI server: `GPUX_MODEL=PATH waitress-serve gpux.wsgi:app`.
+
+The app is made when it is first asked for, from the environment (see gpux.config), not when this is imported.
+"""
+
+import os
+import sys
+import threading
+from typing import Any
+
+from gpux.app import create_app
+from gpux.config import read_settings
+from gpux.engine import Engine
+from gpux.errors import StartError
+from gpux.model import load
+
+_lock = threading.Lock()  # guards globals()["app"]: the model is loaded once
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with _lock:
+        if "app" not in globals():
+            try:
+                settings = read_settings(os.environ, {})
+                engine = Engine(load(settings.model, settings.provider))
+            except StartError as error:
+                # A server without its app would only answer errors: end it, with the reason.
+                print(f"gpux: {error}", file=sys.stderr)
+                raise SystemExit(2) from error
+            globals()["app"] = create_app(engine, settings.max_body_bytes)
+        return globals()["app"]
