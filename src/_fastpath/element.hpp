@@ -1,8 +1,8 @@
 // Element types of tensors, and the exact conversion of a number to each of them.
 //
-// The codes are those of ONNX (TensorProto.DataType), so that one number names a type in the model file, in
-// gpux.tensor and here. Every conversion answers whether the value was stored; a value that does not fit is
-// never clamped, wrapped or cut.
+// The codes are those of ONNX (TensorProto.DataType), so that one number names a type in the model
+// file, in gpux.tensor and here. Every conversion answers whether the value was stored; a value
+// that does not fit is never clamped, wrapped or cut.
 #pragma once
 
 #include <cmath>
@@ -36,11 +36,11 @@ struct Half { std::uint16_t bits; };
 struct BFloat { std::uint16_t bits; };
 struct Boolean { std::uint8_t value; };
 
-// A float64 rounded once, to nearest even, to a 16-bit format of `kMantissa` explicit mantissa bits and
-// exponent bias `kBias`. The rounding is done on the integer significand, where it is exact: the bits below
-// the target's last place decide, and a carry out of the mantissa moves into the exponent by itself.
-// Values that round past the largest finite one give infinity; NaN stays a (quiet) NaN.
-// Source: IEEE 754-2019, 4.3.1 (roundTiesToEven) and 3.4 (binary interchange formats).
+// A float64 rounded once, to nearest even, to a 16-bit format of `kMantissa` explicit mantissa bits
+// and exponent bias `kBias`. The rounding is done on the integer significand, where it is exact:
+// the bits below the target's last place decide, and a carry out of the mantissa moves into the
+// exponent by itself. Values that round past the largest finite one give infinity; NaN stays a
+// (quiet) NaN. Source: IEEE 754-2019, 4.3.1 (roundTiesToEven) and 3.4 (binary interchange formats).
 template <int kMantissa, int kBias>
 constexpr std::uint16_t round_to_16_bits(std::uint64_t bits) {
     constexpr int kExponentBits = 15 - kMantissa;
@@ -56,7 +56,8 @@ constexpr std::uint16_t round_to_16_bits(std::uint64_t bits) {
     }
     significand |= 1ull << 52;
     int target = exponent - 1023 + kBias;
-    // How many low bits fall away; a subnormal target loses one more for each step below exponent 1.
+    // How many low bits fall away; a subnormal target loses one more for each step below exponent
+    // 1.
     int shift = 52 - kMantissa;
     if (target < 1) {
         shift += 1 - target;
@@ -107,8 +108,8 @@ inline double to_double(BFloat value) {
     return widened;
 }
 
-// store(number, element): writes the number if it is exact (integers, booleans) or finite once rounded
-// (floats), and answers whether it did.
+// store(number, element): writes the number if it is exact (integers, booleans) or finite once
+// rounded (floats), and answers whether it did.
 
 inline bool store(double number, double& element) {
     element = number;
@@ -137,7 +138,8 @@ inline bool store(double number, Boolean& element) {
 
 template <class Integer>
 std::enable_if_t<std::is_integral_v<Integer>, bool> store(double number, Integer& element) {
-    // Both bounds are powers of two or zero, so they are exact in float64; NaN fails the comparison.
+    // Both bounds are powers of two or zero, so they are exact in float64; NaN fails the
+    // comparison.
     constexpr double low = static_cast<double>(std::numeric_limits<Integer>::min());
     constexpr double past_high = 2.0 * static_cast<double>(std::numeric_limits<Integer>::max() / 2 + 1);
     if (!(number >= low && number < past_high)) {
@@ -151,7 +153,8 @@ template <class Source, class Element>
 std::enable_if_t<std::is_integral_v<Source>, bool> store(Source number, Element& element) {
     if constexpr (std::is_integral_v<Element>) {
         element = static_cast<Element>(number);
-        // The value survived if it reads back equal and kept its sign (uint64 and int64 share their bits).
+        // The value survived if it reads back equal and kept its sign (uint64 and int64 share their
+        // bits).
         return static_cast<Source>(element) == number && (element < 0) == (number < 0);
     } else if constexpr (std::is_same_v<Element, Boolean>) {
         element.value = number == 1;

@@ -1,7 +1,7 @@
 """The fast path: Python values in, tensors out; tensors in, JSON out.
 
-The only file that touches both Python objects and the core. Each entry takes what it needs of its arguments,
-lets the core do the work, and turns the core's fault into an error of gpux.errors.
+The only file that touches both Python objects and the core. Each entry takes what it needs of its
+arguments, lets the core do the work, and turns the core's fault into an error of gpux.errors.
 """
 from cpython.buffer cimport (
     PyBUF_FORMAT, PyBUF_STRIDES, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
@@ -72,7 +72,7 @@ cdef class InputSpec:
         self.native.open = declared.kind == "open"
         self.native.batched = declared.kind == "batched"
         self.native.flat_items = declared.flat_items
-        # A value of the declared fixed sizes, with one row, fits without growing; more is guessed by no one.
+        # One row of the declared fixed sizes fits without growing.
         self.first_bytes = core.element_bytes(self.native.type)
         for axis in range(self.native.axes):
             size = declared.dims[axis]
@@ -81,11 +81,10 @@ cdef class InputSpec:
 
 
 cdef size_t guess_bytes(InputSpec spec, object value):
-    """The bytes that a value needs if its lists are as long as the first of each; a block may still grow."""
+    """The bytes that a value needs if all its lists are as long as the first ones."""
     cdef size_t most_bytes = 1 << 24
     cdef size_t needed = core.element_bytes(spec.native.type)
-    cdef int axis
-    for axis in range(spec.native.most_axes):
+    for _ in range(spec.native.most_axes):
         if not isinstance(value, (list, tuple)) or PySequence_Fast_GET_SIZE(value) == 0:
             break
         if <size_t>PySequence_Fast_GET_SIZE(value) > most_bytes // needed:
@@ -169,7 +168,8 @@ cdef class Walk:
         return self.sink.other(Got.other)
 
     cdef bint sequence(self, object values) except -1:
-        """A list or tuple. Other code may change a list meanwhile, so its length is asked each time."""
+        """A list or tuple."""
+        # Other code may change a list meanwhile, so its length is asked each time.
         cdef Py_ssize_t i = 0
         cdef Py_ssize_t taken
         if not self.sink.open():
@@ -179,7 +179,7 @@ cdef class Walk:
             if taken < 0:
                 return False
             if taken == 0:
-                # A reference is held: the item's own code (a buffer's, a tolist) may drop the list's.
+                # A reference is held: the item's own code may drop the list's.
                 item = <object>PySequence_Fast_ITEMS(values)[i]
                 if not self.value(item):
                     return False
@@ -188,9 +188,10 @@ cdef class Walk:
         return self.sink.close()
 
     cdef Py_ssize_t run(self, object values, Py_ssize_t start) except -2:
-        """Plain numbers from `start` on, many at once; how many were taken, -1 if the sink refused one.
+        """Plain numbers from `start` on, many at once.
 
-        Only exact float and int are looked at, for which no code of theirs runs: the borrowed pointers hold.
+        Returns how many were taken, or -1 if the sink refused one. Only exact float and int are
+        looked at, for which no code of theirs runs: the borrowed pointers hold.
         """
         cdef double reals[RUN]
         cdef int64_t integers[RUN]
@@ -230,7 +231,7 @@ cdef class Walk:
         return count
 
     cdef Py_ssize_t run_of_float32(self, PyObject** items, size_t most) except -2:
-        """The same for floats that become float32, by far the most there are: stored where they belong at once."""
+        """The same for float32, by far the most frequent: stored at once where they belong."""
         cdef float* out = <float*>self.sink.claim(&most)
         cdef size_t count = 0
         cdef double refused
@@ -265,7 +266,7 @@ cdef class Walk:
             return self.sink.huge_integer()
 
     cdef bint string(self, str value) except -1:
-        cdef Py_ssize_t size
+        cdef Py_ssize_t size = 0
         if self.strings is not None:
             try:
                 PyUnicode_AsUTF8AndSize(value, &size)
@@ -275,9 +276,9 @@ cdef class Walk:
         return self.sink.strings(1)
 
     cdef bint array(self, object value) except -1:
-        """Anything with the buffer protocol (PEP 3118): NumPy arrays and scalars, array.array, memoryview."""
+        """Anything with the buffer protocol (PEP 3118): NumPy arrays and scalars, memoryview."""
         cdef Py_buffer view
-        cdef Type type
+        cdef Type type = Type.string
         cdef boolean fed
         try:
             PyObject_GetBuffer(value, &view, PyBUF_STRIDES | PyBUF_FORMAT)
@@ -303,14 +304,12 @@ cdef class Walk:
             Py_LeaveRecursiveCall()
 
     cdef tuple place(self):
-        cdef int axis
-        return tuple([self.sink.place()[axis] for axis in range(self.sink.place_axes())])
+        return sizes_tuple(self.sink.place(), self.sink.place_axes())
 
     cdef object fault(self):
         """The error that the sink's fault stands for."""
         cdef InputSpec spec = self.spec
         cdef Fault fault = self.sink.fault()
-        cdef int axis
         if fault == Fault.out_of_memory:
             return self.error if self.error is not None else MemoryError()
         if fault == Fault.wrong_type_at_top:
@@ -337,7 +336,7 @@ cdef class Walk:
         elif fault == Fault.too_deep:
             got = f"more than {spec.native.most_axes} {'axis' if spec.native.most_axes == 1 else 'axes'}"
         else:
-            sizes = [self.sink.got_sizes()[axis] for axis in range(self.sink.got_axes())]
+            sizes = sizes_tuple(self.sink.got_sizes(), self.sink.got_axes())
             got = f"[{', '.join(map(str, sizes))}]"
         return InvalidShapeError(spec.name, (), f"expected {spec.shape_text}, got {got}")
 
@@ -360,7 +359,7 @@ cdef class Walk:
     cdef str number_text(self):
         cdef Number number = self.sink.number()
         if self.culprit is not None:
-            # Quoted whole only while it is short: Python refuses to print integers of thousands of digits.
+            # Quoted whole only while it is short: Python refuses to print very long integers.
             bits = self.culprit.bit_length()
             return str(self.culprit) if bits <= 256 else f"an integer of {bits} bits"
         if number.kind == NumberKind.real:
@@ -370,8 +369,12 @@ cdef class Walk:
         return str(number.as_natural)
 
 
+cdef tuple sizes_tuple(const int64_t* sizes, int axes):
+    return tuple([sizes[axis] for axis in range(axes)])
+
+
 cdef bint element_type(Py_buffer* view, Type* type):
-    """The type that a buffer's format names, if it is a plain number in this machine's byte order."""
+    """The type that a buffer's format names: a plain number in this machine's byte order."""
     cdef bytes format = view.format if view.format != NULL else b"B"
     if format[:1] in (b"@", b"=", b"<"):  # little endian is native on every machine that is built for
         format = format[1:]
@@ -396,25 +399,25 @@ def walk(InputSpec spec not None, value, pool not None):
 
     Args:
         spec: the input.
-        value: a bool, int, float or str; lists or tuples of them; anything with the buffer protocol, alone or
-            inside lists. Whatever is met is judged by the same rules (tensor.py says which kinds of input take
-            which axes).
-        pool: where blocks come from: `take(nbytes)` answers one with `address` and `nbytes` at least as large,
-            `give(block)` takes it back.
+        value: a bool, int, float or str; lists or tuples of them; anything with the buffer
+            protocol, alone or inside lists. Whatever is met is judged by the same rules (tensor.py
+            says which kinds of input take which axes).
+        pool: where blocks come from: `take(nbytes)` answers one with `address` and `nbytes` at
+            least as large, `give(block)` takes it back.
 
     Returns:
-        (content, shape, as_items, as_one_item): `content` is the block that holds the elements in C order, in
-        the input's type, or a flat list of str for a string input. The caller owns the block and gives it back.
+        (content, shape, as_items, as_one_item): `content` is the block that holds the elements in C
+        order, in the input's type, or a flat list of str for a string input. The caller owns the
+        block and gives it back.
 
     Raises:
-        ClientError: one of InvalidTypeError, InvalidValueError, InvalidShapeError, EmptyBatchError. The block
-            has gone back to the pool.
+        ClientError: one of InvalidTypeError, InvalidValueError, InvalidShapeError, EmptyBatchError.
+            The block has gone back to the pool.
         MemoryError: the pool had none.
 
     The GIL is held for lists and released for the elements of arrays.
     """
     cdef Walk state = Walk(spec, value, pool)
-    cdef int axis
     cdef bint done = False
     try:
         if not (state.value(value) and state.sink.finish()):
@@ -423,7 +426,7 @@ def walk(InputSpec spec not None, value, pool not None):
     finally:
         if not done and state.block is not None:
             pool.give(state.block)
-    shape = tuple([state.sink.shape()[axis] for axis in range(state.sink.axes())])
+    shape = sizes_tuple(state.sink.shape(), state.sink.axes())
     content = state.block if state.strings is None else state.strings
     return content, shape, state.sink.as_items(), state.sink.as_one_item()
 
@@ -449,9 +452,10 @@ def encode(members not None):
     """Writes an answer as one JSON object.
 
     Args:
-        members: a list of (name, text) and of (name, type code, shape, address): `name` is the member's name as
-            JSON text in UTF-8, quotes included; `text` a value that is JSON already; `address` that of a dense,
-            C-ordered tensor of numbers or booleans, which must stay alive and unchanged until this returns.
+        members: a list of (name, text) and of (name, type code, shape, address): `name` is the
+            member's name as JSON text in UTF-8, quotes included; `text` a value that is JSON
+            already; `address` that of a dense, C-ordered tensor of numbers or booleans, which must
+            stay alive and unchanged until this returns.
 
     Returns:
         The JSON text as bytes, without spaces.
@@ -459,8 +463,8 @@ def encode(members not None):
     Raises:
         MemoryError: the answer cannot be that large.
 
-    The text is written once, into memory of the largest size that it can have, which is then cut; the GIL is
-    released while it is written.
+    The text is written once, into memory of the largest size that it can have, which is then cut;
+    the GIL is released while it is written.
     """
     cdef vector[Piece] pieces
     cdef Piece piece

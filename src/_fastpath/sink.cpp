@@ -9,8 +9,8 @@ namespace {
 
 constexpr std::int64_t kNoLimit = std::numeric_limits<std::int64_t>::max();
 
-// Stores numbers until one does not fit; answers how many did. Floats are checked after the loop, which leaves
-// it free of branches for the compiler to vectorize.
+// Stores numbers until one does not fit; answers how many did. Floats are checked after the loop,
+// which leaves it free of branches for the compiler to vectorize.
 template <class Source, class Element>
 std::size_t store_all(const Source* numbers, std::size_t count, unsigned char* out) {
     Element* elements = reinterpret_cast<Element*>(out);
@@ -228,8 +228,8 @@ bool Sink::finish() {
     return true;
 }
 
-// Called before elements are taken: they are siblings, `*count` of them. Cuts the count at the model's fixed
-// size and says so, so that a bad element before that place is named first.
+// Called before elements are taken: they are siblings, `*count` of them. Cuts the count at the
+// model's fixed size and says so, so that a bad element before that place is named first.
 bool Sink::enter_elements(Got got, std::size_t* count, bool* outgrown) {
     if (depth_ == 0 && spec_.least_axes > 0) {
         return mismatch(got);
@@ -256,8 +256,9 @@ void Sink::commit(std::size_t count) {
     }
 }
 
-// The first element, empty list or array tells how many axes the value has; from then on each axis of the value
-// has its place among the declared ones, and with it the size that no list may outgrow.
+// The first element, empty list or array tells how many axes the value has; from then on each axis
+// of the value has its place among the declared ones, and with it the size that no list may
+// outgrow.
 void Sink::settle_rank(int rank) {
     rank_ = rank;
     if (spec_.open || rank < spec_.least_axes || rank > spec_.most_axes) {
@@ -274,7 +275,8 @@ int Sink::declared_axis(int axis) const {
 }
 
 bool Sink::reserve(std::size_t count) {
-    // The bytes of what is written fit in memory, so only the addition can pass the limit of size_t.
+    // The bytes of what is written fit in memory, so only the addition can pass the limit of
+    // size_t.
     if (element_bytes_ == 0) {
         return true;
     }
@@ -294,8 +296,9 @@ bool Sink::fail(Fault fault) {
     return false;
 }
 
-// Something stands where something else was expected. At the top the whole value has the wrong type; inside, a
-// list is expected where the siblings are lists, or where the model has more axes in any case.
+// Something stands where something else was expected. At the top the whole value has the wrong
+// type; inside, a list is expected where the siblings are lists, or where the model has more axes
+// in any case.
 bool Sink::mismatch(Got got) {
     got_ = got;
     if (depth_ == 0) {

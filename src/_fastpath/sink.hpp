@@ -1,10 +1,10 @@
 // The sink: events of a nested value ("open, numbers, close") in, one checked tensor out.
 //
-// Everything that contract.md says about a value (its rank, its fixed sizes, ragged lists, the type and the
-// range of each element) is judged here and nowhere else; the walker of Python lists, the feeder of arrays and
-// the reader of JSON only say what they meet, in the order in which they meet it.
-// No Python.h, no I/O; memory comes from the caller through Memory, never per number.
-// Every method may run without the GIL, except that Memory::grow may take it.
+// Everything that contract.md says about a value (its rank, its fixed sizes, ragged lists, the type
+// and the range of each element) is judged here and nowhere else; the walker of Python lists, the
+// feeder of arrays and the reader of JSON only say what they meet, in the order in which they meet
+// it. No Python.h, no I/O; memory comes from the caller through Memory, never per number. Every
+// method may run without the GIL, except that Memory::grow may take it.
 #pragma once
 
 #include <cstddef>
@@ -28,8 +28,8 @@ struct Spec {
     bool flat_items;              // [batch, 1]: a value with one axis is a list of items
 };
 
-// Bytes that the sink writes to. The caller owns them; `grow` must leave `data` with room for `needed` bytes
-// and what was written so far in front, or answer false (out of memory).
+// Bytes that the sink writes to. The caller owns them; `grow` must leave `data` with room for
+// `needed` bytes and what was written so far in front, or answer false (out of memory).
 struct Memory {
     unsigned char* data;
     std::size_t capacity;
@@ -68,7 +68,8 @@ public:
     // `spec` must outlive the sink.
     Sink(const Spec& spec, const Memory& memory);
 
-    // Events. Each answers false once something is wrong; the first fault stands, and no event may follow it.
+    // Events. Each answers false once something is wrong; the first fault stands, and no event may
+    // follow it.
     bool open();
     bool close();
     bool reals(const double* numbers, std::size_t count);
@@ -78,9 +79,10 @@ public:
     bool strings(std::size_t count);  // the strings themselves stay with the caller
     bool other(Got got);              // null, an object, or something that JSON does not have
     bool huge_integer();              // beyond 64 bits, or for a float type beyond float64
-    // Sibling elements of a number type without a call for each: claim() answers where the next `*count` of them
-    // go, cut to what the model's fixed size leaves room for, or null if there is none; the caller stores as many
-    // as it can (store() of element.hpp) and tells commit() how many those were. No event comes in between.
+    // Sibling elements of a number type without a call for each: claim() answers where the next
+    // `*count` of them go, cut to what the model's fixed size leaves room for, or null if there is
+    // none; the caller stores as many as it can (store() of element.hpp) and tells commit() how
+    // many those were. No event comes in between.
     unsigned char* claim(std::size_t* count);
     void commit(std::size_t count);
     // The axes below this place, from one who knows them (an array); lists find out as they go.
@@ -92,7 +94,8 @@ public:
     int axes() const { return axes_; }
     const std::int64_t* shape() const { return shape_; }
     std::size_t elements() const { return written_; }
-    // The value lacked declared axes, which were added: it was given as one item, or as a list of items.
+    // The value lacked declared axes, which were added: it was given as one item, or as a list of
+    // items.
     bool as_items() const { return added_ > 0; }
     bool as_one_item() const { return added_ > 0 && !list_of_items(); }
 

@@ -7,8 +7,9 @@ namespace gpux {
 
 namespace {
 
-// Longest texts: "-1.7976931348623157e+308" (24) and "-1234567890123456.0" for float64; the same with 9, 5 and
-// 4 significant digits for the narrower floats, but fixed notation up to 10^16 gives them 19 as well.
+// Longest texts: "-1.7976931348623157e+308" (24) and "-1234567890123456.0" for float64; the same
+// with 9, 5 and 4 significant digits for the narrower floats, but fixed notation up to 10^16 gives
+// them 19 as well.
 constexpr std::size_t kMostFloat64 = 25;
 constexpr std::size_t kMostFloat = 20;
 constexpr std::size_t kMostInteger = 20;
@@ -74,9 +75,10 @@ Decimal shortest(Float magnitude) {
 std::uint16_t to_bits(double value, Half) { return to_half(value).bits; }
 std::uint16_t to_bits(double value, BFloat) { return to_bfloat(value).bits; }
 
-// The 16-bit floats have no std::to_chars: the fewest digits whose nearest decimal reads back to the same bits.
-// Five digits always do (float16 has 11 significant bits, 10^(5-1) > 2^11). tests/fastpath/test_encode.py
-// compares all 65,536 values of each type with the search over all decimals.
+// The 16-bit floats have no std::to_chars: the fewest digits whose nearest decimal reads back to
+// the same bits. Five digits always do (float16 has 11 significant bits, 10^(5-1) > 2^11).
+// tests/fastpath/test_encode.py compares all 65,536 values of each type with the search over all
+// decimals.
 template <class Float>
 Decimal shortest_16(Float value) {
     const double magnitude = std::fabs(to_double(value));
@@ -214,7 +216,8 @@ bool multiply_add(std::size_t a, std::size_t b, std::size_t c, std::size_t* out)
 }  // namespace
 
 std::size_t most_bytes(Type type, int axes, const std::int64_t* shape) {
-    // From the inside out: an element, then for each axis "[", the children, a comma behind each, "]".
+    // From the inside out: an element, then for each axis "[", the children, a comma behind each,
+    // "]".
     std::size_t bytes = most_bytes_of_element(type);
     for (int axis = axes - 1; axis >= 0; --axis) {
         std::size_t with_comma;

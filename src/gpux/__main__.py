@@ -42,34 +42,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="gpux", description="Serves an ONNX model: JSON in, JSON out.")
+    parser = argparse.ArgumentParser(
+        prog="gpux", description="Serves an ONNX model: JSON in, JSON out."
+    )
     parser.add_argument("--version", action="version", version=f"gpux {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     serve = commands.add_parser(
         "serve",
         help="serve a model over HTTP",
-        description="Serves a model at POST /predict. Each option can also be set by an environment variable: "
-        "GPUX_HOST, GPUX_PORT, GPUX_THREADS, GPUX_PROVIDER, GPUX_MAX_BODY.",
+        description="Serves a model at POST /predict. Each option can also be set by an "
+        "environment variable: GPUX_HOST, GPUX_PORT, GPUX_THREADS, GPUX_PROVIDER, GPUX_MAX_BODY.",
     )
     _add_model(serve)
     serve.add_argument("--host", help="address to listen on (default: 127.0.0.1 and ::1)")
     serve.add_argument("--port", help="port to listen on (default: 8080)")
     serve.add_argument("--threads", help="requests worked on at once (default: 4)")
-    serve.add_argument("--max-body", metavar="SIZE", help="largest body, as 64MiB or in bytes (default: 64MiB)")
+    serve.add_argument(
+        "--max-body", metavar="SIZE", help="largest body, as 64MiB or in bytes (default: 64MiB)"
+    )
 
     run = commands.add_parser(
         "run",
         help="run a model once",
-        description="Runs a model on one request body, as POST /predict would, and prints the answer.",
+        description="Prints what POST /predict would answer.",
     )
     _add_model(run)
     body = run.add_mutually_exclusive_group(required=True)
     body.add_argument("--input", metavar="JSON", help="the request body")
-    body.add_argument("--file", metavar="FILE", help="a file with the request body; - for standard input")
+    body.add_argument(
+        "--file", metavar="FILE", help="a file with the request body; - for standard input"
+    )
 
     inspect = commands.add_parser(
-        "inspect", help="show a model's inputs and outputs", description="Prints a model's signature as a table."
+        "inspect",
+        help="show a model's inputs and outputs",
+        description="Prints a model's signature as a table.",
     )
     _add_model(inspect)
     return parser

@@ -1,4 +1,7 @@
-"""The routes: HTTP ↔ engine, and the one place where an error becomes a status. The only importer of falcon."""
+"""The routes: HTTP ↔ engine, and the one place where an error becomes a status.
+
+The only importer of falcon.
+"""
 
 import json
 import logging
@@ -8,7 +11,13 @@ import falcon
 
 from gpux import protocol
 from gpux.engine import Engine
-from gpux.errors import BodyTooLargeError, ClientError, InvalidJSONError, ServiceError, UnavailableError
+from gpux.errors import (
+    BodyTooLargeError,
+    ClientError,
+    InvalidJSONError,
+    ServiceError,
+    UnavailableError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +41,8 @@ def create_app(engine: Engine, max_body_bytes: int) -> falcon.App[falcon.Request
     app.add_error_handler(Exception, _answer_bug)
     app.add_error_handler(falcon.HTTPError, _answer_http_error)
     app.add_error_handler(falcon.HTTPStatus, _answer_http_status)
-    app.add_error_handler((ClientError, ServiceError), _answer_error)
+    app.add_error_handler(ClientError, _answer_error)
+    app.add_error_handler(ServiceError, _answer_error)
     return app
 
 
@@ -93,7 +103,8 @@ def _read_body(req: falcon.Request, limit_bytes: int) -> bytes:
     declared = req.content_length
     stream: Any = req.env["wsgi.input"]
     if declared is None:
-        # Without a length only a server that ends the stream itself can be read from (chunked bodies).
+        # Without a length only a server that ends the stream itself can be read from (chunked
+        # bodies).
         body: bytes = stream.read(limit_bytes + 1) if req.env.get("wsgi.input_terminated") else b""
         if len(body) > limit_bytes:
             raise BodyTooLargeError(limit_bytes)
@@ -130,7 +141,7 @@ def _answer_http_error(
     elif isinstance(error, falcon.HTTPNotFound):
         detail = f"No such route: {_quote(req.path)}"
     else:
-        detail = error.description or error.title or error.status
+        detail = error.description or error.title or str(error.status)
     resp.data = _detail(detail)
 
 

@@ -10,7 +10,16 @@ from gpux.errors import ConfigurationError
 
 PROVIDERS = ("auto", "cpu", "cuda")
 
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+}
 _SIZE = re.compile(r"(\d+)\s*([A-Za-z]*)")
 
 
@@ -39,9 +48,10 @@ def read_settings(environment: Mapping[str, str], options: Mapping[str, str | No
     """The settings that options and environment make.
 
     Args:
-        environment: GPUX_MODEL, GPUX_PROVIDER, GPUX_HOST, GPUX_PORT, GPUX_THREADS and GPUX_MAX_BODY are read.
-        options: by setting (`model`, `provider`, `host`, `port`, `threads`, `max_body`), as text; what is there
-            and not None goes over the environment.
+        environment: GPUX_MODEL, GPUX_PROVIDER, GPUX_HOST, GPUX_PORT, GPUX_THREADS and GPUX_MAX_BODY
+        are read.
+        options: by setting (`model`, `provider`, `host`, `port`, `threads`, `max_body`), as text;
+            what is there and not None goes over the environment.
 
     Raises:
         ConfigurationError: names the option or variable, and what was expected.
@@ -58,7 +68,9 @@ def read_settings(environment: Mapping[str, str], options: Mapping[str, str | No
 
     model = text("model")
     if model is None:
-        raise ConfigurationError("GPUX_MODEL is not set: it names an .onnx file or a folder with model.onnx")
+        raise ConfigurationError(
+            "GPUX_MODEL is not set: it names an .onnx file or a folder with model.onnx"
+        )
     settings = Settings(Path(model[0]))
     provider = text("provider")
     host = text("host")
@@ -83,7 +95,9 @@ def _read_provider(text: str, source: str) -> str:
 
 def _read_integer(text: str, source: str, *, least: int, most: int) -> int:
     if not re.fullmatch(r"\d{1,9}", text) or not least <= int(text) <= most:
-        raise ConfigurationError(f"{source}: expected an integer from {least} to {most}, got {text!r}")
+        raise ConfigurationError(
+            f"{source}: expected an integer from {least} to {most}, got {text!r}"
+        )
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""The one object that the HTTP layer knows: takes a body, gives an answer, and says whether it takes requests."""
+"""The one object that the HTTP layer knows: a body in, an answer out, and whether it takes any."""
 
 import logging
 from typing import Any, Literal
@@ -51,7 +51,7 @@ class Engine:
         try:
             return protocol.encode(self.model.run(request))
         except InferenceError as error:
-            logger.error("%s", error, exc_info=error.__cause__)  # the whole cause, for the operator
+            logger.error("Inference failed: %s", error.__cause__)  # whole, for the operator
             raise
         finally:
             request.release()

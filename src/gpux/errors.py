@@ -22,7 +22,8 @@ GpuxError
     ├── InferenceError               ONNX Runtime failed: `.cause` is for the log       500
     └── UnavailableError             not taking requests now: `.retry_after_seconds`    503
 
-str(error) is what the client reads. Each class that concerns a request has `status`, the HTTP status.
+str(error) is what the client reads. Each class that concerns a request has `status`, the HTTP
+status.
 """
 
 import difflib

@@ -1,7 +1,7 @@
-"""Values by input name → the tensors of one request: which names there must be, and what must fit together.
+"""Values by input name → the tensors of one request, which fit the model and each other.
 
-Bodies (protocol.py) and Python callers (model.py) both come through here, so that they meet the same rules and the
-same messages.
+Bodies (protocol.py) and Python callers (model.py) both come through here, so that they meet the
+same rules and the same messages.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,11 @@ class Request:
     _pool: HostPool
 
     def release(self) -> None:
-        """Gives the blocks back. Call it when nothing reads the tensors any more, outputs included."""
+        """Gives the blocks back.
+
+        Call it when nothing reads the tensors any more. The answer does: ONNX Runtime hands out the
+        input's own memory where an output of the graph is one of its inputs.
+        """
         while self._blocks:
             self._pool.give(self._blocks.pop())
 
@@ -56,8 +60,8 @@ class InputReader:
                 gpux._fastpath.walk.
 
         Raises:
-            ClientError: the first thing that is wrong: the values in their order, then missing inputs in the
-                model's order, then sizes that disagree.
+            ClientError: the first thing that is wrong: the values in their order, then missing
+                inputs in the model's order, then sizes that disagree.
             MemoryError: there is no room for the tensors.
         """
         tensors: dict[str, Tensor | StringTensor] = {}

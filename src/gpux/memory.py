@@ -1,7 +1,8 @@
 """Memory for tensors: aligned blocks of host memory, and the pool that lends them again.
 
-A block belongs to whoever took it until it is given back; the pool never takes one back by itself. A block that
-is dropped instead is simply freed. The CUDA side (pinned blocks, device blocks) has the same interface.
+A block belongs to whoever took it until it is given back; the pool never takes one back by itself.
+A block that is dropped instead is simply freed. The CUDA side (pinned blocks, device blocks) has
+the same interface.
 """
 
 import threading
@@ -12,7 +13,8 @@ import numpy
 
 from gpux.tensor import ElementType
 
-# A cache line, and the width of the widest vector registers: kernels like their inputs aligned to it.
+# A cache line, and the width of the widest vector registers: kernels like their inputs aligned to
+# it.
 ALIGNMENT_BYTES = 64
 _SMALLEST_BLOCK_BYTES = 4096
 
@@ -33,11 +35,17 @@ class Block:
         self.address = start + -start % ALIGNMENT_BYTES
         self.nbytes = nbytes
 
-    def array(self, type: ElementType, shape: tuple[int, ...]) -> numpy.ndarray[Any, Any]:
-        """A view of the block's front as a NumPy array, which keeps the memory alive."""
+    def array(self, element: ElementType, shape: tuple[int, ...]) -> numpy.ndarray[Any, Any]:
+        """A view of the block's front as a NumPy array, which keeps the memory alive.
+
+        Args:
+            element: a type that NumPy has.
+            shape: the array's sizes.
+        """
+        assert element.numpy is not None
         offset = self.address - int(self._memory.ctypes.data)
-        count = numpy.prod(shape, dtype=int) * type.nbytes
-        return self._memory[offset : offset + count].view(type.numpy).reshape(shape)
+        count = numpy.prod(shape, dtype=int) * element.nbytes
+        return self._memory[offset : offset + count].view(element.numpy).reshape(shape)
 
 
 class HostPool:

@@ -1,7 +1,7 @@
 """One loaded model: its signature, its session, and how a request is bound and run.
 
-The only importer of onnxruntime, at the time of the first load, so that a missing or doubled runtime can be
-reported in words.
+The only importer of onnxruntime, at the time of the first load, so that a missing or doubled
+runtime can be reported in words.
 """
 
 import ctypes
@@ -74,7 +74,8 @@ def load_runtime() -> Any:
         if error.name != "onnxruntime":
             raise RuntimeMissingError(f"ONNX Runtime cannot be imported: {error}") from error
         raise RuntimeMissingError(
-            "ONNX Runtime is not installed: pip install 'gpux[cpu]', or 'gpux[cuda]' for an NVIDIA GPU"
+            "ONNX Runtime is not installed: pip install 'gpux[cpu]', "
+            "or pip install 'gpux[cuda]' for an NVIDIA GPU"
         ) from None
     return onnxruntime
 
@@ -108,8 +109,10 @@ def load(path: str | Path, provider: str = "auto", threads: int | None = None) -
 
     Args:
         path: an .onnx file, or a folder with model.onnx.
-        provider: `cpu`; `cuda`; or `auto`, which is CUDA where ONNX Runtime can use it and the CPU elsewhere.
-        threads: CPU threads that one run may use; by default one for each core that the process may use.
+        provider: `cpu`; `cuda`; or `auto`, which is CUDA where ONNX Runtime can use it and the CPU
+        elsewhere.
+        threads: CPU threads that one run may use; by default one for each core that the process may
+        use.
 
     Raises:
         StartError: no runtime, no model, or a model that cannot be served; nothing stays loaded.
@@ -140,7 +143,7 @@ def _create_session(runtime: Any, file: Path, provider: str, threads: int | None
     try:
         session = runtime.InferenceSession(os.fspath(file), options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions have no common base
-        raise ModelError(f"{file}: ONNX Runtime cannot load the model: {_reason(error)}") from error
+        raise ModelError(f"{file}: {_PREFIX.sub('', str(error)).strip()}") from error
     # Without this a failing provider would be replaced by the CPU in the middle of service.
     session.disable_fallback()
     if wanted == _CUDA and session.get_providers()[0] != _CUDA:
@@ -173,10 +176,10 @@ class Model:
         self.runtime_version = str(runtime.__version__)
         self._runtime = runtime
         self._session = session
+        # ONNX Runtime would write each failure to stderr as well, beside what is raised.
+        self._run_options = runtime.RunOptions()
+        self._run_options.log_severity_level = 4
         self._output_names = [output.name for output in self.signature.outputs]
-        # IOBinding knows neither strings nor sequences nor maps.
-        specs = (*self.signature.inputs, *self.signature.outputs)
-        self._binds = all(isinstance(spec, TensorSpec) and spec.type.nbytes > 0 for spec in specs)
         # Bindings that no run uses. list.pop and list.append are atomic.
         self._idle_bindings: list[Any] = []
 
@@ -184,12 +187,12 @@ class Model:
         """Runs the model on Python values, by the rules that /predict has for JSON.
 
         Args:
-            inputs: by input name; nested lists or tuples of numbers, strings or booleans, NumPy arrays or
-                other buffers, or single values.
+            inputs: by input name; nested lists or tuples of numbers, strings or booleans, NumPy
+                arrays or other buffers, or single values.
 
         Returns:
-            By output name: NumPy arrays that own their memory (float32 for a bfloat16 output, object for
-            strings); lists and dicts for sequences and maps.
+            By output name: NumPy arrays that own their memory (float32 for a bfloat16 output,
+            object for strings); lists and dicts for sequences and maps.
 
         Raises:
             ClientError: the values do not fit the model.
@@ -211,7 +214,7 @@ class Model:
             InferenceError: ONNX Runtime failed; its own words are the cause.
         """
         try:
-            if self._binds:
+            if self.signature.is_numeric:
                 binding = self.bind(request)
                 self.execute(binding)
                 outputs = self.fetch(binding)
@@ -225,22 +228,23 @@ class Model:
         }
 
     def bind(self, request: Request) -> Any:
-        """A binding of the request's tensors, copying nothing on the CPU; it goes to execute() next."""
+        """A binding of the request's tensors for execute(); nothing is copied on the CPU."""
         binding = self._idle_bindings.pop() if self._idle_bindings else self._session.io_binding()
         for name, tensor in request.tensors.items():
             assert isinstance(tensor, Tensor)
             binding.bind_input(name, "cpu", 0, tensor.type.code, tensor.shape, tensor.address)
-        # Bound afresh each time: ONNX Runtime would write the next answer over the last one otherwise.
+        # Bound afresh each time: ONNX Runtime would write the next answer over the last one
+        # otherwise.
         for name in self._output_names:
             binding.bind_output(name)
         return binding
 
     def execute(self, binding: Any) -> None:
         """Runs a binding, without the GIL."""
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding, self._run_options)
 
     def fetch(self, binding: Any) -> list[Tensor | StringTensor | Other]:
-        """The outputs of a run, which own their memory, in the model's order. The binding may be used again."""
+        """The outputs of a run, in the model's order; the binding is put back for the next one."""
         outputs: list[Tensor | StringTensor | Other] = [
             Tensor(BY_CODE[value.element_type()], tuple(value.shape()), value.data_ptr(), value)
             for value in binding.get_outputs()
@@ -253,16 +257,17 @@ class Model:
 
     def _run_without_binding(self, request: Request) -> list[Tensor | StringTensor | Other]:
         feeds = {name: self._feed(tensor) for name, tensor in request.tensors.items()}
-        values = self._session.run(self._output_names, feeds)
+        values = self._session.run(self._output_names, feeds, self._run_options)
         return [
             _from_runtime(spec, value)
             for spec, value in zip(self.signature.outputs, values, strict=True)
         ]
 
     def _feed(self, tensor: Tensor | StringTensor) -> Any:
-        """What session.run takes for a tensor: a NumPy array, without a copy where NumPy has the type."""
+        """What session.run takes for a tensor; copied only where NumPy lacks the type."""
         if isinstance(tensor, StringTensor):
-            # Of objects: NumPy's own string types cut at NUL, and ONNX Runtime reads past their elements.
+            # Of objects: NumPy's own string types cut at NUL, and ONNX Runtime reads past their
+            # elements.
             array = numpy.empty(len(tensor.values), object)
             array[:] = tensor.values
             return array.reshape(tensor.shape)
@@ -339,17 +344,22 @@ def _read_signature(session: Any, file: Path) -> Signature:
             outputs.append(OtherSpec(node.name, node.type))
         else:
             raise ModelError(
-                f"{file}: output '{node.name}' has type {node.type}, which cannot be answered as JSON"
+                f"{file}: output '{node.name}' has type {node.type}, "
+                "which cannot be answered as JSON"
             )
-    plain = all(isinstance(spec, TensorSpec) and spec.type.nbytes > 0 for spec in (*inputs, *outputs))
+    signature = Signature(tuple(inputs), tuple(outputs))
     for spec in outputs:
         # Such a model runs through NumPy, which has no bfloat16.
-        if not plain and isinstance(spec, TensorSpec) and spec.type.name == "bfloat16":
+        if (
+            not signature.is_numeric
+            and isinstance(spec, TensorSpec)
+            and spec.type.name == "bfloat16"
+        ):
             raise ModelError(
-                f"{file}: output '{spec.name}' is bfloat16 in a model with strings, sequences or maps, "
-                "which ONNX Runtime cannot hand out"
+                f"{file}: output '{spec.name}' is bfloat16 in a model with strings, sequences or "
+                "maps, which ONNX Runtime cannot hand out"
             )
-    return Signature(tuple(inputs), tuple(outputs))
+    return signature
 
 
 def _read_tensor(node: Any) -> TensorSpec:
@@ -367,7 +377,7 @@ def _from_runtime(spec: TensorSpec | OtherSpec, value: Any) -> Tensor | StringTe
 
 
 def _to_python(value: Tensor | StringTensor | Other) -> Any:
-    """An output for a Python caller: memory of its own, for ONNX Runtime may answer with an input's."""
+    """An output for a Python caller, in memory of its own: it may share that of an input."""
     if isinstance(value, Other):
         return value.value
     if isinstance(value, StringTensor):
@@ -384,10 +394,14 @@ def _to_python(value: Tensor | StringTensor | Other) -> Any:
     return bits.copy()
 
 
-# "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code …"
-_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
-# Source files of the build, as in "/onnxruntime_src/core/x.cc:123 onnxruntime::Fn(int) ", and other paths.
-_SOURCE = re.compile(r"(?:[A-Za-z]:)?[/\\][^\s:]+\.(?:cc|cpp|cu|cuh|h|hpp):\d+(?: [^\s]*::[^\n]*?\))?:? ?")
+# What ONNX Runtime puts in front: "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : ".
+_PREFIX = re.compile(r"^(?:\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |Error in execution: )")
+# Where in its source it failed: "/build/core/x.cc:123 void* onnxruntime::Class::Function(size_t,
+# bool) ".
+_SOURCE = re.compile(
+    r"(?:[A-Za-z]:)?[/\\][^\s:]+\.(?:cc|cpp|cu|cuh|h|hpp):\d+ "
+    r"(?:[^\n(]*?\w::[^\n(]*\([^\n]*?\)(?: const)? )?"
+)
 _PATH = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?(?:[/\\][\w.+@~-]+){2,}")
 _LONGEST_REASON = 500
 

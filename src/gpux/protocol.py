@@ -1,4 +1,4 @@
-"""Bytes ↔ tensors: the body of a request and of its answer, as contract.md has them. Does no I/O."""
+"""Bytes ↔ tensors: the body of a request and of its answer. Does no I/O."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,8 @@ def check_headers(content_type: str | None, content_encoding: str | None) -> Non
     """Checks that a body is declared as plain JSON in UTF-8.
 
     Args:
-        content_type, content_encoding: the headers' values, None where they are missing.
+        content_type: the header's value, None where it is missing.
+        content_encoding: the same.
 
     Raises:
         UnsupportedMediaTypeError: names what was declared.

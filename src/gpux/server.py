@@ -1,10 +1,11 @@
-"""`gpux serve`: the app under waitress, with its sockets, its limits and its end. The only importer of waitress.
+"""`gpux serve`: the app under waitress, with its sockets, its limits and its end.
 
-What is changed of waitress, and why:
-- a body over the limit is refused by its declared length before it is read, without `100 Continue`, or as soon as
-  its chunks pass the limit; and what waitress answers by itself is JSON, as everything else is;
-- such an answer is followed by a lingering close (RFC 9112, 9.6): closing with unread bytes would reset the
-  connection, and the client would lose the answer;
+The only importer of waitress. What is changed of waitress, and why:
+- a body over the limit is refused by its declared length before it is read, without `100 Continue`,
+  or as soon as its chunks pass the limit; and what waitress answers by itself is JSON, as
+  everything else is;
+- such an answer is followed by a lingering close (RFC 9112, 9.6): closing with unread bytes would
+  reset the connection, and the client would lose the answer;
 - the end: listening stops, what was read in full is answered, then the process ends.
 """
 
@@ -41,6 +42,9 @@ _NO_LIMIT = 2**62
 class Parser(HTTPRequestParser):
     """waitress's parser, with the body limit judged here, exactly."""
 
+    adj: Any  # waitress's Adjustments, with our limit
+    body_rcv: Any
+
     def received(self, data: bytes) -> int:
         """Takes bytes of a request; answers how many belong to it."""
         consumed: int = super().received(data)
@@ -62,6 +66,10 @@ class Parser(HTTPRequestParser):
 class JSONErrorTask(ErrorTask):
     """An answer that waitress gives by itself, as JSON."""
 
+    channel: Any
+    request: Any
+    response_headers: Any
+
     def execute(self) -> None:
         """Writes the answer; the connection closes after it."""
         error = self.request.error
@@ -79,8 +87,12 @@ class Channel(HTTPChannel):
 
     parser_class = Parser
     error_task_class = JSONErrorTask
+    socket: Any
+    _flush_exception: Any
+    _flush_some: Any
 
-    # Set by the task's thread before it sets close_when_flushed; the rest belongs to the main thread.
+    # Set by the task's thread before it sets close_when_flushed; the rest belongs to the main
+    # thread.
     lingers = False
     linger_until: float | None = None
     linger_bytes_left = _LINGER_BYTES
@@ -92,7 +104,7 @@ class Channel(HTTPChannel):
         return bool(super().readable())
 
     def handle_write(self) -> None:
-        """Sends what there is; then, if the channel lingers, ends only its own side of the connection."""
+        """Sends what there is; a channel that lingers then ends its own side only."""
         if self.lingers and self.close_when_flushed and self.linger_until is None:
             if self.total_outbufs_len:
                 self._flush_exception(self._flush_some)
@@ -128,9 +140,11 @@ class Listener(TcpWSGIServer):
     """One listening socket."""
 
     channel_class = Channel
+    active_channels: Any
+    socket: Any
 
-    def maintenance(self, now: float) -> None:
-        """Called every second by the main loop: closes idle channels, and those that lingered long enough."""
+    def maintenance(self, now: int) -> None:
+        """Close idle channels and those that lingered long enough; called every second."""
         super().maintenance(now)
         for channel in self.active_channels.values():
             if channel.linger_until is not None and time.monotonic() > channel.linger_until:
@@ -150,7 +164,7 @@ class Server:
 
     def __init__(self, app: Any, settings: Settings) -> None:
         sockets = bind(settings.host, settings.port)
-        adjustments = Adjustments(
+        adjustments: Any = Adjustments(
             sockets=sockets,
             threads=settings.threads,
             ident="gpux",
@@ -246,9 +260,7 @@ def bind(host: str | None, port: int) -> list[socket.socket]:
     """
     if host is not None:
         try:
-            found = socket.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except OSError as error:
             raise ConfigurationError(f"--host {host}: {error.strerror or error}") from error
         wanted = list(dict.fromkeys((family, address[:2]) for family, _, _, _, address in found))
@@ -283,4 +295,3 @@ def _has_ipv6_loopback() -> bool:
     except OSError:
         return False
     return True
-

@@ -1,8 +1,9 @@
-"""What a model declares of its inputs and outputs, and the rules that follow from it. Pure: no I/O, no state.
+"""What a model declares of its inputs and outputs, and the rules that follow from it.
 
-Here are the table of element types, the four kinds of input with the axes that a value may have, which sizes must
-agree between inputs, and which outputs lose their batch axis in an unbatched answer. The checks of a single value
-against its declared shape are the core's (src/_fastpath/sink.hpp).
+Pure: no I/O, no state. Here are the table of element types, the four kinds of input with the axes that a value may have,
+which sizes must agree between inputs, and which outputs lose their batch axis in an unbatched
+answer. The checks of a single value against its declared shape are the core's
+(src/_fastpath/sink.hpp).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -70,8 +71,8 @@ class TensorSpec:
     Attributes:
         name: the input's or output's name.
         type: the type of its elements.
-        dims: its axes; an empty tuple for a scalar and for an undeclared shape, which ONNX Runtime does not
-            tell apart.
+        dims: its axes; an empty tuple for a scalar and for an undeclared shape, which ONNX Runtime
+            does not tell apart.
     """
 
     name: str
@@ -157,6 +158,14 @@ class Signature:
         )
 
     @cached_property
+    def is_numeric(self) -> bool:
+        """All inputs and outputs are tensors of numbers or booleans, as IOBinding needs them."""
+        return all(
+            isinstance(spec, TensorSpec) and spec.type.nbytes > 0
+            for spec in (*self.inputs, *self.outputs)
+        )
+
+    @cached_property
     def is_single(self) -> bool:
         """A model of one item at a time: it has single inputs and no batched one."""
         kinds = {spec.kind for spec in self.inputs}
@@ -174,9 +183,12 @@ class Signature:
     def check_agreement(self, given: Mapping[str, Given]) -> None:
         """Checks that the sizes of different inputs fit each other.
 
-        Dimensions with the same name must have the same size across inputs. Unnamed leading axes of batched
-        inputs are compared only if one of these inputs was given as items: given with all their axes, they may
-        mean different things (a recurrent model's state leads with its layers), and the model judges.
+        Dimensions with the same name must have the same size across inputs. Unnamed leading axes of
+        batched
+        inputs are compared only if one of these inputs was given as items: given with all their
+            axes, they may
+        mean different things (a recurrent model's state leads with its layers), and the model
+        judges.
 
         Args:
             given: the inputs of a request, by name.
@@ -202,7 +214,7 @@ class Signature:
                 _compare(rows, "batch", name, value.shape[0])
 
     def is_unbatched(self, given: Mapping[str, Given]) -> bool:
-        """Whether a request is one item: each batched input in it came as one, and there is at least one."""
+        """Whether a request is one item: each batched input in it came as one, one at least."""
         batched = [
             given[spec.name].as_one_item
             for spec in self.inputs
@@ -228,9 +240,7 @@ class Signature:
         return unbatched and not isinstance(leading, int) and leading in self.batch_axes
 
 
-def _compare(
-    seen: dict[str, tuple[str, int]], axis: str, name: str, size: int
-) -> None:
+def _compare(seen: dict[str, tuple[str, int]], axis: str, name: str, size: int) -> None:
     first = seen.setdefault(axis, (name, size))
     if first[1] != size and first[0] != name:
         raise DisagreementError(axis, first, (name, size))

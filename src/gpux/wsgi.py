@@ -1,6 +1,7 @@
 """`gpux.wsgi:app` for any WSGI server: `GPUX_MODEL=PATH waitress-serve gpux.wsgi:app`.
 
-The app is made when it is first asked for, from the environment (see gpux.config), not when this is imported.
+The app is made when it is first asked for, from the environment (see gpux.config), not when this is
+imported.
 """
 
 import os
