@@ -1,9 +1,9 @@
 """What a model declares of its inputs and outputs, and the rules that follow from it.
 
-Pure: no I/O, no state. Here are the table of element types, the four kinds of input with the axes that a value may have,
-which sizes must agree between inputs, and which outputs lose their batch axis in an unbatched
-answer. The checks of a single value against its declared shape are the core's
-(src/_fastpath/sink.hpp).
+Pure: no I/O, no state. Here are the table of element types, the four kinds of input with the axes
+that a value may have, which sizes must agree between inputs, and which outputs lose their batch
+axis in an unbatched answer. The checks of a single value against its declared shape are the
+core's (src/_fastpath/sink.hpp).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
