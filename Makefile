@@ -3,6 +3,8 @@ PYTHON ?= python3
 PORT ?= 8080
 VENV := .venv
 BIN := $(VENV)/bin
+# Only the model files inside are used.
+REAL_MODELS := magika==1.0.3 silero-vad==6.2.3
 SOURCES := $(wildcard src/gpux/* src/_fastpath/*) meson.build pyproject.toml
 
 .PHONY: serve test lint types hints bench clean
@@ -40,4 +42,5 @@ $(VENV)/serve.stamp: $(VENV)/bin/python $(SOURCES)
 
 $(VENV)/dev.stamp: $(VENV)/bin/python $(SOURCES)
 	$(BIN)/pip install --quiet '.[cpu,dev]'
+	$(BIN)/pip install --quiet --no-deps $(REAL_MODELS)
 	@touch $@ $(VENV)/serve.stamp
