@@ -33,6 +33,8 @@ _RUNTIMES = (
 )
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
+# What ONNX Runtime reports for a model that states no version.
+_NO_VERSION = 2**63 - 1
 _SHORT_NAMES = {_CPU: "cpu", _CUDA: "cuda"}
 
 
@@ -303,7 +305,7 @@ class Model:
         }
         return {
             "name": self.name,
-            "version": str(meta.version),
+            "version": None if meta.version == _NO_VERSION else str(meta.version),
             "format": "onnx",
             "size": self.file.stat().st_size,
             "provider": self.provider,
@@ -322,9 +324,18 @@ class Model:
 
 
 def _describe(spec: TensorSpec | OtherSpec) -> dict[str, Any]:
-    if isinstance(spec, OtherSpec):
-        return {"name": spec.name, "type": spec.onnx, "shape": None}
-    return {"name": spec.name, "type": spec.type.name, "shape": list(spec.dims)}
+    if isinstance(spec, TensorSpec):
+        type_name, shape = spec.type.name, list(spec.dims)
+    else:
+        type_name, shape = spec.onnx, None
+    return {
+        "name": spec.name,
+        "type": type_name,
+        "shape": shape,
+        # ONNX Runtime tells neither.
+        "description": None,
+        "labels": None,
+    }
 
 
 def _read_signature(session: Any, file: Path) -> Signature:

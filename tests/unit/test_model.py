@@ -1,0 +1,216 @@
+"""model: the Python interface, the runtime that must be there once, and reasons without paths."""
+
+import contextlib
+import importlib.metadata
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy
+import pytest
+from runtime import run
+
+import gpux
+from gpux.errors import (
+    ClientError,
+    ConfigurationError,
+    InferenceError,
+    ModelError,
+    RuntimeMissingError,
+)
+from gpux.model import _reason, load, load_runtime
+
+Find = Callable[[str], Path]
+
+
+def test_lists_tuples_and_arrays_answer_alike(model_file: Find) -> None:
+    model = load(model_file("matrix"))
+    rows = [[1.5, -2.0], [0.25, 8.0]]
+    expected = run(model_file("matrix"), {"x": numpy.array(rows, "float32")})["y"]
+    for value in (rows, tuple(map(tuple, rows)), numpy.array(rows), numpy.array(rows, "float32")):
+        answer = model.predict({"x": value})["y"]
+        assert answer.dtype == numpy.float32
+        assert answer.tobytes() == expected.tobytes()
+
+
+def test_one_item_answers_without_the_batch_axis(model_file: Find) -> None:
+    answer = load(model_file("matrix")).predict({"x": [1.5, -2.0]})["y"]
+    assert answer.tolist() == [1.5, -2.0]
+
+
+def test_text_is_answered_as_an_array_of_objects(model_file: Find) -> None:
+    answer = load(model_file("strings")).predict({"texts": ["é", "a\0b", ""]})["same"]
+    assert answer.dtype == object
+    assert answer.tolist() == ["é", "a\0b", ""]
+
+
+def test_bfloat16_is_answered_as_float32(model_file: Find) -> None:
+    answer = load(model_file("numbers")).predict(
+        {name: [1] for name in ("bool", *_NUMBERS)} | {"bfloat16": [3.140625]}
+    )["bfloat16_out"]
+    assert answer.dtype == numpy.float32
+    assert answer.tolist() == [3.140625]
+
+
+_NUMBERS = (
+    "float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64",
+    "uint8", "uint16", "uint32", "uint64",
+)  # fmt: skip
+
+
+def test_an_output_that_is_an_input_keeps_its_values(model_file: Find) -> None:
+    """ONNX Runtime answers with the input's own memory, which the next request writes over."""
+    model = load(model_file("alias"))
+    first = model.predict({"x": [[1.0, 2.0]]})
+    model.predict({"x": [[7.0, 8.0]]})
+    assert first["x"].tolist() == [[1.0, 2.0]]
+    assert first["doubled"].tolist() == [[2.0, 4.0]]
+
+
+def test_wrong_values_raise_what_the_client_of_the_server_reads(model_file: Find) -> None:
+    model = load(model_file("matrix"))
+    with pytest.raises(ClientError, match=r"^Missing required input: 'x'$"):
+        model.predict({})
+    with pytest.raises(ClientError, match=r"^Invalid value for 'x' at \[0\]\[1\]: expected number"):
+        model.predict({"x": [[1, "2"]]})
+
+
+def test_a_run_that_fails_says_why_without_paths(model_file: Find) -> None:
+    model = load(model_file("table"))
+    name = model.signature.inputs[0].name
+    with pytest.raises(InferenceError, match=r"^Inference failed: .*out of data bounds") as caught:
+        model.predict({name: [10**6]})
+    assert caught.value.__cause__ is not None
+    # The failed run has taken nothing with it.
+    assert model.predict({name: [0]})
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Non-zero status code returned while "
+            "running Gather node. Name:'look/up' Status Message: idx=50 must be within [-4,3]",
+            "Non-zero status code returned while running Gather node. Name:'look/up' "
+            "Status Message: idx=50 must be within [-4,3]",
+        ),
+        (
+            "Error in execution: Status Message: /src/core/reshape_helper.h:91 "
+            "onnx::Helper::Helper(const onnx::Shape&, onnx::Vector&, bool) size == requested "
+            "was false.\nInput shape:{2,3}\n",
+            "Status Message: size == requested was false. Input shape:{2,3}",
+        ),
+        (
+            "[ONNXRuntimeError] : 1 : FAIL : /src/core/bfc_arena.cc:360 void* "
+            "onnx::Arena::Allocate(size_t, bool, onnx::Stream*) Failed to allocate 3 (of 2)",
+            "Failed to allocate 3 (of 2)",
+        ),
+        ("cannot read /home/me/model.bin at 3/4", "cannot read (path) at 3/4"),
+        ("x" * 1000, "x" * 500 + "…"),
+    ],
+)
+def test_reasons_are_one_short_line_without_places_on_the_server(said: str, reason: str) -> None:
+    assert _reason(RuntimeError(said)) == reason
+
+
+def test_threads_get_their_own_answers(model_file: Find) -> None:
+    model = load(model_file("matrix"))
+    wrong: list[object] = []
+
+    def ask(number: int) -> None:
+        for turn in range(200):
+            row = [float(number), float(turn)]
+            answer = model.predict({"x": [row]})["y"].tolist()
+            if answer != [row]:
+                wrong.append((row, answer))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_blocks_come_back_after_success_and_failure(model_file: Find) -> None:
+    model = load(model_file("table"))
+    name = model.signature.inputs[0].name
+    pool = model.inputs._pool
+    model.predict({name: [0]})
+    idle = pool.idle_bytes
+    assert idle > 0
+    for value in ([1], [10**6], ["x"]):
+        with contextlib.suppress(gpux.GpuxError):
+            model.predict({name: value})
+        assert pool.idle_bytes == idle
+
+
+def test_the_description_has_what_the_model_says(model_file: Find) -> None:
+    file = model_file("matrix")
+    description = load(file).describe()
+    assert description["name"] == "matrix"
+    assert description["version"] is None, "the model states none"
+    assert description["size"] == file.stat().st_size
+    assert description["inputs"] == [
+        {
+            "name": "x",
+            "type": "float32",
+            "shape": ["batch", "n"],
+            "kind": "batched",
+            "required": True,
+            "description": None,
+            "labels": None,
+        }
+    ]
+
+
+def test_two_runtimes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"onnxruntime": "1", "onnxruntime-gpu": "1"}
+    monkeypatch.setattr(importlib.metadata, "version", _version_of(installed))
+    with pytest.raises(RuntimeMissingError, match="onnxruntime and onnxruntime-gpu are both"):
+        load_runtime()
+
+
+def test_no_runtime_is_said_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", _version_of({}))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(RuntimeMissingError, match=r"not installed: pip install 'gpux\[cpu\]'"):
+        load_runtime()
+
+
+def _version_of(installed: dict[str, str]) -> Callable[[str], str]:
+    def version(name: str) -> str:
+        if name not in installed:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    return version
+
+
+def test_telemetry_is_off_before_the_runtime_is_imported() -> None:
+    program = (
+        "import os, gpux.model; assert 'ORT_DISABLE_TELEMETRY' not in os.environ;"
+        "gpux.model.load_runtime(); print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "1\n"
+
+
+def test_an_unknown_provider_is_refused(model_file: Find) -> None:
+    with pytest.raises(ConfigurationError, match="auto, cpu or cuda, got 'gpu'"):
+        load(model_file("matrix"), provider="gpu")
+
+
+def test_what_is_no_model_is_refused_with_its_path(tmp_path: Path) -> None:
+    for file, content in (("a.onnx", b""), ("b.onnx", b"no model")):
+        (tmp_path / file).write_bytes(content)
+        with pytest.raises(ModelError, match=rf"{file}: "):
+            load(tmp_path / file)
+    with pytest.raises(ModelError, match=r"the folder has no model\.onnx"):
+        load(tmp_path)
+    with pytest.raises(ModelError, match="no such file or folder"):
+        load(tmp_path / "c.onnx")
