@@ -3,8 +3,10 @@
 The only importer of falcon.
 """
 
+import io
 import json
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import falcon
@@ -55,7 +57,8 @@ class Predict:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         protocol.check_headers(req.content_type, req.get_header("Content-Encoding"))
-        resp.data = self._engine.predict(_read_body(req, self._max_body_bytes))
+        body = read_body(req.env, req.content_length, self._max_body_bytes)
+        resp.data = self._engine.predict(body)
 
 
 class Health:
@@ -93,27 +96,40 @@ class Info:
         resp.data = _json(self._engine.info())
 
 
-def _read_body(req: falcon.Request, limit_bytes: int) -> bytes:
-    """The whole body, read once.
+def read_body(environment: Mapping[str, Any], declared: int | None, limit_bytes: int) -> bytes:
+    """The whole body of a request.
+
+    Args:
+        environment: WSGI's (PEP 3333).
+        declared: its length in bytes, if the client told.
+        limit_bytes: a larger body is refused.
 
     Raises:
         BodyTooLargeError: before anything is read where the length is declared.
         InvalidJSONError: the body ended before its declared length.
     """
-    declared = req.content_length
-    stream: Any = req.env["wsgi.input"]
+    stream = environment["wsgi.input"]
     if declared is None:
-        # Without a length only a server that ends the stream itself can be read from (chunked
-        # bodies).
-        body: bytes = stream.read(limit_bytes + 1) if req.env.get("wsgi.input_terminated") else b""
+        # Only a server that ends the stream by itself can be read from without a length (PEP 3333
+        # has no such promise; waitress gives it, for chunked bodies).
+        is_terminated = environment.get("wsgi.input_terminated", False)
+        body = _read(stream, limit_bytes + 1) if is_terminated else b""
         if len(body) > limit_bytes:
             raise BodyTooLargeError(limit_bytes)
         return body
     if declared > limit_bytes:
         raise BodyTooLargeError(limit_bytes)
-    body = stream.read(declared)
+    body = _read(stream, declared)
     if len(body) < declared:
         raise InvalidJSONError(len(body), f"the body ends here, {declared} bytes were declared")
+    return body
+
+
+def _read(stream: Any, most_bytes: int) -> bytes:
+    """Bytes of a stream that nobody has read from yet."""
+    if type(stream) is io.BytesIO and stream.getbuffer().nbytes <= most_bytes:
+        return stream.getvalue()  # shares what waitress collected; read() would copy it
+    body: bytes = stream.read(most_bytes)
     return body
 
 
