@@ -179,6 +179,8 @@ cdef class Walk:
             if taken < 0:
                 return False
             if taken == 0:
+                if i >= PySequence_Fast_GET_SIZE(values):
+                    break
                 # A reference is held: the item's own code may drop the list's.
                 item = <object>PySequence_Fast_ITEMS(values)[i]
                 if not self.value(item):
@@ -201,7 +203,7 @@ cdef class Walk:
         cdef Py_ssize_t count = 0
         cdef int overflow = 0
         if self.spec.native.type == Type.float32 and PyFloat_CheckExact(items[0]):
-            return self.run_of_float32(items, PySequence_Fast_GET_SIZE(values) - start)
+            return self.run_of_float32(values, start)
         if core.is_float(self.spec.native.type):
             while count < most:
                 item = items[count]
@@ -230,19 +232,25 @@ cdef class Walk:
                 return -1
         return count
 
-    cdef Py_ssize_t run_of_float32(self, PyObject** items, size_t most) except -2:
+    cdef Py_ssize_t run_of_float32(self, object values, Py_ssize_t start) except -2:
         """The same for float32, by far the most frequent: stored at once where they belong."""
-        cdef float* out = <float*>self.sink.claim(&most)
-        cdef size_t count = 0
+        cdef size_t room = PySequence_Fast_GET_SIZE(values) - start
+        cdef float* out = <float*>self.sink.claim(&room)
+        cdef PyObject** items
+        cdef Py_ssize_t most
+        cdef Py_ssize_t count = 0
         cdef double refused
         if out == NULL:
             return -1
+        # claim() may have asked the pool, which is Python code: other threads had their turn.
+        items = PySequence_Fast_ITEMS(values) + start
+        most = min(<Py_ssize_t>room, PySequence_Fast_GET_SIZE(values) - start)
         while count < most and PyFloat_CheckExact(items[count]):
             if not core.store(PyFloat_AS_DOUBLE(items[count]), out[count]):
                 break
             count += 1
         self.sink.commit(count)
-        if count == 0:
+        if count == 0 and most > 0 and PyFloat_CheckExact(items[0]):
             refused = PyFloat_AS_DOUBLE(items[0])
             return 1 if self.sink.reals(&refused, 1) else -1
         return count
@@ -271,7 +279,9 @@ cdef class Walk:
             try:
                 PyUnicode_AsUTF8AndSize(value, &size)
             except UnicodeEncodeError:
-                raise InvalidValueError(self.spec.name, self.place(), "the string has a lone surrogate") from None
+                raise InvalidValueError(
+                    self.spec.name, self.place(), "the string has a lone surrogate"
+                ) from None
             self.strings.append(value)
         return self.sink.strings(1)
 
@@ -288,8 +298,9 @@ cdef class Walk:
         try:
             if element_type(&view, &type):
                 with nogil:
-                    fed = core.feed(self.sink[0], <unsigned char*>view.buf, type, view.ndim, view.shape,
-                                    view.strides)
+                    fed = core.feed(
+                        self.sink[0], <unsigned char*>view.buf, type, view.ndim, view.shape, view.strides
+                    )
                 return fed
         finally:
             PyBuffer_Release(&view)
@@ -316,14 +327,17 @@ cdef class Walk:
             return InvalidTypeError(spec.name, "array" if self.sink.expected_array() else spec.word)
         if fault == Fault.wrong_type:
             expected = "array" if self.sink.expected_array() else spec.word
-            return InvalidValueError(spec.name, self.place(), f"expected {expected}, got {self.got_text()}")
+            problem = f"expected {expected}, got {self.got_text()}"
+            return InvalidValueError(spec.name, self.place(), problem)
         if fault == Fault.out_of_range:
             problem = f"{self.number_text()} is out of range for {spec.type_name}"
             return InvalidValueError(spec.name, self.place(), problem)
         if fault == Fault.not_an_integer:
-            return InvalidValueError(spec.name, self.place(), f"{self.number_text()} is not an integer")
+            problem = f"{self.number_text()} is not an integer"
+            return InvalidValueError(spec.name, self.place(), problem)
         if fault == Fault.not_finite:
-            return InvalidValueError(spec.name, self.place(), f"{self.number_text()} is not a finite number")
+            problem = f"{self.number_text()} is not a finite number"
+            return InvalidValueError(spec.name, self.place(), problem)
         if fault == Fault.ragged:
             expected_values = self.sink.expected_values()
             noun = "value" if expected_values == 1 else "values"
@@ -334,7 +348,8 @@ cdef class Walk:
         if fault == Fault.outgrown:
             got = "more"
         elif fault == Fault.too_deep:
-            got = f"more than {spec.native.most_axes} {'axis' if spec.native.most_axes == 1 else 'axes'}"
+            noun = "axis" if spec.native.most_axes == 1 else "axes"
+            got = f"more than {spec.native.most_axes} {noun}"
         else:
             sizes = sizes_tuple(self.sink.got_sizes(), self.sink.got_axes())
             got = f"[{', '.join(map(str, sizes))}]"
@@ -376,7 +391,7 @@ cdef tuple sizes_tuple(const int64_t* sizes, int axes):
 cdef bint element_type(Py_buffer* view, Type* type):
     """The type that a buffer's format names: a plain number in this machine's byte order."""
     cdef bytes format = view.format if view.format != NULL else b"B"
-    if format[:1] in (b"@", b"=", b"<"):  # little endian is native on every machine that is built for
+    if format[:1] in (b"@", b"=", b"<"):  # all machines that are built for are little endian
         format = format[1:]
     cdef Py_ssize_t size = view.itemsize
     if format == b"?":
@@ -384,10 +399,18 @@ cdef bint element_type(Py_buffer* view, Type* type):
     elif format in (b"e", b"f", b"d"):
         type[0] = Type.float16 if size == 2 else Type.float32 if size == 4 else Type.float64
     elif format in (b"b", b"h", b"i", b"l", b"q", b"n"):
-        type[0] = Type.int8 if size == 1 else Type.int16 if size == 2 else Type.int32 if size == 4 else Type.int64
+        type[0] = (
+            Type.int8 if size == 1
+            else Type.int16 if size == 2
+            else Type.int32 if size == 4
+            else Type.int64
+        )
     elif format in (b"B", b"H", b"I", b"L", b"Q", b"N"):
         type[0] = (
-            Type.uint8 if size == 1 else Type.uint16 if size == 2 else Type.uint32 if size == 4 else Type.uint64
+            Type.uint8 if size == 1
+            else Type.uint16 if size == 2
+            else Type.uint32 if size == 4
+            else Type.uint64
         )
     else:
         return False
@@ -512,7 +535,9 @@ def encode(members not None):
             if pieces[i].text != NULL:
                 out = put(out, pieces[i].text, pieces[i].text_size)
             else:
-                out = core.write_tensor(out, pieces[i].type, pieces[i].axes, pieces[i].shape, pieces[i].data)
+                out = core.write_tensor(
+                    out, pieces[i].type, pieces[i].axes, pieces[i].shape, pieces[i].data
+                )
         out[0] = b"}"
         out += 1
     # Nobody else has seen the object yet, so its memory may be cut in place.
