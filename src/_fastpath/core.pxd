@@ -89,6 +89,7 @@ cdef extern from "sink.hpp" namespace "gpux" nogil:
         bool huge_integer() noexcept
         unsigned char* claim(size_t* count) noexcept
         void commit(size_t count) noexcept
+        bool axes_below(int count, const Py_ssize_t* sizes) noexcept
         bool finish() noexcept
 
         int axes() noexcept

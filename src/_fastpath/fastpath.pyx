@@ -29,11 +29,10 @@ cdef extern from "Python.h":
     double PyLong_AsDouble(PyObject*) except? -1.0
     long long PyLong_AsLongLongAndOverflow(PyObject*, int*) except? -1
     unsigned long long PyLong_AsUnsignedLongLong(PyObject*) except? 0xFFFFFFFFFFFFFFFFULL
+    object PyUnicode_FromObject(object)
     const char* PyUnicode_AsUTF8AndSize(object, Py_ssize_t*) except NULL
     Py_ssize_t PySequence_Fast_GET_SIZE(object)
     PyObject** PySequence_Fast_ITEMS(object)
-    int Py_EnterRecursiveCall(const char*) except -1
-    void Py_LeaveRecursiveCall()
     PyObject* PyBytes_FromStringAndSize(const char*, Py_ssize_t) except NULL
     char* PyBytes_AS_STRING(PyObject*)
     int _PyBytes_Resize(PyObject**, Py_ssize_t) except -1
@@ -177,6 +176,7 @@ cdef class Walk:
         while i < PySequence_Fast_GET_SIZE(values):
             taken = self.run(values, i)
             if taken < 0:
+                self.culprit = self.item_at_fault(values)
                 return False
             if taken == 0:
                 if i >= PySequence_Fast_GET_SIZE(values):
@@ -266,37 +266,60 @@ cdef class Walk:
         try:
             if core.is_float(self.spec.native.type):
                 real = PyLong_AsDouble(<PyObject*>value)
-                return self.sink.reals(&real, 1)
+                if not self.sink.reals(&real, 1):
+                    self.culprit = value
+                    return False
+                return True
             natural = PyLong_AsUnsignedLongLong(<PyObject*>value)
             return self.sink.naturals(&natural, 1)
         except OverflowError:
             self.culprit = value
             return self.sink.huge_integer()
 
-    cdef bint string(self, str value) except -1:
+    cdef bint string(self, object value) except -1:
+        """A str, or of a class derived from it."""
         cdef Py_ssize_t size = 0
-        if self.strings is not None:
-            try:
-                PyUnicode_AsUTF8AndSize(value, &size)
-            except UnicodeEncodeError:
-                raise InvalidValueError(
-                    self.spec.name, self.place(), "the string has a lone surrogate"
-                ) from None
-            self.strings.append(value)
-        return self.sink.strings(1)
+        try:
+            PyUnicode_AsUTF8AndSize(value, &size)
+        except UnicodeEncodeError:
+            place = self.place()
+            if not self.sink.strings(1):
+                return False  # it should not stand here at all
+            problem = "the string has a lone surrogate"
+            raise InvalidValueError(self.spec.name, place, problem) from None
+        if not self.sink.strings(1):
+            return False
+        self.strings.append(PyUnicode_FromObject(value))
+        return True
 
     cdef bint array(self, object value) except -1:
         """Anything with the buffer protocol (PEP 3118): NumPy arrays and scalars, memoryview."""
         cdef Py_buffer view
+        cdef Py_ssize_t dense_strides[32]
+        cdef Py_ssize_t stride
+        cdef int axis
         cdef Type type = Type.string
         cdef boolean fed
         try:
+            # NumPy gives single dates out as their bytes, arrays of them not at all.
+            if getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M"):
+                raise TypeError
             PyObject_GetBuffer(value, &view, PyBUF_STRIDES | PyBUF_FORMAT)
-        except (BufferError, ValueError):  # NumPy's datetimes, for example
+        except (BufferError, TypeError, ValueError):
             self.culprit = value
             return self.sink.other(Got.other)
         try:
+            # An array without elements knows more axes than the equal lists, which end at the
+            # first empty one.
+            if view.len == 0 and not self.sink.axes_below(view.ndim, view.shape):
+                return False
             if element_type(&view, &type):
+                if view.strides == NULL:  # asked for, but ctypes leaves them out: C order
+                    stride = view.itemsize
+                    for axis in range(min(view.ndim, core.kMaxAxes) - 1, -1, -1):
+                        dense_strides[axis] = stride
+                        stride *= view.shape[axis]
+                    view.strides = dense_strides
                 with nogil:
                     fed = core.feed(
                         self.sink[0], <unsigned char*>view.buf, type, view.ndim, view.shape, view.strides
@@ -304,15 +327,18 @@ cdef class Walk:
                 return fed
         finally:
             PyBuffer_Release(&view)
-        # Arrays of objects or of text, foreign byte orders: slowly, through the equal lists.
-        if not hasattr(value, "tolist"):
-            self.culprit = value
+        # Arrays of objects or of text, foreign byte orders: slowly, through the equal lists. What
+        # answers with a buffer again (NumPy's longdouble) has no equal of Python's.
+        plain = value.tolist() if hasattr(value, "tolist") else value
+        if PyObject_CheckBuffer(plain):
+            self.culprit = plain
             return self.sink.other(Got.other)
-        Py_EnterRecursiveCall(" in an array of arrays")
-        try:
-            return self.value(value.tolist())
-        finally:
-            Py_LeaveRecursiveCall()
+        return self.value(plain)
+
+    cdef object item_at_fault(self, object values):
+        """The item that the sink did not take, for the message."""
+        cdef Py_ssize_t index = self.sink.place()[self.sink.place_axes() - 1]
+        return values[index] if index < len(values) else None
 
     cdef tuple place(self):
         return sizes_tuple(self.sink.place(), self.sink.place_axes())
@@ -373,10 +399,10 @@ cdef class Walk:
 
     cdef str number_text(self):
         cdef Number number = self.sink.number()
-        if self.culprit is not None:
+        if isinstance(self.culprit, int):
             # Quoted whole only while it is short: Python refuses to print very long integers.
-            bits = self.culprit.bit_length()
-            return str(self.culprit) if bits <= 256 else f"an integer of {bits} bits"
+            bits = int.bit_length(self.culprit)
+            return int.__repr__(self.culprit) if bits <= 256 else f"an integer of {bits} bits"
         if number.kind == NumberKind.real:
             return repr(number.as_real)
         if number.kind == NumberKind.integer:

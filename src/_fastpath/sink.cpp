@@ -189,7 +189,7 @@ bool Sink::huge_integer() {
            fail(outgrown ? Fault::outgrown : Fault::out_of_range);
 }
 
-bool Sink::axes_below(int count, const std::int64_t* sizes) {
+bool Sink::axes_below(int count, const std::ptrdiff_t* sizes) {
     if (rank_ >= 0) {
         return true;  // the events that follow show whether it fits
     }

@@ -85,8 +85,8 @@ public:
     // many those were. No event comes in between.
     unsigned char* claim(std::size_t* count);
     void commit(std::size_t count);
-    // The axes below this place, from one who knows them (an array); lists find out as they go.
-    bool axes_below(int count, const std::int64_t* sizes);
+    // The axes below this place, from one who knows them although there are no elements (an array).
+    bool axes_below(int count, const std::ptrdiff_t* sizes);
     // The value has ended: judges its shape. Call once, after the last event.
     bool finish();
 

@@ -83,11 +83,7 @@ bool feed_axes(Sink& sink, FeedRow feed_row, const unsigned char* data, int axes
 
 bool feed(Sink& sink, const unsigned char* data, Type type, int axes, const std::ptrdiff_t* sizes,
           const std::ptrdiff_t* strides) {
-    std::int64_t extents[kMaxAxes] = {};
-    for (int axis = 0; axis < std::min(axes, kMaxAxes); ++axis) {
-        extents[axis] = sizes[axis];
-    }
-    return sink.axes_below(axes, extents) && feed_axes(sink, row_feeder(type), data, axes, sizes, strides);
+    return feed_axes(sink, row_feeder(type), data, axes, sizes, strides);
 }
 
 }  // namespace gpux
