@@ -1,0 +1,106 @@
+"""What a benchmark hands back: figures for programs, a table for people, the machine."""
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# What the figures depend on, besides the machine.
+_PACKAGES = ("gpux", "numpy", "onnxruntime", "orjson", "falcon", "waitress")
+
+
+class CannotMeasureError(Exception):
+    """Something that a benchmark needs is not there; says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The result of one benchmark.
+
+    Attributes:
+        benchmark: its name.
+        settings: what it was asked for.
+        figures: one mapping for each line of results, with units in the names of the keys.
+        table: the same for people.
+        notes: lines under the table.
+        versions: of packages in environments other than this one.
+    """
+
+    benchmark: str
+    settings: Mapping[str, Any]
+    figures: Sequence[Mapping[str, Any]]
+    table: str
+    notes: Sequence[str] = ()
+    versions: Mapping[str, Any] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """The report as people read it."""
+        here = machine()
+        packages = ", ".join(f"{name} {version}" for name, version in here["packages"].items())
+        return "\n".join(
+            [
+                f"{here['cpu']}, {here['cores']} cores; {here['python']}; {packages}",
+                "",
+                self.table,
+                *(["", *self.notes] if self.notes else []),
+            ]
+        )
+
+    def write_json(self, file: Path) -> None:
+        """Writes all figures with what they were measured on."""
+        content = {
+            "benchmark": self.benchmark,
+            "machine": machine(),
+            "versions": self.versions,
+            "settings": self.settings,
+            "notes": self.notes,
+            "figures": self.figures,
+        }
+        file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def machine() -> dict[str, Any]:
+    """The machine, without its name: CPU, cores that may be used, system, Python, versions."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "system": f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver())}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+    }
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.machine()
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns: the first to the left, as is every column of words; figures to the right."""
+    columns = list(zip(titles, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    is_right = [
+        all(not cell or cell[0] in "0123456789≥" for cell in column[1:]) for column in columns
+    ]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, is_right, strict=True)
+        ).rstrip()
+        for row in (titles, *rows)
+    ]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])

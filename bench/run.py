@@ -1,0 +1,79 @@
+"""The benchmarks: `bench/run.py COMMAND`; bench/README.md says what each one measures.
+
+Every benchmark checks the answers that it times. Exit codes: 0; 1 where an answer was wrong; 2
+where nothing could be measured.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import codec
+import server
+import stages
+from answers import MismatchError
+from cases import CASES, FOLDER
+from report import CannotMeasureError, Report
+
+from gpux.errors import GpuxError
+
+
+class Benchmark(Protocol):
+    """What a module needs to be a command. Its docstring's first line is the help."""
+
+    __doc__: str | None
+
+    def add_arguments(self, parser: argparse.ArgumentParser, /) -> None:
+        """Adds the command's own options."""
+
+    def measure(self, options: argparse.Namespace, /) -> Report:
+        """Measures, and checks what it measures."""
+
+
+BENCHMARKS: dict[str, Benchmark] = {"codec": codec, "stages": stages, "server": server}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; answers the exit code."""
+    options = _parser().parse_args(arguments)
+    if options.command == "cases":
+        for case in CASES.values():
+            print(*case.write(options.folder))
+        return 0
+    try:
+        report = BENCHMARKS[options.command].measure(options)
+    except MismatchError as error:
+        print(f"WRONG ANSWER: {error}", file=sys.stderr)
+        return 1
+    except (CannotMeasureError, GpuxError) as error:
+        print(f"{options.command}: {error}", file=sys.stderr)
+        return 2
+    print(report.text())
+    if options.json is not None:
+        report.write_json(options.json)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bench/run.py", description="Measures GPUX.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, benchmark in BENCHMARKS.items():
+        about = (benchmark.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
+        command = commands.add_parser(name, help=about, description=about)
+        benchmark.add_arguments(command)
+        command.add_argument(
+            "--json", type=Path, metavar="FILE", help="write all figures to this file"
+        )
+    command = commands.add_parser(
+        "cases", help="write the models and requests of `server` to files"
+    )
+    command.add_argument(
+        "folder", type=Path, nargs="?", default=FOLDER, help="default: bench/.cases"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
