@@ -6,6 +6,7 @@ The only importer of waitress. What is changed of waitress, and why:
   everything else is;
 - such an answer is followed by a lingering close (RFC 9112, 9.6): closing with unread bytes would
   reset the connection, and the client would lose the answer;
+- a client that does not read its answers keeps no thread waiting;
 - the end: listening stops, what was read in full is answered, then the process ends.
 """
 
@@ -20,7 +21,7 @@ from typing import Any
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
-from waitress.parser import HTTPRequestParser
+from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher
 from waitress.utilities import RequestEntityTooLarge
@@ -48,12 +49,23 @@ class Parser(HTTPRequestParser):
     def received(self, data: bytes) -> int:
         """Takes bytes of a request; answers how many belong to it."""
         consumed: int = super().received(data)
-        if self.error is None and self.headers_finished and not self._is_within_limit():
+        if self.headers_finished and not self._is_within_limit():
             self.error = RequestEntityTooLarge(str(BodyTooLargeError(self.adj.gpux_max_body_bytes)))
             self.completed = True
-        if self.error is not None:
-            self.expect_continue = False  # the answer is final: no `100 Continue` before it
+        if self.completed:
+            self.expect_continue = False  # nothing is to come: no `100 Continue` before the answer
         return consumed
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Takes the head of a request apart."""
+        try:
+            super().parse_header(header_plus)
+        except ValueError as error:
+            # Python does not read lengths of thousands of digits, nor urllib every URI.
+            length = self.headers.get("CONTENT_LENGTH", "")
+            if not length.isdigit() or len(length) < len(str(_NO_LIMIT)):
+                raise ParsingError("Malformed request line or header") from error
+            self.content_length = _NO_LIMIT
 
     def _is_within_limit(self) -> bool:
         limit: int = self.adj.gpux_max_body_bytes
@@ -83,10 +95,16 @@ class JSONErrorTask(ErrorTask):
 
 
 class Channel(HTTPChannel):
-    """A connection, which lingers after an answer that was given before its request was read."""
+    """A connection.
+
+    It lingers after an answer that was given before its request was read. Requests behind one
+    whose long answer the client has not read yet are held, by no thread.
+    """
 
     parser_class = Parser
     error_task_class = JSONErrorTask
+    requests_lock: Any
+    server: Any
     socket: Any
     _flush_exception: Any
     _flush_some: Any
@@ -96,6 +114,21 @@ class Channel(HTTPChannel):
     lingers = False
     linger_until: float | None = None
     linger_bytes_left = _LINGER_BYTES
+    # Guarded by requests_lock.
+    is_held = False
+
+    def add_task(self, dispatcher: Any) -> None:
+        """Has the next request answered, now or when enough of the last answer is sent.
+
+        The caller holds requests_lock.
+        """
+        self.is_held = self._is_far_behind()
+        if not self.is_held:
+            dispatcher.add_task(self)
+
+    def writable(self) -> bool:
+        """Whether the main loop should write, or look whether a held request may go on."""
+        return self.is_held or bool(super().writable())
 
     def readable(self) -> bool:
         """Whether the main loop should read; while lingering it does, to discard."""
@@ -108,10 +141,17 @@ class Channel(HTTPChannel):
         if self.lingers and self.close_when_flushed and self.linger_until is None:
             if self.total_outbufs_len:
                 self._flush_exception(self._flush_some)
-            if not self.total_outbufs_len and not self.will_close and self.connected:
+            if not self.connected:  # the client left meanwhile, and the channel is closed
+                return
+            if not self.total_outbufs_len and not self.will_close:
                 self._start_to_linger()
                 return
         super().handle_write()
+        if self.is_held and not self._is_far_behind():
+            with self.requests_lock:
+                self.is_held = False
+                if self.connected:
+                    self.server.add_task(self)
 
     def handle_read(self) -> None:
         """Reads; while lingering, discards."""
@@ -127,6 +167,12 @@ class Channel(HTTPChannel):
         if data and (self.linger_bytes_left < 0 or time.monotonic() > self.linger_until):
             self.handle_close()
 
+    def _is_far_behind(self) -> bool:
+        return bool(self.total_outbufs_len > self.adj.outbuf_high_watermark)
+
+    def _flush_outbufs_below_high_watermark(self) -> None:
+        """Does nothing, where waitress blocks a worker until the client has read on."""
+
     def _start_to_linger(self) -> None:
         self.close_when_flushed = False
         self.linger_until = time.monotonic() + _LINGER_SECONDS
@@ -141,13 +187,20 @@ class Listener(TcpWSGIServer):
 
     channel_class = Channel
     active_channels: Any
+    adj: Any
     socket: Any
 
+    def add_task(self, task: Any) -> None:
+        """Called when a channel's next request has been read."""
+        task.add_task(self.task_dispatcher)
+
     def maintenance(self, now: int) -> None:
-        """Close idle channels and those that lingered long enough; called every second."""
+        """Closes channels that stand still, or that lingered long enough; called every second."""
         super().maintenance(now)
+        silent_since = now - self.adj.channel_timeout
         for channel in self.active_channels.values():
-            if channel.linger_until is not None and time.monotonic() > channel.linger_until:
+            lingered = channel.linger_until is not None and time.monotonic() > channel.linger_until
+            if lingered or (channel.is_held and channel.last_activity < silent_since):
                 channel.will_close = True
 
 
