@@ -45,6 +45,7 @@ class Parser(HTTPRequestParser):
 
     adj: Any  # waitress's Adjustments, with our limit
     body_rcv: Any
+    path = ""  # waitress logs it even where it could not be read
 
     def received(self, data: bytes) -> int:
         """Takes bytes of a request; answers how many belong to it."""
