@@ -1,0 +1,554 @@
+"""The writer: shortest texts, the layout of answers, and what it leaves behind."""
+
+import json
+import math
+import struct
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from threading import Barrier
+from typing import Any
+
+import numpy
+import pytest
+import reference
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from walking import Array, in_own_process
+
+from gpux._fastpath import encode
+from gpux.tensor import BY_NAME, ELEMENT_TYPES
+
+TYPE_NAMES = [element.name for element in ELEMENT_TYPES if element.nbytes > 0]
+# Unsigned types of NumPy's with the bits of an element.
+BITS = {1: "u1", 2: "u2", 4: "u4", 8: "u8"}
+
+
+def as_bits(type_name: str, bits: Sequence[int] | Array) -> Array:
+    """Elements, given as their bits."""
+    return numpy.asarray(bits, BITS[BY_NAME[type_name].nbytes])
+
+
+def text_of(type_name: str, bits: Array, shape: tuple[int, ...] | None = None) -> str:
+    """The text of a tensor, given as the bits of its elements."""
+    code = BY_NAME[type_name].code
+    bits = numpy.ascontiguousarray(bits)
+    answer = encode([(b'"y"', code, bits.shape if shape is None else shape, bits.ctypes.data)])
+    prefix, suffix = b'{"y":', b"}"
+    assert answer.startswith(prefix)
+    assert answer.endswith(suffix)
+    return answer[len(prefix) : -len(suffix)].decode("ascii")
+
+
+def texts_of(type_name: str, bits: Sequence[int] | Array) -> list[str]:
+    """The text of each element."""
+    text = text_of(type_name, as_bits(type_name, bits))
+    assert (text[0], text[-1]) == ("[", "]")
+    return text[1:-1].split(",")
+
+
+def read_back(type_name: str, texts: Sequence[str]) -> list[int | None]:
+    """The bits that a client reads: `float(text)`, then rounded to the type; None for null."""
+    target = reference.FLOATS[type_name]
+    bits: list[int | None] = []
+    for text in texts:
+        if text == "null":
+            bits.append(None)
+            continue
+        value = float(text)
+        magnitude = reference.round_to_bits(
+            reference.exact_value(
+                int.from_bytes(struct.pack("<d", abs(value)), "little"), reference.FLOATS["float64"]
+            ),
+            target,
+        )
+        bits.append(magnitude | (target.sign if math.copysign(1, value) < 0 else 0))
+    return bits
+
+
+# Floats of 16 bits, all of them.
+
+
+@pytest.mark.parametrize("type_name", ["float16", "bfloat16"])
+def test_each_of_all_16_bit_floats_is_the_shortest_text_that_reads_back(type_name: str) -> None:
+    target = reference.FLOATS[type_name]
+    texts = texts_of(type_name, range(2**16))
+    positive = [reference.encode_number(bits, type_name) for bits in range(target.sign)]
+    negative = [text if text == "null" else "-" + text for text in positive]
+    wrong = {
+        hex(bits): (text, right)
+        for bits, (text, right) in enumerate(zip(texts, positive + negative, strict=True))
+        if text != right
+    }
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("type_name", ["float16", "bfloat16"])
+def test_each_of_all_16_bit_floats_reads_back_to_its_bits(type_name: str) -> None:
+    target = reference.FLOATS[type_name]
+    finite = [bits for bits in range(2**16) if bits & (target.sign - 1) < target.infinity]
+    assert read_back(type_name, texts_of(type_name, finite)) == finite
+
+
+def test_each_of_all_float16_has_the_digits_that_numpy_finds() -> None:
+    values = numpy.arange(2**16, dtype="u2").view("f2")
+    finite = values[numpy.isfinite(values)]
+    texts = texts_of("float16", finite.view("u2"))
+    for value, text in zip(finite, texts, strict=True):
+        assert as_scientific(text) == numpy.format_float_scientific(value, unique=True, trim="-")
+
+
+def as_scientific(text: str) -> str:
+    """A text of any layout as NumPy's scientific one, digit by digit."""
+    sign, text = ("-", text[1:]) if text.startswith("-") else ("", text)
+    number, _, power = text.partition("e")
+    whole, _, fraction = number.partition(".")
+    exponent = int(power or 0) + len(whole) - 1
+    digits = whole + fraction
+    leading = len(digits) - len(digits.lstrip("0"))
+    digits = digits.strip("0")
+    if digits == "":
+        return f"{sign}0e+00"
+    exponent -= leading
+    mantissa = digits[0] + ("." + digits[1:] if len(digits) > 1 else "")
+    return f"{sign}{mantissa}e{'-' if exponent < 0 else '+'}{abs(exponent):02}"
+
+
+# Floats of 32 and 64 bits.
+
+EDGES_OF_FLOAT64 = [
+    *(sign * 10.0**power for power in range(-30, 31) for sign in (1, -1)),
+    *(sign * 2.0**power for power in range(-1074, 1024) for sign in (1, -1)),
+    *(math.nextafter(10.0**power, towards) for power in range(-6, 19) for towards in (0, 1e300)),
+    *(0.1, 0.2, 0.3, 0.1 + 0.2, 1 / 3, 2 / 3, 123456789012345.6, 1234567890123456.7, 5e-324),
+    *(9007199254740991.0, 9007199254740993.0, 9999999999999998.0, 1e16 - 2, 1e22, 1e23),
+    *(1.7976931348623157e308, 2.2250738585072014e-308, 2.225073858507201e-308, 4.35, 0.5, 1e-7),
+]
+
+
+def bits_of_float64(values: Sequence[float]) -> Array:
+    return numpy.asarray(values, "f8").view("u8")
+
+
+def test_an_edge_of_float64_is_written_as_by_repr() -> None:
+    texts = texts_of("float64", bits_of_float64(EDGES_OF_FLOAT64))
+    assert texts == [repr(value) for value in EDGES_OF_FLOAT64]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.integers(0, 2**64 - 1),
+            st.floats().map(lambda value: int(bits_of_float64([value])[0])),
+        ),
+        min_size=1,
+        max_size=100,
+    )
+)
+def test_any_float64_is_written_as_by_repr(bits: list[int]) -> None:
+    values = as_bits("float64", bits).view("f8").tolist()
+    right = [repr(value) if math.isfinite(value) else "null" for value in values]
+    assert texts_of("float64", bits) == right
+
+
+def edges_of_float32() -> Array:
+    """Around each power of two and of ten, and the ends."""
+    powers = numpy.arange(-149, 128, dtype="f8")
+    values = numpy.concatenate([2.0**powers, 10.0 ** numpy.arange(-45, 39)]).astype("f4").view("u4")
+    around = numpy.concatenate([values - 1, values, values + 1])
+    ends = numpy.array([0, 1, 2, 0x007FFFFF, 0x00800000, 0x7F7FFFFF, 0x3DCCCCCD, 0x4B800000], "u4")
+    positive = numpy.concatenate([around[around < 0x7F800000], ends])
+    return numpy.concatenate([positive, positive | 0x80000000])
+
+
+def test_an_edge_of_float32_is_the_shortest_text_that_reads_back() -> None:
+    bits = edges_of_float32()
+    assert texts_of("float32", bits) == [
+        reference.encode_number(int(one), "float32") for one in bits
+    ]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=20))
+@example([0x7F800000, 0xFF800000, 0x7FC00000, 0xFFFFFFFF, 0x7F800001])
+def test_any_float32_is_the_shortest_text_that_reads_back(bits: list[int]) -> None:
+    texts = texts_of("float32", bits)
+    assert texts == [reference.encode_number(one, "float32") for one in bits]
+    for one, text in zip(as_bits("float32", bits).view("f4"), texts, strict=True):
+        if text != "null":
+            digits = numpy.format_float_scientific(one, unique=True, trim="-")
+            assert as_scientific(text) == digits
+
+
+@pytest.mark.parametrize(("type_name", "floats"), [("float32", "f4"), ("float64", "f8")])
+def test_many_random_floats_read_back_to_their_bits(type_name: str, floats: str) -> None:
+    seed = 20240229
+    limits = numpy.iinfo(BITS[BY_NAME[type_name].nbytes])
+    random = numpy.random.default_rng(seed)
+    values = random.integers(0, limits.max, 100_000, limits.dtype, endpoint=True).view(floats)
+    values = values[numpy.isfinite(values)]
+    # The extra digits that tell neighbours apart are never cut.
+    texts = texts_of(type_name, values.view(limits.dtype))
+    again = numpy.array([float(text) for text in texts]).astype(floats)
+    assert (again.view(limits.dtype) == values.view(limits.dtype)).all()
+
+
+# The layout of one element.
+
+LAYOUT: list[tuple[float, str]] = [
+    (0.0, "0.0"),
+    (-0.0, "-0.0"),
+    (1.0, "1.0"),
+    (-1.0, "-1.0"),
+    (0.5, "0.5"),
+    (10.0, "10.0"),
+    (100.25, "100.25"),
+    (0.0001220703125, "0.0001220703125"),
+    (0.00006103515625, "6.103515625e-05"),
+    (2.0**50, "1125899906842624.0"),
+    (2.0**54, "1.8014398509481984e+16"),
+    (math.inf, "null"),
+    (-math.inf, "null"),
+    (math.nan, "null"),
+]
+
+
+@pytest.mark.parametrize(("value", "text"), LAYOUT)
+def test_a_float64_is_laid_out_as_by_repr(value: float, text: str) -> None:
+    assert texts_of("float64", bits_of_float64([value])) == [text]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.1, "0.1"),
+        (1e15, "1000000000000000.0"),
+        (9999999e9, "9999999000000000.0"),
+        (1e16, "1e+16"),
+        (1e-4, "0.0001"),
+        (1e-5, "1e-05"),
+        (1.5e-5, "1.5e-05"),
+        (1e-45, "1e-45"),
+        (3.4028234663852886e38, "3.4028235e+38"),
+        (-3.4028234663852886e38, "-3.4028235e+38"),
+        (16777216.0, "16777216.0"),
+        (1 / 3, "0.33333334"),
+        (-0.0, "-0.0"),
+        (math.nan, "null"),
+    ],
+)
+def test_a_float32_is_short_in_its_own_type(value: float, text: str) -> None:
+    assert texts_of("float32", numpy.array([value], "f4").view("u4")) == [text]
+
+
+@pytest.mark.parametrize(
+    ("bits", "text"),
+    [
+        (0x0000, "0.0"),
+        (0x8000, "-0.0"),
+        (0x3C00, "1.0"),
+        (0x2E66, "0.1"),
+        (0x7BFF, "65500.0"),
+        (0x0001, "6e-08"),
+        (0x2400, "0.01563"),  # 2**-6, below which the neighbours are twice as near
+        (0x78EE, "40400.0"),  # half way to the next one, which is read as the even one
+        (0x7C00, "null"),
+        (0xFC00, "null"),
+        (0x7E00, "null"),
+    ],
+)
+def test_a_float16_is_short_in_its_own_type(bits: int, text: str) -> None:
+    assert texts_of("float16", [bits]) == [text]
+
+
+@pytest.mark.parametrize(
+    ("bits", "text"),
+    [
+        (0x8000, "-0.0"),
+        (0x3F80, "1.0"),
+        (0x3DCD, "0.1"),
+        (0x7F7F, "3.39e+38"),
+        (0x0001, "9e-41"),
+        (0x5F80, "1.85e+19"),  # 2**64
+        (0x7F80, "null"),
+        (0xFFFF, "null"),
+    ],
+)
+def test_a_bfloat16_is_short_in_its_own_type(bits: int, text: str) -> None:
+    assert texts_of("bfloat16", [bits]) == [text]
+
+
+@pytest.mark.parametrize("type_name", reference.INTEGERS)
+def test_an_integer_is_written_in_full(type_name: str) -> None:
+    low, high = reference.INTEGERS[type_name]
+    values = sorted(
+        {low, low + 1, high - 1, high, 0, 1, 9, 10}
+        | {sign * (10**power + step) for power in range(20) for step in (-1, 0) for sign in (1, -1)}
+    )
+    values = [value for value in values if low <= value <= high]
+    width = 2 ** (8 * BY_NAME[type_name].nbytes)
+    bits = [value % width for value in values]
+    assert texts_of(type_name, bits) == [str(value) for value in values]
+    assert [reference.encode_number(one, type_name) for one in bits] == [str(v) for v in values]
+
+
+def test_a_boolean_is_true_or_false_whatever_its_byte_is() -> None:
+    assert texts_of("bool", [0, 1]) == ["false", "true"]
+    assert texts_of("bool", range(2, 256)) == ["true"] * 254
+
+
+# Nesting.
+
+SHAPES: list[tuple[int, ...]] = [
+    (),
+    (1,),
+    (3,),
+    (2, 3),
+    (3, 1, 2),
+    (1, 1, 1, 1),
+    (2, 2, 2, 2, 2),
+    (0,),
+    (0, 3),
+    (3, 0),
+    (2, 0, 3),
+    (0, 0),
+    (2, 3, 0),
+    (1,) * 31,
+    (1,) * 32,
+    (2,) + (1,) * 30 + (2,),
+    (1,) * 30 + (2, 0),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("type_name", TYPE_NAMES)
+def test_a_tensor_is_nested_by_its_shape(type_name: str, shape: tuple[int, ...]) -> None:
+    count = math.prod(shape)
+    bits = as_bits(type_name, [index % 2 for index in range(count)])
+    texts = [reference.encode_number(int(one), type_name) for one in bits]
+    assert text_of(type_name, bits, shape) == reference.encode_tensor(shape, texts)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 4), max_size=5), st.data())
+def test_an_answer_is_what_numpy_and_json_make_of_it(shape: list[int], data: st.DataObject) -> None:
+    names = data.draw(st.lists(st.text(max_size=5), min_size=1, max_size=4, unique=True))
+    members: list[tuple[bytes, bytes] | tuple[bytes, int, tuple[int, ...], int]] = []
+    right: dict[str, Any] = {}
+    tensors: dict[str, Array] = {}
+    for name in names:
+        key = json.dumps(name, ensure_ascii=data.draw(st.booleans())).encode()
+        element = data.draw(st.sampled_from(ELEMENT_TYPES))
+        numbers = [data.draw(st.integers(0, 1)) for _ in range(4)]
+        if element.numpy is None:
+            right[name] = data.draw(st.one_of(st.none(), st.text(), st.lists(st.text())))
+            members.append((key, json.dumps(right[name]).encode()))
+        else:
+            tensor = numpy.resize(numpy.array(numbers, element.numpy), shape)
+            tensors[name] = tensor
+            right[name] = tensor.tolist()
+            members.append((key, element.code, tensor.shape, tensor.ctypes.data))
+    answer = encode(members)
+    assert json.loads(answer) == right
+    assert list(json.loads(answer)) == names
+    # No spaces, and nothing after the end.
+    texts = [
+        member[1] if len(member) == 2 else reference_text(tensors[name]).encode()
+        for name, member in zip(names, members, strict=True)
+    ]
+    parts = [member[0] + b":" + text for member, text in zip(members, texts, strict=True)]
+    assert answer == b"{" + b",".join(parts) + b"}"
+
+
+def reference_text(tensor: Array) -> str:
+    """A NumPy array as the reference writes it."""
+    bits = tensor.view(BITS[tensor.itemsize]).ravel().tolist()
+    texts = [reference.encode_number(one, tensor.dtype.name) for one in bits]
+    return reference.encode_tensor(tensor.shape, texts)
+
+
+def test_members_stand_in_their_order_beside_ready_text() -> None:
+    numbers = numpy.array([[1, 2], [3, 4]], "i8")
+    truth = numpy.array(True)
+    answer = encode(
+        [
+            (b'"b"', 7, (2, 2), numbers.ctypes.data),
+            ('"ä\\"\u2028"'.encode(), '["ü",null,{"a":1}]'.encode()),
+            (b'"a"', 9, (), truth.ctypes.data),
+            (b'"b"', b"0"),
+        ]
+    )
+    assert answer.decode() == ('{"b":[[1,2],[3,4]],"ä\\"\u2028":["ü",null,{"a":1}],"a":true,"b":0}')
+
+
+def test_an_answer_without_members_is_an_empty_object() -> None:
+    assert encode([]) == b"{}"
+
+
+# What cannot be written.
+
+
+@pytest.mark.parametrize(
+    ("member", "error"),
+    [
+        ((b'"y"', 8, (1,), 0), ValueError),
+        ((b'"y"', 1, (1,) * 33, 0), ValueError),
+        ((b'"y"', 1, (2**62,), 0), MemoryError),
+        ((b'"y"', 1, (2**32, 2**32), 0), MemoryError),
+        ((b'"y"', 1, (2**63 - 1,) * 32, 0), MemoryError),
+        ((b'"y"', 1, (2**58,), 0), MemoryError),
+        ((b'"y"', 1, (2**64,), 0), OverflowError),
+        ((b'"y"', 1, (-1,), 0), MemoryError),
+        ((b'"y"', "float32", (1,), 0), TypeError),
+        (('"y"', b"1"), TypeError),
+        ((b'"y"', "1"), TypeError),
+    ],
+    ids=repr,
+)
+def test_what_cannot_be_written_is_an_error_before_memory_is_read(
+    member: Any, error: type[Exception]
+) -> None:
+    good = numpy.ones(3, "f4")
+    for before in ([], [(b'"x"', 1, (3,), good.ctypes.data)]):
+        with pytest.raises(error):
+            encode([*before, member])
+
+
+# Memory: the answer is written into the largest size that it can have.
+
+
+LONGEST = {
+    "float64": [-2.2250738585072014e-308, -1.7976931348623157e308, -1.2345678901234567e-100],
+    "float32": [-1e15, -9.9999999e14, -1.17549435e-38, -3.4028235e38, -0.00012345678],
+    "float16": [-65504.0, -6.1035e-05, -0.00012207, -5.96e-08],
+    "bfloat16": [-1e15, -9.9e14, -3.39e38, -1.18e-38, -9.2e-41, -0.000123],
+}
+
+
+def longest(type_name: str) -> list[int]:
+    """Bits of the elements with the longest texts of a type."""
+    if type_name in LONGEST:
+        target = reference.FLOATS[type_name]
+        return [
+            reference.round_to_bits(abs(Fraction(value)), target) | target.sign
+            for value in LONGEST[type_name]
+        ]
+    if type_name == "bool":
+        return [0]
+    low, high = reference.INTEGERS[type_name]
+    return [low % (2 * high + 2) if low < 0 else high]
+
+
+def answers_of_the_largest_size() -> None:
+    """Each answer fills its memory as far as it can; a byte too many is seen when it is freed."""
+    shapes: list[tuple[int, ...]] = [
+        *((), (1,), (2,), (1, 1), (3, 1), (1, 3), (7, 5), (1,) * 32, (2,) * 8, (0,), (5, 0)),
+        *((9, 0, 2), (1000,), (1000, 1), (1, 1000), (20_000,), (20_000, 1), (3,) + (1,) * 20),
+    ]
+    for type_name in TYPE_NAMES:
+        for one in longest(type_name):
+            for shape in shapes:
+                count = math.prod(shape)
+                bits = as_bits(type_name, [one] * count)
+                texts = [reference.encode_number(one, type_name)] * count
+                right = reference.encode_tensor(shape, texts)
+                assert text_of(type_name, bits, shape) == right
+                member = (b'"y"', BY_NAME[type_name].code, shape, bits.ctypes.data)
+                for members in (2, 5):
+                    answer = encode([member] * members)
+                    member_text = f'"y":{right}'
+                    assert answer.decode() == "{" + ",".join([member_text] * members) + "}"
+
+
+def test_no_answer_is_larger_than_its_memory() -> None:
+    in_own_process(answers_of_the_largest_size)
+
+
+def test_no_text_of_a_16_bit_float_is_longer_than_the_longest_ones() -> None:
+    # So that the test above shows what it says.
+    for type_name in ("float16", "bfloat16"):
+        most = max(map(len, texts_of(type_name, range(2**16))))
+        assert max(map(len, texts_of(type_name, longest(type_name)))) == most
+
+
+def test_an_answer_leaves_all_reference_counts_as_they_were() -> None:
+    tensor = numpy.arange(300, dtype="f4")
+    name, text = b'"a name of its own"', b'["text"]'
+    shape = (len(tensor) // 20, 20)
+    members: list[tuple[bytes, bytes] | tuple[bytes, int, tuple[int, ...], int]] = [
+        (name, 1, shape, tensor.ctypes.data),
+        (name, text),
+    ]
+    bad: list[Any] = [*members, (name, 8, shape, tensor.ctypes.data)]
+    counted = [name, text, shape, members, *members, bad, bad[-1]]
+
+    def once() -> None:
+        answer = encode(members)
+        assert sys.getrefcount(answer) == 2
+        with pytest.raises(ValueError, match="numbers"):
+            encode(bad)
+
+    once()
+    before = [sys.getrefcount(one) for one in counted]
+    objects_before = sys.getallocatedblocks()
+    for _ in range(1000):
+        once()
+    assert [sys.getrefcount(one) for one in counted] == before
+    assert sys.getallocatedblocks() - objects_before < 500
+
+
+# Threads.
+
+
+@pytest.mark.usefixtures("eager_threads")
+def test_eight_threads_at_once_write_the_same_answers() -> None:
+    tensors = {name: as_bits(name, range(100)) for name in TYPE_NAMES}
+    right = {
+        name: [reference.encode_number(int(one), name) for one in bits]
+        for name, bits in tensors.items()
+    }
+    start = Barrier(8)
+
+    def work(thread: int) -> int:
+        start.wait(timeout=30)
+        written = 0
+        for turn in range(300):
+            name = TYPE_NAMES[(turn + thread) % len(TYPE_NAMES)]
+            assert texts_of(name, tensors[name]) == right[name]
+            written += 1
+        return written
+
+    with ThreadPoolExecutor(8) as executor:
+        # An error in a thread is raised here.
+        assert list(executor.map(work, range(8))) == [300] * 8
+
+
+def members_dropped_by_another_thread() -> None:
+    """The list of members is emptied while the answer is written without the GIL."""
+    tensor = numpy.full(20_000, -1.2345678901234567e-100)
+    for _ in range(20):
+        members: list[tuple[bytes, bytes] | tuple[bytes, int, tuple[int, ...], int]] = []
+        for index in range(10):
+            members.append((b'"tensor %d"' % index, 11, (20_000,), tensor.ctypes.data))
+            members.append((b'"text %d"' % index, b'"' + b"x" * 100 + b'"'))
+        right = encode(members)
+        start = Barrier(2)
+
+        def drop(members: list[Any] = members, wait: Callable[[], object] = start.wait) -> None:
+            wait()
+            members.clear()
+            for _ in range(100):
+                bytes(100)
+
+        with ThreadPoolExecutor(1) as executor:
+            dropped = executor.submit(drop)
+            start.wait()
+            answer = encode(members)
+            dropped.result()
+        assert answer in (right, b"{}")
+
+
+def test_the_members_may_be_dropped_while_they_are_written() -> None:
+    in_own_process(members_dropped_by_another_thread)

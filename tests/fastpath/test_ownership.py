@@ -1,0 +1,213 @@
+"""Who owns what: blocks are handed out once or given back, references stay as they were."""
+
+import math
+import sys
+from itertools import pairwise
+
+import numpy
+import pytest
+from walking import (
+    NUMBER_TYPES,
+    GuardedPool,
+    OwnFloat,
+    OwnInt,
+    OwnStr,
+    Refusal,
+    expected,
+    spec,
+    walked,
+)
+
+from gpux._fastpath import InputSpec, walk
+from gpux.errors import (
+    ClientError,
+    InvalidValueError,
+)
+from gpux.memory import Block, HostPool
+from gpux.tensor import TensorSpec
+
+# Blocks: taken once or grown, handed out once or given back.
+
+ROW = [0.5] * 300
+
+
+def growing(rows: int) -> list[object]:
+    """Rows whose first one says nothing about the size of the rest."""
+    return [numpy.asarray(ROW), *[ROW] * (rows - 1)]
+
+
+@pytest.mark.parametrize("type_name", NUMBER_TYPES)
+def test_a_block_grows_with_what_was_written(type_name: str) -> None:
+    rows: list[object] = [numpy.arange(100), *[list(range(100))] * 40]
+    pool = GuardedPool()
+    outcome = walked(spec(type_name, "n", "m"), rows, pool)
+    assert outcome == expected(spec(type_name, "n", "m"), rows)
+    assert pool.calls > 3
+    # It at least doubles, so that what is copied in all stays within twice the result.
+    sizes = [block.nbytes for block in pool.taken]
+    assert all(2 * small <= large for small, large in pairwise(sizes))
+
+
+def test_a_regular_list_takes_one_block_of_its_size() -> None:
+    pool = GuardedPool()
+    walked(spec("float32", "n", "m", "k"), [[ROW] * 3] * 2, pool)
+    assert [block.nbytes for block in pool.taken] == [2 * 3 * 300 * 4]
+
+
+def test_a_first_list_that_promises_much_takes_little() -> None:
+    inner: object = [1.0]
+    for _ in range(4):
+        inner = [inner] * 5000
+    pool = GuardedPool()
+    walked(spec("float32", None, 1, 1, 1, 1), inner, pool)
+    assert sum(block.nbytes for block in pool.taken) <= 2**25
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [None, "text", {}, [], [1.0], ROW[1:], [*ROW, 1.0], [math.nan] * 300, b"", 1j, {1}],
+    ids=lambda value: f"{value!r:.20}",
+)
+def test_every_block_comes_back_when_a_value_is_refused(bad: object) -> None:
+    # walked() counts the blocks.
+    for value in ([bad], [*growing(5), bad], [bad, *growing(5)], [*growing(5), [*ROW[:-1], bad]]):
+        for declared in (
+            spec("float32", "n", "m"),
+            spec("float32", 5, 300),
+            spec("float32", 7, "m"),
+        ):
+            outcome = walked(declared, value)
+            assert outcome == expected(declared, value)
+
+
+@pytest.mark.parametrize(
+    "failure", [MemoryError("none left"), KeyboardInterrupt(), ValueError("?")]
+)
+def test_what_the_pool_raises_comes_through_as_itself(failure: BaseException) -> None:
+    value = growing(30)
+    native = InputSpec(spec("float32", "n", "m"))
+    pool = GuardedPool()
+    walk(native, value, pool)
+    assert pool.calls > 3
+    for call in range(pool.calls):
+        failing = GuardedPool({call: failure})
+        with pytest.raises(type(failure)) as caught:
+            walk(native, value, failing)
+        assert caught.value is failure
+        assert failing.calls == call + 1
+        assert failing.lent == []
+        failing.check()
+
+
+def test_strings_take_no_block() -> None:
+    pool = GuardedPool({0: AssertionError("nothing is to be stored")})
+    content, shape, _, _ = walk(InputSpec(spec("string", "n", 2)), [["a", "b"], ["c", "d"]], pool)
+    assert (content, shape) == (["a", "b", "c", "d"], (2, 2))
+
+
+def test_a_block_of_the_host_pool_serves_again() -> None:
+    pool = HostPool()
+    native = InputSpec(spec("float64", "n"))
+    addresses = set()
+    for _ in range(100):
+        block, _, _, _ = walk(native, ROW, pool)
+        assert isinstance(block, Block)
+        addresses.add(block.address)
+        pool.give(block)
+        with pytest.raises(InvalidValueError):
+            walk(native, [*ROW, "text"], pool)
+        assert pool.idle_bytes == block.nbytes
+    assert len(addresses) == 1
+
+
+# References.
+
+
+def mortal_text(number: int) -> str:
+    return f"a text that nobody else has, {number}"
+
+
+def reference_cases() -> list[tuple[TensorSpec, list[object]]]:
+    """Inputs with values that are taken and refused, made of objects that can be counted."""
+    real = float("1234.5")
+    large = int("123456789012")
+    huge = int("1" + "0" * 30)
+    text = mortal_text(0)
+    own: list[object] = [OwnInt(large), OwnFloat(real), numpy.float32(real), numpy.array([real])]
+    return [
+        (spec("float32", "n"), [real, large, huge, *own[:3]]),
+        (spec("float64", "n", "m"), [[real, real], [large, huge], (real, own[1])]),
+        (spec("int64", "n"), [large, large, own[0]]),
+        (spec("string", "n"), [text, text, OwnStr(text), mortal_text(1)]),
+        (spec("float32", "n", "m"), [own[3], [real]]),
+        # Refused.
+        (spec("int64", "n"), [large, huge]),
+        (spec("int8", "n"), [real, real]),
+        (spec("int8", "n"), [large]),
+        (spec("int8", "n"), [own[0]]),
+        (spec("float16", "n"), [real, large, own[0]]),
+        (spec("float32", "n"), [real, text]),
+        (spec("string", "n"), [text, real]),
+        (spec("string", "n"), [text, text + "\ud800"]),
+        (spec("string", 1), [text, text]),
+        (spec("float32", 2), [real, real, real]),
+        (spec("float32", "n", "m"), [[real, real], [real]]),
+        (spec("float32", "n", "m"), [[real], {real: text}]),
+        (spec("float32", "n", "m"), [[real], frozenset([real])]),
+        (spec("float32", "n"), [[[real]]]),
+        (spec("float32", "n", 3), [own[3]]),
+        (spec("int32", "n", "m"), [own[3], [own[3]]]),
+    ]
+
+
+def everything_in(value: object) -> list[object]:
+    """A value and all that is inside its lists, each object once."""
+    found: dict[int, object] = {id(value): value}
+    waiting = [value]
+    while waiting:
+        node = waiting.pop()
+        for child in node if isinstance(node, list | tuple) else ():
+            if id(child) not in found:
+                found[id(child)] = child
+                waiting.append(child)
+    return list(found.values())
+
+
+@pytest.mark.parametrize("case", range(len(reference_cases())))
+def test_a_walk_leaves_all_reference_counts_as_they_were(case: int) -> None:
+    declared, value = reference_cases()[case]
+    native = InputSpec(declared)
+    pool = HostPool()
+    counted = [*everything_in(value), native, pool, pool.take, pool.give, declared]
+    refused = isinstance(expected(declared, value), Refusal)
+
+    def once() -> None:
+        try:
+            content = walk(native, value, pool)[0]
+        except ClientError:
+            assert refused
+        else:
+            assert not refused
+            if not isinstance(content, list):
+                pool.give(content)
+
+    once()
+    before = [sys.getrefcount(one) for one in counted]
+    objects_before = sys.getallocatedblocks()
+    for _ in range(1000):
+        once()
+    after = [sys.getrefcount(one) for one in counted]
+    assert after == before
+    # Nothing else was left behind either; a few are the lists above.
+    assert sys.getallocatedblocks() - objects_before < 500
+
+
+def test_the_strings_of_a_tensor_are_those_of_the_value() -> None:
+    text = mortal_text(2)
+    before = sys.getrefcount(text)
+    content, _, _, _ = walk(InputSpec(spec("string", "n")), [text, text], HostPool())
+    assert isinstance(content, list)
+    assert content[0] is text
+    assert sys.getrefcount(text) == before + 2
+    content.clear()
+    assert sys.getrefcount(text) == before

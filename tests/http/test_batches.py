@@ -1,0 +1,195 @@
+"""From a value to a tensor, and which axes its answer has: items, batches, and what is neither."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from runtime import run, same_bits
+from servers import ServerProcess
+
+Serve = Callable[[str], ServerProcess]
+
+
+def same(answered: object, expected: object) -> bool:
+    """Equal to the type: `1` is not `1.0`, and `[]` is not `[[]]`."""
+    return json.dumps(answered) == json.dumps(expected)
+
+
+@pytest.mark.parametrize(
+    ("model", "request_", "expected"),
+    [
+        # [batch, n]
+        ("matrix", {"x": [1, 2]}, {"y": [1.0, 2.0]}),
+        ("matrix", {"x": [[1, 2]]}, {"y": [[1.0, 2.0]]}),
+        ("matrix", {"x": [[1, 2], [3, 4]]}, {"y": [[1.0, 2.0], [3.0, 4.0]]}),
+        ("matrix", {"x": [[1], [2], [3]]}, {"y": [[1.0], [2.0], [3.0]]}),
+        # Zero sizes: on an axis that is no batch they are run.
+        ("matrix", {"x": []}, {"y": []}),
+        ("matrix", {"x": [[]]}, {"y": [[]]}),
+        ("matrix", {"x": [[], []]}, {"y": [[], []]}),
+        # [batch, n, m]
+        ("cube", {"x": [[1, 2]]}, {"y": [[1, 2]]}),
+        ("cube", {"x": [[[1, 2]]]}, {"y": [[[1, 2]]]}),
+        ("cube", {"x": [[]]}, {"y": [[]]}),
+        ("cube", {"x": [[], []]}, {"y": [[], []]}),
+        ("cube", {"x": [[[]]]}, {"y": [[[]]]}),
+        ("cube", {"x": [[[], []], [[], []]]}, {"y": [[[], []], [[], []]]}),
+        # [batch] and [batch, 1]: an item is a bare value, a flat list a list of items.
+        (
+            "items",
+            {"a": 1.5, "b": 2, "c": True},
+            {"a_out": 1.5, "b_out": [2], "c_out": [True]},
+        ),
+        (
+            "items",
+            {"a": [1.5], "b": [2], "c": [True]},
+            {"a_out": [1.5], "b_out": [[2]], "c_out": [[True]]},
+        ),
+        (
+            "items",
+            {"a": [1, 2], "b": [3, 4], "c": [True, False]},
+            {"a_out": [1.0, 2.0], "b_out": [[3], [4]], "c_out": [[True], [False]]},
+        ),
+        (
+            "items",
+            {"a": [1, 2], "b": [[3], [4]], "c": [[1], [0]]},
+            {"a_out": [1.0, 2.0], "b_out": [[3], [4]], "c_out": [[True], [False]]},
+        ),
+        # One item only if each batched input is one.
+        (
+            "items",
+            {"a": [1], "b": 2, "c": True},
+            {"a_out": [1.0], "b_out": [[2]], "c_out": [[True]]},
+        ),
+        # Strings
+        ("strings", {"texts": ["a", "b"]}, {"same": ["a", "b"]}),
+        ("strings", {"texts": [["a", "b"]]}, {"same": [["a", "b"]]}),
+        ("strings", {"texts": [["a"], ["b"]]}, {"same": [["a"], ["b"]]}),
+        ("strings", {"texts": []}, {"same": []}),
+        ("strings", {"texts": [[], []]}, {"same": [[], []]}),
+        ("string", {"word": "a"}, {"same": "a"}),
+        ("string", {"word": ["a"]}, {"same": ["a"]}),
+        ("string", {"word": [["a"], ["b"]]}, {"same": [["a"], ["b"]]}),
+        # A fixed leading axis is no batch.
+        ("fixed", {"x": [[1, 2, 3], [4, 5, 6]]}, {"y": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]}),
+        # A single input loses the axis of 1 however it was nested, where the output declares it.
+        (
+            "single",
+            {"x": [1, 2, 3]},
+            {"same": [1.0, 2.0, 3.0], "twice": [[1.0, 2.0, 3.0]] * 2, "sum": 6.0},
+        ),
+        (
+            "single",
+            {"x": [[1, 2, 3]]},
+            {"same": [1.0, 2.0, 3.0], "twice": [[1.0, 2.0, 3.0]] * 2, "sum": 6.0},
+        ),
+        # Open inputs take any nesting, and add nothing.
+        ("opened", {"scalar": 16000, "free": 0.5}, {"scalar_out": 16000, "free_out": 0.5}),
+        (
+            "opened",
+            {"scalar": [5], "free": [[1], [2]]},
+            {"scalar_out": [5], "free_out": [[1.0], [2.0]]},
+        ),
+        ("opened", {"scalar": [[]], "free": []}, {"scalar_out": [[]], "free_out": []}),
+        # Unnamed axes of size 1 are the batch of one item.
+        ("unnamed", {"a": [1, 2], "b": 3}, {"a_out": [1.0, 2.0], "b_out": 3.0}),
+        ("unnamed", {"a": [1, 2], "b": [3]}, {"a_out": [[1.0, 2.0]], "b_out": [3.0]}),
+        ("unnamed", {"a": [[1, 2]], "b": [3]}, {"a_out": [[1.0, 2.0]], "b_out": [3.0]}),
+        # A detector's axis is not the batch, whatever its size.
+        ("detector", {"x": [0, 3, 0]}, {"places": [[0, 1]], "same": [0.0, 3.0, 0.0]}),
+        ("detector", {"x": [0, 3, 4]}, {"places": [[0, 1], [0, 2]], "same": [0.0, 3.0, 4.0]}),
+        ("detector", {"x": [0, 0]}, {"places": [], "same": [0.0, 0.0]}),
+        ("detector", {"x": [[0, 3]]}, {"places": [[0, 1]], "same": [[0.0, 3.0]]}),
+        # A sequence of one is unwrapped for one item.
+        (
+            "sequences",
+            {"x": [1, 2]},
+            {"rows": [1.0, 2.0], "twice": [[[1, 2]], [[1, 2]]], "same": [1.0, 2.0]},
+        ),
+        (
+            "sequences",
+            {"x": [[1, 2]]},
+            {"rows": [[1.0, 2.0]], "twice": [[[1, 2]], [[1, 2]]], "same": [[1.0, 2.0]]},
+        ),
+        (
+            "sequences",
+            {"x": [[1], [2]]},
+            {"rows": [[1.0], [2.0]], "twice": [[[1], [2]]] * 2, "same": [[1.0], [2.0]]},
+        ),
+        # Maps, with their keys as strings.
+        (
+            "zipmap",
+            {"x": [0.25, 0.75]},
+            {"by_id": {"-1": 0.25, "7": 0.75}, "by_name": {"no": 0.25, 'yes "é"': 0.75}},
+        ),
+        (
+            "zipmap",
+            {"x": [[0.25, 0.75]]},
+            {"by_id": [{"-1": 0.25, "7": 0.75}], "by_name": [{"no": 0.25, 'yes "é"': 0.75}]},
+        ),
+        (
+            "zipmap",
+            {"x": [[0.25, 0.75], [1, 0]]},
+            {
+                "by_id": [{"-1": 0.25, "7": 0.75}, {"-1": 1.0, "7": 0.0}],
+                "by_name": [{"no": 0.25, 'yes "é"': 0.75}, {"no": 1.0, 'yes "é"': 0.0}],
+            },
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else json.dumps(value)[:50],
+)
+def test_nesting(server: Serve, model: str, request_: Any, expected: object) -> None:
+    answered = server(model).predict(request_)
+    assert same(answered, expected), answered
+
+
+def test_one_text_three_texts_and_a_list_of_one(server: Serve) -> None:
+    love, hate = "I love GPUX!", "This is terrible"
+    positive, negative = [0.125, 0.875], [0.875, 0.125]
+    predict = server("text").predict
+    assert predict({"text": love}) == {"sentiment": positive}
+    assert predict({"text": [love]}) == {"sentiment": [positive]}
+    assert predict({"text": [[love]]}) == {"sentiment": [positive]}
+    assert predict({"text": [love, hate, "?"]}) == {"sentiment": [positive, negative, [0.5, 0.5]]}
+    assert predict({"text": [[love], [hate]]}) == {"sentiment": [positive, negative]}
+
+
+def test_items_answer_as_rows_of_the_batch(
+    server: Serve, model_file: Callable[[str], Path]
+) -> None:
+    rng = numpy.random.default_rng(2)
+    ids = rng.integers(0, 30_000, (5, 9))
+    mask = rng.integers(0, 2, (5, 9))
+    expected = run(model_file("sentiment"), {"input_ids": ids, "attention_mask": mask})["logits"]
+    predict = server("sentiment").predict
+    batch = predict({"input_ids": ids.tolist(), "attention_mask": mask.tolist()})
+    assert same_bits(batch["logits"], expected)
+    for i in range(5):
+        item = predict({"input_ids": ids[i].tolist(), "attention_mask": mask[i].tolist()})
+        assert item["logits"] == batch["logits"][i]
+        # Mixed: one of the two has the batch axis, so it is a batch of one.
+        mixed = predict({"input_ids": [ids[i].tolist()], "attention_mask": mask[i].tolist()})
+        assert mixed["logits"] == [batch["logits"][i]]
+
+
+@pytest.mark.parametrize("nesting", [0, 1])
+def test_an_image_answers_one_flat_list(
+    server: Serve, model_file: Callable[[str], Path], nesting: int
+) -> None:
+    pixels = numpy.random.default_rng(3).random((1, 3, 8, 8), numpy.float32)
+    image = pixels.tolist()[0] if nesting == 0 else pixels.tolist()
+    answered = server("image").predict({"image": image})["probabilities"]
+    assert same_bits([answered], run(model_file("image"), {"image": pixels})["probabilities"])
+
+
+def test_images_of_a_batch(server: Serve, model_file: Callable[[str], Path]) -> None:
+    pixels = numpy.random.default_rng(4).random((2, 3, 224, 224), numpy.float32)
+    expected = run(model_file("photos"), {"image": pixels})["probabilities"]
+    predict = server("photos").predict
+    assert same_bits(predict({"image": pixels.tolist()})["probabilities"], expected)
+    one = run(model_file("photos"), {"image": pixels[:1]})["probabilities"]
+    assert same_bits(predict({"image": pixels[:1].tolist()})["probabilities"], one)
+    assert same_bits(predict({"image": pixels[0].tolist()})["probabilities"], one[0])

@@ -1,0 +1,421 @@
+"""The command line: options, the environment, exit codes, and one clear line for what is wrong."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from servers import (
+    JSON_HEADERS,
+    PATIENCE_SECONDS,
+    Client,
+    ServerProcess,
+    environment,
+    head,
+    run_gpux,
+    serve,
+)
+
+import gpux
+
+Find = Callable[[str], Path]
+
+ROW = '{"x": [1, 2.5]}'
+
+
+def refuse(*arguments: str, **variables: str) -> str:
+    """Runs a command that cannot start anything; answers the one line that says why."""
+    done = run_gpux(*arguments, variables=variables)
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("gpux: ")
+    return lines[0]
+
+
+# What is no model.
+
+COMMANDS = [("serve", "--port", "0"), ("run", "--input", "{}"), ("inspect",)]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_no_such_file(tmp_path: Path, command: tuple[str, ...]) -> None:
+    missing = tmp_path / "missing.onnx"
+    assert str(missing) in refuse(command[0], str(missing), *command[1:])
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_a_folder_without_a_model(tmp_path: Path, command: tuple[str, ...]) -> None:
+    line = refuse(command[0], str(tmp_path), *command[1:])
+    assert str(tmp_path) in line
+    assert "model.onnx" in line
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+@pytest.mark.parametrize(
+    "content", [b"", b"no model", b"\x08\x08\x12\x04test" + bytes(1000), b"\n" * 100], ids=repr
+)
+def test_a_file_that_is_no_model(tmp_path: Path, command: tuple[str, ...], content: bytes) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(content)
+    assert str(file) in refuse(command[0], str(file), *command[1:])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("takes_sequence", "seq(tensor(float))"),
+        ("takes_optional", "optional(tensor(float))"),
+        ("takes_map", "map(int64,tensor(float))"),
+        ("takes_float8", "float8e4m3fn"),
+        ("takes_int4", "int4"),
+        ("takes_complex", "complex64"),
+    ],
+)
+def test_a_model_that_cannot_be_served(model_file: Find, name: str, said: str) -> None:
+    line = refuse("serve", str(model_file(name)), "--port", "0")
+    assert str(model_file(name)) in line
+    assert said in line
+
+
+# Options.
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--port", "-1"),
+        ("--port", "65536"),
+        ("--port", "http"),
+        ("--port", "80.0"),
+        ("--port", ""),
+        ("--port", "8" * 5000),
+        ("--threads", "0"),
+        ("--threads", "-1"),
+        ("--threads", "many"),
+        ("--max-body", "0"),
+        ("--max-body", "0MiB"),
+        ("--max-body", "-1"),
+        ("--max-body", "garbage"),
+        ("--max-body", "10 parsecs"),
+        ("--max-body", "MB"),
+        ("--max-body", "1.5MB"),
+        ("--provider", "gpu"),
+        ("--provider", "CPU "),
+        ("--host", "no such host"),
+        ("--host", "300.0.0.1"),
+    ],
+)
+def test_options_refused(model_file: Find, option: str, value: str) -> None:
+    arguments = {"--port": "0"} | {option: value}
+    # As `--option=value`, because a value may begin with a dash.
+    given = [f"{name}={text}" for name, text in arguments.items()]
+    assert option in refuse("serve", str(model_file("matrix")), *given)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("GPUX_PORT", "http"),
+        ("GPUX_THREADS", "0"),
+        ("GPUX_MAX_BODY", "garbage"),
+        ("GPUX_PROVIDER", "gpu"),
+    ],
+)
+def test_variables_refused(model_file: Find, variable: str, value: str) -> None:
+    line = refuse("serve", str(model_file("matrix")), **{variable: value})
+    assert variable in line
+    assert value in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("unknown",),
+        ("serve",),
+        ("serve", "x", "--unknown"),
+        ("run", "x"),
+        ("run", "x", "--input", "{}", "--file", "y"),
+        ("inspect",),
+    ],
+    ids=" ".join,
+)
+def test_usage(arguments: tuple[str, ...]) -> None:
+    done = run_gpux(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("usage: gpux")
+
+
+def test_version() -> None:
+    done = run_gpux("--version")
+    assert (done.returncode, done.stdout) == (0, f"gpux {gpux.__version__}\n")
+
+
+def test_the_script_is_the_module() -> None:
+    script = Path(sys.executable).with_name("gpux")
+    done = subprocess.run(
+        [script, "--version"], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
+    )
+    assert done.stdout == run_gpux("--version").stdout
+
+
+@pytest.mark.parametrize("command", ["--help", "serve --help", "run --help", "inspect --help"])
+def test_help(command: str) -> None:
+    done = run_gpux(*command.split())
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: gpux")
+
+
+# Providers. Where CUDA can be used, these would start.
+
+
+def can_use_cuda() -> bool:
+    import onnxruntime
+
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
+@pytest.mark.skipif(can_use_cuda(), reason="this ONNX Runtime has CUDA")
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_cuda_is_refused_where_there_is_none(model_file: Find, command: tuple[str, ...]) -> None:
+    model = str(model_file("matrix"))
+    line = refuse(command[0], model, *command[1:], "--provider", "cuda")
+    assert "cuda" in line.lower()
+    assert refuse(command[0], model, *command[1:], GPUX_PROVIDER="cuda") == line
+
+
+def test_a_provider_option_goes_over_the_variable(model_file: Find) -> None:
+    model = str(model_file("matrix"))
+    cuda = {"GPUX_PROVIDER": "cuda"}
+    done = run_gpux("run", model, "--input", ROW, "--provider", "cpu", variables=cuda)
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"y": [1.0, 2.5]})
+
+
+# gpux inspect
+
+
+def test_inspect(model_file: Find) -> None:
+    done = run_gpux("inspect", str(model_file("sentiment")), "--provider", "cpu")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[0][:2] == ["Model", "sentiment"]
+    assert str(model_file("sentiment")) in done.stdout
+    assert lines[1][:2] == ["Provider", "cpu"]
+    assert lines[2:] == [
+        ["Input", "input_ids", "int64", "[batch,", "seq]", "batched"],
+        ["Input", "attention_mask", "int64", "[batch,", "seq]", "batched"],
+        ["Output", "logits", "float32", "[batch,", "2]"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("photo", "single"), ("photos", "batched"), ("fixed", "fixed"), ("opened", "open")],
+)
+def test_inspect_tells_the_kind(model_file: Find, name: str, kind: str) -> None:
+    done = run_gpux("inspect", str(model_file(name)))
+    inputs = [line for line in done.stdout.splitlines() if line.startswith("Input ")]
+    assert inputs
+    assert all(line.endswith(f" {kind}") for line in inputs)
+
+
+def test_inspect_shows_what_is_no_tensor(model_file: Find) -> None:
+    assert "seq(map(int64,tensor(float)))" in run_gpux("inspect", str(model_file("zipmap"))).stdout
+
+
+# gpux run
+
+
+def test_run(model_file: Find, tmp_path: Path) -> None:
+    model, file = str(model_file("matrix")), tmp_path / "body.json"
+    file.write_text(ROW)
+    for done in (
+        run_gpux("run", model, "--input", ROW),
+        run_gpux("run", model, "--file", str(file)),
+        run_gpux("run", model, "--file", "-", body=ROW.encode()),
+    ):
+        assert (done.returncode, done.stderr) == (0, "")
+        assert json.loads(done.stdout) == {"y": [1.0, 2.5]}
+
+
+def test_run_prints_what_the_server_answers(
+    model_file: Find, server: Callable[[str], ServerProcess]
+) -> None:
+    body = json.dumps({"texts": ["é 😀\n", "\0"]}, ensure_ascii=False)
+    done = run_gpux("run", str(model_file("strings")), "--input", body)
+    assert done.stdout.rstrip("\n").encode() == server("strings").post(body).body
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "line"),
+    [
+        ("matrix", "{}", "gpux: Missing required input: 'x'"),
+        ("matrix", '{"x": "y"}', "gpux: Invalid input type for 'x': expected array"),
+        ("matrix", "nonsense", "gpux: Invalid JSON at byte 0: "),
+        ("table", '{"ids": [9]}', "gpux: Inference failed: "),
+    ],
+)
+def test_run_refused(model_file: Find, name: str, body: str, line: str) -> None:
+    done = run_gpux("run", str(model_file(name)), "--input", body)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(line)
+
+
+def test_run_with_a_file_that_cannot_be_read(model_file: Find, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.json"
+    assert str(missing) in refuse("run", str(model_file("matrix")), "--file", str(missing))
+    assert str(tmp_path) in refuse("run", str(model_file("matrix")), "--file", str(tmp_path))
+
+
+def test_run_with_bytes_that_are_no_text(model_file: Find) -> None:
+    done = run_gpux("run", str(model_file("strings")), "--file", "-", body=b'{"texts": ["\xff"]}')
+    assert done.returncode == 1
+    assert done.stderr.startswith("gpux: Invalid JSON at byte ")
+
+
+# gpux serve
+
+
+def test_serve_says_what_it_serves(model_file: Find) -> None:
+    with serve(model_file("sentiment"), "--provider", "cpu") as server:
+        said = server.stdout.text
+        inspected = run_gpux("inspect", str(model_file("sentiment")), "--provider", "cpu").stdout
+        assert said.startswith(inspected)
+        assert f"http://localhost:{server.port}/predict" in said.removeprefix(inspected)
+
+
+def test_serve_a_folder(model_file: Find, tmp_path: Path) -> None:
+    folder = tmp_path / "named"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(model_file("matrix").read_bytes())
+    with serve(folder) as server:
+        assert server.request("GET", "/health").json == {"status": "healthy", "model": "named"}
+        assert server.predict(ROW) == {"y": [1.0, 2.5]}
+
+
+def test_host(model_file: Find) -> None:
+    with serve(model_file("matrix"), "--host", "127.0.0.1") as server:
+        assert f"http://127.0.0.1:{server.port}/predict" in server.stdout.text
+        assert server.request("POST", "/predict", ROW, JSON_HEADERS).status == 200
+        with pytest.raises(ConnectionError):
+            server.request("GET", "/health", host="127.0.0.2")
+    with serve(model_file("matrix"), "--host", "0.0.0.0") as server:
+        assert server.request("GET", "/health", host="127.0.0.2").status == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ("100", 100),
+        ("1b", 1),
+        ("1kB", 1000),
+        ("10MB", 10_000_000),
+        ("64MiB", 67_108_864),
+        ("2 KiB", 2048),
+        ("1GiB", 2**30),
+    ],
+)
+def test_max_body(model_file: Find, text: str, limit: int) -> None:
+    with serve(model_file("matrix"), "--max-body", text) as server, Client(server) as client:
+        client.send(head(limit + 1))
+        answer = client.read()
+        assert answer.status == 413
+        assert str(limit) in answer.detail
+
+
+def test_options_go_over_variables(model_file: Find) -> None:
+    variables = {
+        "GPUX_MODEL": "/nowhere",
+        "GPUX_HOST": "300.0.0.1",
+        "GPUX_PORT": "1",
+        "GPUX_THREADS": "none",
+        "GPUX_PROVIDER": "none",
+        "GPUX_MAX_BODY": "none",
+    }
+    options = ("--host", "127.0.0.1", "--threads", "1", "--provider", "cpu", "--max-body", "50")
+    with serve(model_file("matrix"), *options, **variables) as server:
+        assert server.predict(ROW) == {"y": [1.0, 2.5]}
+        assert server.post(ROW.ljust(51)).status == 413
+
+
+def test_variables_stand_for_options(model_file: Find) -> None:
+    with serve(model_file("matrix")) as taken:
+        port = taken.port
+    command = [sys.executable, "-m", "gpux", "serve", str(model_file("matrix"))]
+    variables = {
+        "GPUX_HOST": "127.0.0.1",
+        "GPUX_PORT": str(port),
+        "GPUX_THREADS": "7",
+        "GPUX_PROVIDER": "cpu",
+        "GPUX_MAX_BODY": "50",
+    }
+    with ServerProcess(command, r"Serving   http://127\.0\.0\.1:(\d+)/", variables) as server:
+        assert server.port == port
+        assert server.predict(ROW) == {"y": [1.0, 2.5]}
+        assert server.post(ROW.ljust(51)).status == 413
+        assert server.threads() > 7
+
+
+def test_empty_variables_are_as_if_unset(model_file: Find) -> None:
+    with serve(model_file("matrix"), GPUX_HOST="", GPUX_THREADS="", GPUX_MAX_BODY="") as server:
+        assert server.predict(ROW) == {"y": [1.0, 2.5]}
+
+
+# gpux.wsgi:app
+
+
+def waitress_serve() -> str:
+    return str(Path(sys.executable).with_name("waitress-serve"))
+
+
+def test_waitress_serves_the_app(model_file: Find) -> None:
+    command = [waitress_serve(), "--listen=127.0.0.1:0", "gpux.wsgi:app"]
+    variables = {"GPUX_MODEL": str(model_file("matrix")), "GPUX_MAX_BODY": "50"}
+    with ServerProcess(
+        command, r"[Ss]erving on http://127\.0\.0\.1:(\d+)", variables, stream="stderr"
+    ) as server:
+        assert server.predict(ROW) == {"y": [1.0, 2.5]}
+        assert server.post("nonsense").detail.startswith("Invalid JSON at byte 0: ")
+        assert server.request("GET", "/nowhere").status == 404
+        answer = server.post(ROW.ljust(51))
+        assert (answer.status, answer.headers["Content-Type"]) == (413, "application/json")
+        with Client(server) as client:
+            body = ROW.encode()
+            client.send(head(None, "Transfer-Encoding: chunked"))
+            client.send(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+            assert client.read().json == {"y": [1.0, 2.5]}
+        server.kill()  # waitress' own end is not ours to test
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({}, "GPUX_MODEL"),
+        ({"GPUX_MODEL": "/nowhere/model.onnx"}, "/nowhere/model.onnx"),
+        ({"GPUX_MODEL": os.devnull}, os.devnull),
+        ({"GPUX_MODEL": "x", "GPUX_MAX_BODY": "garbage"}, "GPUX_MAX_BODY"),
+    ],
+    ids=["missing", "nowhere", "null", "limit"],
+)
+def test_waitress_ends_with_the_reason(variables: dict[str, str], said: str) -> None:
+    done = subprocess.run(
+        [waitress_serve(), "--listen=127.0.0.1:0", "gpux.wsgi:app"],
+        capture_output=True,
+        text=True,
+        env=environment(**variables),
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert re.search(rf"^gpux: .*{re.escape(said)}", done.stderr, re.MULTILINE)
+    assert "Traceback" not in done.stderr

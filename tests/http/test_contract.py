@@ -1,0 +1,567 @@
+"""The contract's table of errors, its headers and its other routes, message by message."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from servers import JSON_HEADERS, Client, ServerProcess, head
+
+Serve = Callable[[str], ServerProcess]
+
+GOOD = '{"input_ids": [1, 2], "attention_mask": [1, 1]}'
+
+
+def refuse(server: ServerProcess, body: bytes | str, status: int = 400) -> str:
+    """Posts a body that is refused; answers the message."""
+    answer = server.request("POST", "/predict", body, JSON_HEADERS)
+    assert answer.status == status, answer
+    assert answer.headers["Content-Type"] == "application/json"
+    return answer.detail
+
+
+def nested(*sizes: int) -> object:
+    """Zeros, nested by sizes."""
+    return [nested(*sizes[1:]) for _ in range(sizes[0])] if sizes else 0
+
+
+# Bodies.
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"{",
+        b"nonsense",
+        b"{'input_ids': [1]}",
+        b'{"input_ids": [1],}',
+        b'{"input_ids": [1,]}',
+        b'{"input_ids": [1]} {}',
+        b'{"input_ids": [1]}]',
+        b'{"input_ids": [1 2]}',
+        b'{"input_ids"; [1]}',
+        b"{input_ids: [1]}",
+        b'{"input_ids": [01]}',
+        b'{"input_ids": [1.]}',
+        b'{"input_ids": [.5]}',
+        b'{"input_ids": [+1]}',
+        b'{"input_ids": [0x1]}',
+        b'{"input_ids": [NaN]}',
+        b'{"input_ids": [Infinity]}',
+        b'{"input_ids": [-Infinity]}',
+        b'{"input_ids": [True]}',
+        b'{"input_ids": [1] /* comment */}',
+        b'{"input_ids\n": [1]}',
+        b'{"input_ids\\x": [1]}',
+        b'{"\xff": [1]}',
+        b'{"\xed\xa0\x80": [1]}',
+        b'\xef\xbb\xbf{"input_ids": [1]}',
+        '{"input_ids": [1]}'.encode("utf-16"),
+        b"\0",
+    ],
+    ids=repr,
+)
+def test_not_json(server: Serve, body: bytes) -> None:
+    assert re.match(r"Invalid JSON at byte \d+: .", refuse(server("sentiment"), body))
+
+
+@pytest.mark.parametrize("body", ["[]", "[1]", '"text"', "1", "-0.5", "null", "true"])
+def test_not_an_object(server: Serve, body: str) -> None:
+    expected = "Request body must be a JSON object of input names to values"
+    assert refuse(server("sentiment"), body) == expected
+
+
+@pytest.mark.parametrize("escape", ["\\ud800", "\\udc00", "\\udc00\\ud800", "a\\ud83dz"])
+def test_lone_surrogates(server: Serve, escape: str) -> None:
+    assert refuse(server("strings"), f'{{"texts": ["{escape}"]}}')
+
+
+# Names.
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ("{}", "Missing required input: 'input_ids'"),
+        ('{"attention_mask": [1, 1, 1]}', "Missing required input: 'input_ids'"),
+        ('{"input_ids": [1, 1, 1]}', "Missing required input: 'attention_mask'"),
+        (
+            '{"inputids": [1], "attention_mask": [1]}',
+            "Unknown input: 'inputids'; did you mean 'input_ids'?",
+        ),
+    ],
+)
+def test_names(server: Serve, body: str, detail: str) -> None:
+    assert refuse(server("sentiment"), body) == detail
+
+
+@pytest.mark.parametrize("name", ["zzz", "", "é\\u0000😀", "z" * 100_000])
+def test_a_name_like_no_other_is_answered_with_the_list(server: Serve, name: str) -> None:
+    detail = refuse(server("sentiment"), f'{{"{name}": 1}}')
+    assert detail.startswith("Unknown input: '")
+    assert "'input_ids'" in detail
+    assert "'attention_mask'" in detail
+
+
+# Types: (model, body, detail).
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "value", "expected"),
+    [
+        ("sentiment", "input_ids", '"not an array"', "array"),
+        ("sentiment", "input_ids", "5", "array"),
+        ("sentiment", "input_ids", "true", "array"),
+        ("sentiment", "input_ids", "null", "array"),
+        ("sentiment", "input_ids", "{}", "array"),
+        ("photo", "image", "0.5", "array"),
+        ("fixed", "x", "0.5", "array"),
+        ("strings", "texts", '"bare"', "array"),
+        ("items", "a", '"1"', "number"),
+        ("items", "a", "null", "number"),
+        ("items", "b", "true", "number"),
+        ("items", "b", "{}", "number"),
+        ("items", "c", '"true"', "boolean"),
+        ("items", "c", "null", "boolean"),
+        ("text", "text", "5", "string"),
+        ("text", "text", "false", "string"),
+        ("text", "text", "null", "string"),
+        ("text", "text", '{"a": "b"}', "string"),
+        ("opened", "scalar", '"16000"', "number"),
+        ("opened", "free", "null", "number"),
+        ("string", "word", "1", "string"),
+    ],
+)
+def test_wrong_type_at_the_top(
+    server: Serve, model: str, name: str, value: str, expected: str
+) -> None:
+    detail = refuse(server(model), f'{{"{name}": {value}}}')
+    assert detail == f"Invalid input type for '{name}': expected {expected}"
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "value", "place", "problem"),
+    [
+        ("sentiment", "input_ids", '["a"]', "[0]", "expected number, got string"),
+        ("sentiment", "input_ids", "[1, true]", "[1]", "expected number, got boolean"),
+        ("sentiment", "input_ids", "[1, 2, null]", "[2]", "expected number, got null"),
+        ("sentiment", "input_ids", "[1, {}]", "[1]", "expected number, got object"),
+        ("sentiment", "input_ids", "[1, [2]]", "[1]", "expected number, got array"),
+        (
+            "sentiment",
+            "input_ids",
+            '[[1, 1], [1, 1], [1, 1], [1, "x"]]',
+            "[3][1]",
+            "expected number, got string",
+        ),
+        ("sentiment", "input_ids", "[[1, 2], 3]", "[1]", "expected array, got number"),
+        ("sentiment", "input_ids", '[[1], "x"]', "[1]", "expected array, got string"),
+        ("sentiment", "input_ids", "[[1], null]", "[1]", "expected array, got null"),
+        ("sentiment", "input_ids", "[[1], {}]", "[1]", "expected array, got object"),
+        ("sentiment", "input_ids", "[[1], [[2]]]", "[1][0]", "expected number, got array"),
+        ("text", "text", '["a", 1]', "[1]", "expected string, got number"),
+        ("text", "text", '["a", null]', "[1]", "expected string, got null"),
+        ("text", "text", '["a", true]', "[1]", "expected string, got boolean"),
+        ("items", "a", '[1, "1"]', "[1]", "expected number, got string"),
+        ("items", "c", '[true, "1"]', "[1]", "expected boolean, got string"),
+        ("items", "c", "[true, null]", "[1]", "expected boolean, got null"),
+        ("opened", "free", '[[[1, "1"]]]', "[0][0][1]", "expected number, got string"),
+    ],
+)
+def test_wrong_type_inside(
+    server: Serve, model: str, name: str, value: str, place: str, problem: str
+) -> None:
+    detail = refuse(server(model), f'{{"{name}": {value}}}')
+    assert detail == f"Invalid value for '{name}' at {place}: {problem}"
+
+
+def test_out_of_range(server: Serve) -> None:
+    detail = refuse(server("numbers"), '{"uint8": [[0, 1], [2, 3], [4, 5], [255, 300]]}')
+    assert detail == "Invalid value for 'uint8' at [3][1]: 300 is out of range for uint8"
+
+
+def test_the_place_is_left_out_at_the_top(server: Serve) -> None:
+    detail = refuse(server("opened"), '{"scalar": 0.5}')
+    assert detail.startswith("Invalid value for 'scalar': ")
+
+
+# Shapes.
+
+
+@pytest.mark.parametrize(
+    ("value", "place", "problem"),
+    [
+        ([[1, 2, 3], [4, 5]], "[1]", "expected 3 values, got 2"),
+        ([[1, 2], [3, 4], [5, 6, 7]], "[2]", "expected 2 values, got 3"),
+        ([[1, 2], []], "[1]", "expected 2 values, got 0"),
+        ([[], [1]], "[1]", "expected 0 values, got 1"),
+    ],
+)
+def test_ragged(server: Serve, value: object, place: str, problem: str) -> None:
+    detail = refuse(server("matrix"), json.dumps({"x": value}))
+    assert detail == f"Invalid shape for 'x' at {place}: {problem}"
+
+
+def test_ragged_between_lists_of_lists(server: Serve) -> None:
+    body = {"x": [[[1, 2], [3, 4]], [[5, 6]]]}
+    expected = "Invalid shape for 'x' at [1]: expected 2 values, got 1"
+    assert refuse(server("cube"), json.dumps(body)) == expected
+    body = {"x": [[[1, 2], [3, 4]], [[5, 6], [7, 8, 9]]]}
+    expected = "Invalid shape for 'x' at [1][1]: expected 2 values, got 3"
+    assert refuse(server("cube"), json.dumps(body)) == expected
+
+
+@pytest.mark.parametrize(
+    ("sizes", "got"),
+    [
+        ((1, 3, 224), "[1, 3, 224]"),
+        ((0,), "[0]"),
+        ((2,), "[2]"),
+        ((1, 1), "[1, 1]"),
+        ((3, 224, 223), "[3, 224, 223]"),
+        ((2, 3, 1, 224), "[2, 3, 1, 224]"),
+        ((3, 224, 225), "more"),
+        ((1, 3, 1, 225), "more"),
+        ((4, 224, 224), "more"),
+        ((1, 1, 1, 1, 1), "more than 4 axes"),
+        ((1,) * 200, "more than 4 axes"),
+    ],
+    ids=str,
+)
+def test_shape(server: Serve, sizes: tuple[int, ...], got: str) -> None:
+    detail = refuse(server("photos"), json.dumps({"image": nested(*sizes)}))
+    assert detail == f"Invalid shape for 'image': expected [batch, 3, 224, 224], got {got}"
+
+
+@pytest.mark.parametrize(
+    ("value", "got"),
+    [
+        ("[[1, 2, 3]]", "[1, 3]"),
+        ("[1, 2, 3]", "[3]"),
+        ("[]", "[0]"),
+        ("[[], []]", "[2, 0]"),
+        ("[[1, 2], [3, 4]]", "[2, 2]"),
+        ("[[1, 2, 3, 4], [5, 6, 7, 8]]", "more"),
+        ("[[1, 2, 3], [4, 5, 6], [7, 8, 9]]", "more"),
+        ("[[[1, 2, 3], [4, 5, 6]]]", "more than 2 axes"),
+    ],
+)
+def test_a_fixed_input_takes_exactly_its_rank(server: Serve, value: str, got: str) -> None:
+    detail = refuse(server("fixed"), f'{{"x": {value}}}')
+    assert detail == f"Invalid shape for 'x': expected [2, 3], got {got}"
+
+
+def test_got_more_comes_before_what_follows(server: Serve) -> None:
+    row = "[" + "0," * 224 + '0, "x"]'
+    detail = refuse(server("photos"), f'{{"image": [[{row}, 5]], "unknown": 1}}')
+    assert detail == "Invalid shape for 'image': expected [batch, 3, 224, 224], got more"
+
+
+@pytest.mark.parametrize(("axes", "status"), [(32, 200), (33, 400), (1000, 400)])
+def test_an_open_input_takes_32_axes(server: Serve, axes: int, status: int) -> None:
+    value = "[" * axes + "1" + "]" * axes
+    answer = server("opened").post(f'{{"scalar": 1, "free": {value}}}')
+    assert answer.status == status
+    if status == 400:
+        assert answer.detail.startswith("Invalid shape for 'free': ")
+        assert answer.detail.endswith("got more than 32 axes")
+    else:
+        assert answer.json["free_out"] == json.loads(value)
+
+
+@pytest.mark.parametrize(("model", "name"), [("text", "text"), ("items", "a"), ("items", "c")])
+def test_no_rows(server: Serve, model: str, name: str) -> None:
+    expected = f"Invalid shape for '{name}': the batch is empty"
+    assert refuse(server(model), f'{{"{name}": []}}') == expected
+
+
+@pytest.mark.parametrize(
+    ("ids", "mask", "axis", "sizes"),
+    [
+        ([[1], [2]], [[1], [1], [1]], "batch", (2, 3)),
+        ([[1, 2]], [[1, 1, 1]], "seq", (2, 3)),
+        ([1, 2], [1, 1, 1], "seq", (2, 3)),
+        ([1], [[1], [1]], "batch", (1, 2)),
+    ],
+)
+def test_named_sizes_disagree(
+    server: Serve, ids: object, mask: object, axis: str, sizes: tuple[int, int]
+) -> None:
+    body = {"input_ids": ids, "attention_mask": mask}
+    expected = "Inputs disagree on '{}': 'input_ids' has {}, 'attention_mask' has {}"
+    assert refuse(server("sentiment"), json.dumps(body)) == expected.format(axis, *sizes)
+
+
+def test_unnamed_leading_axes_disagree(server: Serve) -> None:
+    # `a` is one item, `b` three.
+    detail = refuse(server("unnamed"), '{"a": [1, 2], "b": [1, 2, 3]}')
+    assert re.fullmatch(r"Inputs disagree on '.+': 'a' has 1, 'b' has 3", detail)
+
+
+# The order of checks.
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        # A value, although another input is missing.
+        ('{"input_ids": "x"}', "Invalid input type for 'input_ids': expected array"),
+        ('{"attention_mask": 1}', "Invalid input type for 'attention_mask': expected array"),
+        # Values in the body's order, not the model's.
+        (
+            '{"attention_mask": "x", "input_ids": 1}',
+            "Invalid input type for 'attention_mask': expected array",
+        ),
+        (
+            '{"input_ids": ["x"], "attention_mask": 1}',
+            "Invalid value for 'input_ids' at [0]: expected number, got string",
+        ),
+        # An unknown name at its place among them.
+        (
+            '{"inputids": "x", "input_ids": "x"}',
+            "Unknown input: 'inputids'; did you mean 'input_ids'?",
+        ),
+        (
+            '{"input_ids": "x", "inputids": "x"}',
+            "Invalid input type for 'input_ids': expected array",
+        ),
+        # Within a value, the first place.
+        (
+            '{"input_ids": [[1, null], [1.5], "x"], "attention_mask": 1}',
+            "Invalid value for 'input_ids' at [0][1]: expected number, got null",
+        ),
+        (
+            '{"input_ids": [[1, 2], [1], "x"], "attention_mask": 1}',
+            "Invalid shape for 'input_ids' at [1]: expected 2 values, got 1",
+        ),
+        # Missing inputs in the model's order, before sizes.
+        ("{}", "Missing required input: 'input_ids'"),
+        # Sizes last.
+        (
+            '{"input_ids": [[1], [2]], "attention_mask": [[1, "x"]]}',
+            "Invalid value for 'attention_mask' at [0][1]: expected number, got string",
+        ),
+    ],
+)
+def test_the_first_error_is_answered(server: Serve, body: str, detail: str) -> None:
+    assert refuse(server("sentiment"), body) == detail
+
+
+def test_missing_comes_before_disagreement(server: Serve) -> None:
+    # All three inputs of the model share the axis `batch`.
+    detail = refuse(server("items"), '{"a": [1, 2], "b": [1, 2, 3]}')
+    assert detail == "Missing required input: 'c'"
+
+
+# Headers.
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "application/json",
+        "Application/JSON",
+        "application/json;charset=utf-8",
+        "application/json; charset=UTF-8",
+        'application/json; charset="utf-8"',
+        "application/json ; Charset=Utf-8",
+        "application/json; profile=x",
+    ],
+)
+def test_content_type_accepted(server: Serve, kind: str) -> None:
+    answer = server("sentiment").request("POST", "/predict", GOOD, {"Content-Type": kind})
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "named"),
+    [
+        ({}, ""),
+        ({"Content-Type": ""}, ""),
+        ({"Content-Type": "text/plain"}, "text/plain"),
+        ({"Content-Type": "text/plain; charset=utf-8"}, "text/plain"),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, "urlencoded"),
+        ({"Content-Type": "application/jsonp"}, "application/jsonp"),
+        ({"Content-Type": "application"}, "application"),
+        ({"Content-Type": "text/json"}, "text/json"),
+        ({"Content-Type": "application/json, text/plain"}, "text/plain"),
+        ({"Content-Type": "application/json; charset=latin-1"}, "latin-1"),
+        ({"Content-Type": "application/json; charset=utf-16"}, "utf-16"),
+        ({"Content-Type": "application/json; charset=ISO-8859-1; x=y"}, "ISO-8859-1"),
+        ({**JSON_HEADERS, "Content-Encoding": "gzip"}, "gzip"),
+        ({**JSON_HEADERS, "Content-Encoding": "br"}, "br"),
+        ({**JSON_HEADERS, "Content-Encoding": "identity"}, "identity"),
+    ],
+    ids=str,
+)
+def test_content_type_refused(server: Serve, headers: Mapping[str, str], named: str) -> None:
+    answer = server("sentiment").request("POST", "/predict", GOOD, headers)
+    assert answer.status == 415
+    assert answer.headers["Content-Type"] == "application/json"
+    assert named in answer.detail
+
+
+def test_headers_come_before_the_body(server: Serve) -> None:
+    answer = server("sentiment").request("POST", "/predict", "nonsense", {})
+    assert answer.status == 415
+
+
+@pytest.mark.parametrize("accept", ["text/html", "application/xml", "text/xml;q=1", "*/*", "x"])
+def test_errors_are_json_whatever_the_client_accepts(server: Serve, accept: str) -> None:
+    headers = {**JSON_HEADERS, "Accept": accept}
+    for path in ("/predict", "/nowhere"):
+        answer = server("sentiment").request("POST", path, "[]", headers)
+        assert answer.headers["Content-Type"] == "application/json"
+        assert answer.detail
+
+
+# Routes.
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/"),
+        ("GET", "/nowhere"),
+        ("POST", "/nowhere"),
+        ("POST", "/predict/more"),
+        ("GET", "/favicon.ico"),
+        ("DELETE", "/Predict"),
+        ("GET", "/%00%F0%9F%98%80"),
+        ("GET", "/" + "x" * 10_000),
+    ],
+)
+def test_no_such_route(server: Serve, method: str, path: str) -> None:
+    answer = server("sentiment").request(method, path)
+    assert answer.status == 404
+    assert answer.headers["Content-Type"] == "application/json"
+    assert path[:9] in answer.detail or "%" in path
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/predict", "POST"),
+        ("PUT", "/predict", "POST"),
+        ("DELETE", "/predict", "POST"),
+        ("PATCH", "/predict", "POST"),
+        ("POST", "/health", "GET"),
+        ("POST", "/health/live", "GET"),
+        ("PUT", "/health/ready", "GET"),
+        ("POST", "/info", "GET"),
+    ],
+)
+def test_wrong_method(server: Serve, method: str, path: str, allowed: str) -> None:
+    answer = server("sentiment").request(method, path, GOOD, JSON_HEADERS)
+    assert answer.status == 405
+    assert answer.headers["Content-Type"] == "application/json"
+    assert allowed in [name.strip() for name in answer.headers["Allow"].split(",")]
+    assert method in answer.detail
+    assert path in answer.detail
+
+
+def test_an_answer_to_head_has_no_body(server: Serve) -> None:
+    get = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with Client(server("sentiment")) as client:
+        client.send(get.replace(b"GET", b"HEAD"), get)
+        assert client.stream.readline().startswith(b"HTTP/1.1 405 ")
+        while client.stream.readline() != b"\r\n":
+            pass
+        assert client.read().status == 200
+
+
+def test_health(server: Serve) -> None:
+    for path in ("/health", "/health/ready", "/health/live"):
+        answer = server("sentiment").request("GET", path)
+        assert answer.status == 200
+        assert answer.headers["Content-Type"] == "application/json"
+        assert answer.json == {"status": "healthy", "model": "sentiment"}
+
+
+def test_info(server: Serve, model_file: Callable[[str], Path]) -> None:
+    answer = server("sentiment").request("GET", "/info")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"] == "application/json"
+    info = answer.json
+    assert info["name"] == "sentiment"
+    assert info["format"] == "onnx"
+    assert info["size"] == model_file("sentiment").stat().st_size
+    assert info["provider"] in ("cpu", "cuda")
+    assert info["device"]
+    assert "version" in info
+    assert isinstance(info["metadata"], dict)
+    signature = [
+        [(tensor["name"], tensor["type"], tensor["shape"]) for tensor in info[side]]
+        for side in ("inputs", "outputs")
+    ]
+    assert signature == [
+        [("input_ids", "int64", ["batch", "seq"]), ("attention_mask", "int64", ["batch", "seq"])],
+        [("logits", "float32", ["batch", 2])],
+    ]
+    assert [tensor["required"] for tensor in info["inputs"]] == [True, True]
+    for tensor in (*info["inputs"], *info["outputs"]):
+        assert {"description", "labels"} <= tensor.keys()
+
+
+# Failures of the model.
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "told"),
+    [("table", {"ids": [0, 99]}, "idx=99"), ("sevens", {"x": [1, 2, 3, 4, 5]}, "{1,5}")],
+)
+def test_what_the_model_refuses_is_a_500(
+    server: Serve, model: str, body: object, told: str
+) -> None:
+    answer = server(model).post(body)
+    assert answer.status == 500
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.detail.startswith("Inference failed: ")
+    assert told in answer.detail
+    # No traceback and no path; the node's own name is the model's.
+    reason = answer.detail.replace("/look/up", "")
+    assert not re.search(r"Traceback|[/\\]\w|\w::\w|\n", reason), reason
+    # The operator reads the whole cause.
+    assert server(model).stderr.wait_for(rf"Inference failed: .*{re.escape(told)}")
+
+
+def test_after_a_failure_the_server_goes_on(server: Serve) -> None:
+    for _ in range(20):
+        assert server("table").post({"ids": [-9]}).status == 500
+        assert server("table").predict({"ids": [3]}) == {"embedding": [[6.0, 7.0]]}
+
+
+def test_disagreement_that_the_model_finds_is_a_500(server: Serve) -> None:
+    # Given with all their axes, unnamed ones are left to the model: it takes these.
+    answer = server("unnamed").predict({"a": [[1, 2], [3, 4]], "b": [1, 2, 3]})
+    assert answer == {"a_out": [[1.0, 2.0], [3.0, 4.0]], "b_out": [1.0, 2.0, 3.0]}
+
+
+# Bodies without a length.
+
+
+def test_a_body_in_chunks(server: Serve) -> None:
+    body = GOOD.encode()
+    pieces = [body[i : i + 7] for i in range(0, len(body), 7)]
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+    with Client(server("sentiment")) as client:
+        client.send(head(None, "Transfer-Encoding: chunked"), chunks, b"0\r\n\r\n")
+        assert client.read().json == server("sentiment").predict(GOOD)
+
+
+def test_no_body_at_all(server: Serve) -> None:
+    with Client(server("sentiment")) as client:
+        client.send(head(None))
+        assert client.read().detail.startswith("Invalid JSON at byte 0: ")
+        client.send(head(0))
+        assert client.read().detail.startswith("Invalid JSON at byte 0: ")
+
+
+def test_http_1_0(server: Serve) -> None:
+    with Client(server("sentiment")) as client:
+        client.send(head(len(GOOD)).replace(b"HTTP/1.1", b"HTTP/1.0"), GOOD.encode())
+        assert client.read().json == server("sentiment").predict(GOOD)
+        assert client.at_end()

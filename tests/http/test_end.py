@@ -1,0 +1,127 @@
+"""How a server ends: signals, requests in flight, and addresses that are taken."""
+
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from servers import Client, ServerProcess, post, run_gpux, serve, wait_until
+
+Find = Callable[[str], Path]
+
+# Products of matrices: about a second, and longer than any test waits.
+A_WHILE = b'{"steps": 25000}'
+FOR_EVER = b'{"steps": 100000000}'
+
+
+@pytest.fixture
+def slow(model_file: Find) -> Iterator[ServerProcess]:
+    """A server whose model takes as long as it is told."""
+    with serve(model_file("slow")) as server:
+        yield server
+
+
+def start_to_run(server: ServerProcess, client: Client, body: bytes) -> None:
+    """Sends a request; returns while the model runs."""
+    computed = server.cpu_seconds()
+    client.send(post(body))
+    wait_until(lambda: server.cpu_seconds() > computed + 0.05, "the model runs")
+
+
+def refuses_connections(server: ServerProcess) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", server.port)):
+            return False
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_without_requests_ends(slow: ServerProcess, number: int) -> None:
+    with Client(slow) as idle, Client(slow) as unfinished:
+        unfinished.send(post(A_WHILE)[:-1])
+        assert slow.request("GET", "/health").status == 200
+        assert slow.end(number) == 0
+        assert idle.at_end()
+        assert unfinished.at_end()
+    assert slow.stdout.text.endswith("Stopped\n")
+    assert slow.stderr.text == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_requests_in_flight_are_answered(slow: ServerProcess, number: int) -> None:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(slow)) for _ in range(3)]
+        for client in clients:
+            start_to_run(slow, client, A_WHILE)
+        # Answered by the fourth thread: the others have what was sent before.
+        assert slow.request("GET", "/health").status == 200
+        slow.process.send_signal(number)
+        for client in clients:
+            answer = client.read()
+            assert answer.status == 200
+            assert answer.json == {"sum": 128.0}
+    assert slow.wait() == 0
+    assert slow.stdout.text.endswith("Stopped\n")
+    assert slow.stderr.text == ""
+
+
+def test_while_it_drains_nothing_new_is_taken(slow: ServerProcess) -> None:
+    with Client(slow) as running, Client(slow) as kept:
+        kept.send(post(b'{"steps": 1}'))
+        assert kept.read().status == 200
+        start_to_run(slow, running, FOR_EVER)
+        slow.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: refuses_connections(slow), "connections are refused")
+        kept.send(post(b'{"steps": 1}'), b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        refused = kept.read()
+        assert refused.status == 503
+        assert refused.headers["Content-Type"] == "application/json"
+        assert int(refused.headers["Retry-After"]) > 0
+        assert refused.detail
+        health = kept.read()
+        assert health.status == 503
+        assert health.json == {"status": "draining", "model": "slow"}
+        slow.kill()
+
+
+def test_a_request_that_waits_for_a_thread_is_answered(model_file: Find) -> None:
+    with (
+        serve(model_file("slow"), "--threads", "1") as server,
+        Client(server) as running,
+        Client(server) as waiting,
+    ):
+        start_to_run(server, running, A_WHILE)
+        waiting.send(post(b'{"steps": 1}'))
+        server.process.send_signal(signal.SIGTERM)
+        assert running.read().status == 200
+        answer = waiting.read()
+        # Read in full before the end began, or after it.
+        assert answer.status in (200, 503)
+        assert server.wait() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once(slow: ServerProcess, number: int) -> None:
+    with Client(slow) as client:
+        start_to_run(slow, client, FOR_EVER)
+        slow.process.send_signal(number)
+        wait_until(lambda: refuses_connections(slow), "connections are refused")
+        assert slow.process.poll() is None
+        slow.process.send_signal(number)
+        # Not 0, which would be the end of the patience with requests in flight.
+        assert slow.wait() not in (0, None)
+        assert client.at_end()
+
+
+def test_a_port_in_use(slow: ServerProcess, model_file: Find) -> None:
+    done = run_gpux("serve", str(model_file("matrix")), "--port", str(slow.port))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("gpux: ")
+    assert str(slow.port) in done.stderr
+    assert "in use" in done.stderr
+    assert slow.post({"steps": 1}).status == 200

@@ -1,0 +1,404 @@
+"""What clients may do without harm: too much, too slowly, too little, or nonsense."""
+
+import http.client
+import json
+import queue
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import numpy
+import pytest
+import requests
+from servers import (
+    JSON_HEADERS,
+    PATIENCE_SECONDS,
+    Client,
+    ServerProcess,
+    head,
+    post,
+    serve,
+    wait_until,
+)
+
+Serve = Callable[[str], ServerProcess]
+Find = Callable[[str], Path]
+
+GOOD = b'{"input_ids": [1, 2], "attention_mask": [1, 1]}'
+LIMIT = 1_000_000
+CHUNKED = "Transfer-Encoding: chunked"
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+@pytest.fixture(scope="module")
+def limited(model_file: Find) -> Iterator[ServerProcess]:
+    """A server that takes bodies of up to 1 MB."""
+    with serve(model_file("sentiment"), "--max-body", "1MB") as server:
+        yield server
+    assert server.stderr.text == ""
+
+
+@pytest.fixture
+def fresh(model_file: Find) -> Iterator[ServerProcess]:
+    """A server that nobody else talks to; it has answered one request and forgotten its client."""
+    with serve(model_file("sentiment")) as server:
+        descriptors = server.descriptors()
+        assert server.post(GOOD).status == 200
+        wait_until(lambda: server.descriptors() == descriptors, "the client's socket is closed")
+        yield server
+    assert server.stderr.text == ""
+
+
+# The size of a body.
+
+
+def test_a_body_of_the_limit_passes(limited: ServerProcess) -> None:
+    assert limited.post(GOOD.ljust(LIMIT)).status == 200
+    with Client(limited) as client:
+        client.send(head(None, CHUNKED), chunk(GOOD.ljust(400_000)), chunk(b" " * 600_000))
+        client.send(b"0\r\n\r\n")
+        assert client.read().status == 200
+
+
+def test_a_body_over_the_limit(limited: ServerProcess) -> None:
+    answer = limited.post(GOOD.ljust(LIMIT + 1))
+    assert answer.status == 413
+    assert answer.headers["Content-Type"] == "application/json"
+    assert str(LIMIT) in answer.detail
+
+
+@pytest.mark.parametrize("length", [LIMIT + 1, 2**31, 2**63, 10**30])
+def test_the_declared_length_is_judged_before_the_body_is_read(
+    limited: ServerProcess, length: int
+) -> None:
+    with Client(limited) as client:
+        client.send(head(length))
+        assert client.read().status == 413
+
+
+@pytest.mark.parametrize("length", [LIMIT + 1, 10**12])
+def test_no_continue_for_a_body_over_the_limit(limited: ServerProcess, length: int) -> None:
+    with Client(limited) as client:
+        client.send(head(length, "Expect: 100-continue"))
+        answer = client.read()
+        assert answer.status == 413
+        assert str(LIMIT) in answer.detail
+        assert client.at_end()
+
+
+@pytest.mark.parametrize("lines", [(), (CHUNKED,)], ids=["length", "chunked"])
+def test_continue_for_a_body_within_the_limit(
+    limited: ServerProcess, lines: tuple[str, ...]
+) -> None:
+    with Client(limited) as client:
+        length = None if lines else len(GOOD)
+        client.send(head(length, "Expect: 100-continue", *lines))
+        assert client.read().status == 100
+        client.send(chunk(GOOD) + b"0\r\n\r\n" if lines else GOOD)
+        assert client.read().status == 200
+
+
+def test_continue_where_there_is_no_body(limited: ServerProcess) -> None:
+    with Client(limited) as client:
+        client.socket.settimeout(10)
+        client.send(head(0, "Expect: 100-continue"))
+        answer = client.read()
+        if answer.status == 100:  # allowed, but then the answer must follow
+            answer = client.read()
+        assert answer.status == 400
+
+
+def test_chunks_are_refused_as_soon_as_they_pass_the_limit(limited: ServerProcess) -> None:
+    with Client(limited) as client:
+        client.send(head(None, CHUNKED), *(chunk(b" " * 100_000) for _ in range(10)))
+        client.send(chunk(b" "))  # the body is not at its end
+        answer = client.read()
+        assert answer.status == 413
+        assert str(LIMIT) in answer.detail
+
+
+def test_a_chunk_need_not_come_whole_to_be_refused(limited: ServerProcess) -> None:
+    with Client(limited) as client:
+        client.send(head(None, CHUNKED), b"7fffffff\r\n", b" " * (LIMIT + 1))
+        assert client.read().status == 413
+
+
+def test_http_client_reads_the_answer_after_all_it_sent(limited: ServerProcess) -> None:
+    answer = limited.post(b" " * 30_000_000)
+    assert answer.status == 413
+    assert str(LIMIT) in answer.detail
+
+
+def test_http_client_reads_the_answer_to_chunks(limited: ServerProcess) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", limited.port, timeout=PATIENCE_SECONDS)
+    with closing(connection):
+        pieces = (b" " * 100_000 for _ in range(300))
+        connection.request("POST", "/predict", pieces, JSON_HEADERS, encode_chunked=True)
+        answer = connection.getresponse()
+        assert answer.status == 413
+        assert list(json.loads(answer.read())) == ["detail"]
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+def test_requests_reads_the_answer(limited: ServerProcess, chunked: bool) -> None:
+    pieces = [b" " * 100_000] * 300
+    for _ in range(5):
+        answer = requests.post(
+            limited.url,
+            data=iter(pieces) if chunked else b"".join(pieces),
+            headers=JSON_HEADERS,
+            timeout=PATIENCE_SECONDS,
+        )
+        assert answer.status_code == 413
+        assert list(answer.json()) == ["detail"]
+
+
+def test_what_follows_a_refused_body_is_not_a_request(limited: ServerProcess) -> None:
+    with Client(limited) as client:
+        client.send(post(GOOD), head(LIMIT + 1), post(GOOD))
+        assert client.read().status == 200
+        answer = client.read()
+        assert answer.status == 413
+        assert answer.headers["Connection"] == "close"
+        assert client.at_end()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 2_000_000,
+        b'{"x":' + b"[" * 2_000_000,
+        b'{"x":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}",
+        b'{"x":' * 400_000,
+        b'[{"x":' * 300_000,
+    ],
+    ids=["open", "value", "closed", "objects", "mixed"],
+)
+def test_nesting_without_end(server: Serve, body: bytes) -> None:
+    assert server("matrix").post(body).status == 400
+    assert server("matrix").predict({"x": [1]}) == {"y": [1.0]}
+
+
+# What is no request.
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"NONSENSE\r\n\r\n", 400),
+        (b"GET\r\n\r\n", 400),
+        (b"GET /health\r\nHost\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nno colon\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nbad name: x\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nA: b\nC: d\r\n\r\n", 400),
+        (b"get /health HTTP/1.1\r\n\r\n", 400),
+        (b"GET http://[bad/ HTTP/1.1\r\n\r\n", 400),
+        (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nA: " + b"x" * 70_000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\n" + b"A: x\r\n" * 20_000 + b"\r\n", 431),
+        (head(-1), 400),
+        (head(None, "Content-Length: abc"), 400),
+        (head(None, "Content-Length: 1_0"), 400),
+        (head(3, "Content-Length: 4") + b"abcd", 400),
+        (head(None, "Content-Length: " + "9" * 5000), 413),
+        (head(None, CHUNKED) + b"zz\r\n", 400),
+        (head(None, CHUNKED) + b"-1\r\n", 400),
+        (head(None, CHUNKED) + b"2\r\n{}..\r\n", 400),
+        (head(None, "Transfer-Encoding: gzip"), 501),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+    ],
+    ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else str(value),
+)
+def test_no_request(limited: ServerProcess, data: bytes, status: int) -> None:
+    with Client(limited) as client:
+        client.send(data)
+        answer = client.read()
+    assert answer.status == status
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.detail
+
+
+# Connections.
+
+
+def test_a_connection_is_kept(limited: ServerProcess) -> None:
+    with Client(limited) as client:
+        for body, status in [(GOOD, 200), (b"nonsense", 400), (b"{}", 400), (GOOD, 200)]:
+            client.send(post(body))
+            assert client.read().status == status
+        client.send(head(len(GOOD)).replace(b"application/json", b"text/plain"), GOOD)
+        assert client.read().status == 415
+        client.send(head(len(GOOD), path="/nowhere"), GOOD)
+        assert client.read().status == 404
+        client.send(head(None, CHUNKED), chunk(GOOD), b"0\r\n\r\n")
+        assert client.read().status == 200
+        client.send(head(len(GOOD), "Connection: close"), GOOD)
+        assert client.read().status == 200
+        assert client.at_end()
+
+
+def test_pipelining(limited: ServerProcess) -> None:
+    bodies = [{"input_ids": [i], "attention_mask": [1]} for i in range(200)]
+    expected = [limited.predict(body) for body in bodies]
+    with Client(limited) as client:
+        client.send(*(post(json.dumps(body).encode()) for body in bodies))
+        assert [client.read().json for _ in bodies] == expected
+
+
+def test_a_request_in_single_bytes(limited: ServerProcess) -> None:
+    with Client(limited) as client:
+        client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in post(GOOD):
+            client.send(bytes([byte]))
+        assert client.read().status == 200
+
+
+def test_a_client_may_end_its_side_before_the_answer(limited: ServerProcess) -> None:
+    with Client(limited) as client:
+        client.send(post(GOOD))
+        client.socket.shutdown(socket.SHUT_WR)
+        assert client.read().status == 200
+        assert client.at_end()
+
+
+def test_both_loopback_addresses_answer(limited: ServerProcess) -> None:
+    assert limited.request("GET", "/health", host="127.0.0.1").status == 200
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no ::1")
+    assert limited.request("GET", "/health", host="::1").status == 200
+    assert limited.request("GET", "/health", host="localhost").status == 200
+
+
+@pytest.mark.parametrize("leave", [Client.close, Client.reset], ids=["close", "reset"])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        head(1000) + b'{"input_ids": [1,',
+        head(20_000_000) + b" " * 5_000_000,
+        head(None, CHUNKED) + b"ff\r\n{",
+        head(1000)[:40],
+        head(1000, "Expect: 100-continue"),
+        head(2**40) + b" " * 1000,
+        post(GOOD),
+        post(GOOD) + head(1000) + b"{",
+        b"",
+    ],
+    ids=["body", "large", "chunk", "head", "continue", "refused", "unread", "second", "nothing"],
+)
+def test_a_client_that_leaves_takes_everything_along(
+    fresh: ServerProcess, sent: bytes, leave: Callable[[Client], None]
+) -> None:
+    threads, descriptors = fresh.threads(), fresh.descriptors()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(fresh)) for _ in range(10)]
+        for client in clients:
+            client.send(sent)
+        wait_until(lambda: fresh.descriptors() == descriptors + 10, "the clients are connected")
+        for client in clients:
+            leave(client)
+    wait_until(lambda: fresh.descriptors() == descriptors, "the clients' sockets are closed")
+    assert fresh.threads() == threads
+    assert fresh.post(GOOD).status == 200
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [post(GOOD), head(2**40) + b" " * 1000, head(1000) + b"{", b"NONSENSE\r\n\r\n"],
+    ids=["unread", "refused", "body", "nonsense"],
+)
+def test_a_client_that_leaves_at_once_is_nothing_to_log(fresh: ServerProcess, sent: bytes) -> None:
+    descriptors = fresh.descriptors()
+    for _ in range(100):
+        with ExitStack() as stack:
+            clients = [stack.enter_context(Client(fresh)) for _ in range(10)]
+            for client in clients:
+                client.send(sent)
+            for client in clients:
+                client.reset()
+    assert fresh.post(GOOD).status == 200
+    wait_until(lambda: fresh.descriptors() == descriptors, "the clients' sockets are closed")
+    assert fresh.end() == 0
+    assert fresh.stderr.text == ""
+
+
+def start_to_run(server: ServerProcess, client: Client) -> None:
+    """Sends a request that takes about a second; returns while the model runs."""
+    computed = server.cpu_seconds()
+    client.send(post(b'{"steps": 20000}'))
+    wait_until(lambda: server.cpu_seconds() > computed + 0.05, "the model runs")
+
+
+def test_a_client_that_leaves_while_the_model_runs(model_file: Find) -> None:
+    with serve(model_file("slow"), "--threads", "2") as server:
+        descriptors = server.descriptors()
+        assert server.post({"steps": 1}).status == 200
+        threads = server.threads()
+        for leave in (Client.close, Client.reset):
+            client = Client(server)
+            start_to_run(server, client)
+            leave(client)
+        wait_until(lambda: server.descriptors() == descriptors, "the clients' sockets are closed")
+        assert server.threads() == threads
+        assert server.post({"steps": 1}).status == 200
+
+
+def test_slow_senders_do_not_stop_others(model_file: Find) -> None:
+    with serve(model_file("sentiment"), "--threads", "1") as server, ExitStack() as stack:
+        slow = [stack.enter_context(Client(server)) for _ in range(50)]
+        for client in slow:
+            client.send(post(GOOD)[:-1])
+        assert server.post(GOOD).status == 200
+        for client in slow:
+            client.send(GOOD[-1:])
+        assert [client.read().status for client in slow] == [200] * 50
+
+
+@pytest.mark.parametrize("pipelined", [1, 3])
+def test_slow_readers_do_not_stop_others(model_file: Find, pipelined: int) -> None:
+    body = b'{"count": [5000000]}'  # is answered with 20 MB
+    with serve(model_file("repeat"), "--threads", "2") as server, ExitStack() as stack:
+        slow = [stack.enter_context(Client(server)) for _ in range(3)]
+        for client in slow:
+            client.send(post(body) * pipelined)
+            assert client.stream.readline().startswith(b"HTTP/1.1 200")
+        other = stack.enter_context(Client(server))
+        other.socket.settimeout(10)
+        other.send(post(b'{"count": [1]}'))
+        assert other.read().json == {"ones": [1.0]}
+
+
+# Memory.
+
+
+def test_memory_does_not_grow_with_requests(model_file: Find) -> None:
+    pixels = numpy.random.default_rng(8).random((1, 3, 224, 224), numpy.float32)
+    image = post(json.dumps({"image": pixels.tolist()}).encode())
+    assert len(image) > 3_000_000
+    idle: queue.SimpleQueue[Client] = queue.SimpleQueue()
+
+    def ask(_: int) -> bytes:
+        client = idle.get()
+        client.send(image)
+        answer = client.read()
+        idle.put(client)
+        assert answer.status == 200
+        return answer.body
+
+    with serve(model_file("photo")) as server, ExitStack() as stack:
+        for _ in range(4):
+            idle.put(stack.enter_context(Client(server)))
+        with ThreadPoolExecutor(4) as pool:
+            answers = set(pool.map(ask, range(200)))
+            settled = server.resident_bytes()
+            answers |= set(pool.map(ask, range(800)))
+            grown = server.resident_bytes() - settled
+    assert len(answers) == 1
+    assert abs(grown) < 32 * 2**20

@@ -1,0 +1,182 @@
+"""Models that others trained, and the examples: answers equal session.run bit for bit.
+
+The packages magika and silero-vad are installed for their model files only, without what they
+depend on, so they are never imported.
+"""
+
+import importlib.metadata
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from runtime import run, same_bits
+from servers import ServerProcess
+
+ServerFor = Callable[[Path], ServerProcess]
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+DIGITS, SENTIMENT = EXAMPLES / "digits", EXAMPLES / "sentiment"
+
+# Of examples/digits/README.md: a 2.
+TWO = [
+    [0, 0, 7, 16, 14, 3, 0, 0],
+    [0, 0, 9, 14, 11, 15, 0, 0],
+    [0, 0, 1, 5, 0, 15, 5, 0],
+    [0, 0, 0, 0, 0, 16, 5, 0],
+    [0, 0, 0, 0, 3, 16, 4, 0],
+    [0, 0, 0, 1, 12, 14, 1, 0],
+    [0, 0, 5, 12, 16, 16, 14, 1],
+    [0, 0, 8, 16, 14, 10, 13, 3],
+]
+
+
+def find_in_package(distribution: str, name: str) -> Path:
+    """A model's file in an installed package; on CI it must be there."""
+    try:
+        files = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"{distribution} is not installed; `make test` installs it")
+    found = [Path(str(file.locate())) for file in files if file.name == name]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def check(server: ServerProcess, model: Path, feeds: Mapping[str, Any]) -> None:
+    """Sends arrays with all their axes and compares the answer."""
+    answer = server.predict({name: array.tolist() for name, array in feeds.items()})
+    expected = run(model, feeds)
+    assert list(answer) == list(expected)
+    for name, array in expected.items():
+        assert same_bits(answer[name], array), name
+
+
+# magika: `bytes` int32 [N, 2048] → `target_label` float32 [N, 214]
+
+
+@pytest.fixture(scope="module")
+def magika() -> Path:
+    return find_in_package("magika", "model.onnx")
+
+
+def beginnings_and_ends(*contents: bytes) -> Any:
+    """Files as the model takes them: 1,024 bytes of each end, padded with 256."""
+    rows = numpy.full((len(contents), 2048), 256, numpy.int32)
+    for row, content in zip(rows, contents, strict=True):
+        first, last = content[:1024], content[-1024:]
+        row[: len(first)] = list(first)
+        row[2048 - len(last) :] = list(last)
+    return rows
+
+
+def test_magika(server_for: ServerFor, magika: Path) -> None:
+    source = Path(__file__).read_bytes()
+    rows = beginnings_and_ends(source, magika.read_bytes(), b"{}", b"")
+    check(server_for(magika), magika, {"bytes": rows})
+
+
+def test_magika_of_one_file(server_for: ServerFor, magika: Path) -> None:
+    rows = beginnings_and_ends(Path(__file__).read_bytes())
+    expected = run(magika, {"bytes": rows})["target_label"]
+    predict = server_for(magika).predict
+    # The output's leading axis has another name than the input's, so it is no batch axis.
+    for value in (rows[0], rows):
+        assert same_bits(predict({"bytes": value.tolist()})["target_label"], expected)
+
+
+def test_magika_refuses_another_length(server_for: ServerFor, magika: Path) -> None:
+    answer = server_for(magika).post({"bytes": [0] * 2047})
+    assert answer.status == 400
+    assert answer.detail.startswith("Invalid shape for 'bytes': expected [")
+    assert answer.detail.endswith(", 2048], got [2047]")
+
+
+# silero-vad: `input` float32 [N, S], `state` float32 [2, N, 128], `sr` int64 of any shape
+
+
+@pytest.fixture(scope="module")
+def silero() -> Path:
+    return find_in_package("silero-vad", "silero_vad.onnx")
+
+
+def sound(rows: int, samples: int, seed: int) -> Any:
+    """A tone in noise."""
+    noise = numpy.random.default_rng(seed).normal(0, 0.1, (rows, samples))
+    return (noise + numpy.sin(numpy.arange(samples) / 7)).astype(numpy.float32)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("rate", "samples"), [(16000, 512), (8000, 256)])
+def test_silero(server_for: ServerFor, silero: Path, rows: int, rate: int, samples: int) -> None:
+    state = numpy.zeros((2, rows, 128), numpy.float32)
+    for turn in range(4):
+        feeds = {
+            "input": sound(rows, samples, turn),
+            "state": state,
+            "sr": numpy.array(rate, numpy.int64),
+        }
+        check(server_for(silero), silero, feeds)
+        # What one answer holds is what the next request sends.
+        state = run(silero, feeds)["stateN"]
+    assert state.any()
+
+
+def test_silero_of_one_item(server_for: ServerFor, silero: Path) -> None:
+    samples = sound(1, 512, 9)
+    state = numpy.zeros((2, 1, 128), numpy.float32)
+    expected = run(silero, {"input": samples, "state": state, "sr": numpy.array(16000)})
+    body = {"input": samples[0].tolist(), "state": state.tolist(), "sr": 16000}
+    answer = server_for(silero).predict(body)
+    assert same_bits(answer["output"], expected["output"][0])
+    # The state's leading axis has the size 2: it is no batch.
+    assert same_bits(answer["stateN"], expected["stateN"])
+
+
+# The examples.
+
+
+def test_digits(server_for: ServerFor) -> None:
+    server, model = server_for(DIGITS), DIGITS / "model.onnx"
+    check(server, model, {"image": numpy.array([TWO], numpy.float32)})
+    images = numpy.random.default_rng(1).integers(0, 17, (50, 8, 8)).astype(numpy.float32)
+    check(server, model, {"image": images})
+
+
+def test_digits_reads_a_two(server_for: ServerFor) -> None:
+    answer = server_for(DIGITS).predict({"image": TWO})
+    assert answer["label"] == 2
+    assert len(answer["probabilities"]) == 10
+    assert max(answer["probabilities"]) == answer["probabilities"][2]
+
+
+def test_sentiment(server_for: ServerFor) -> None:
+    texts = [
+        "I love this product!",
+        "This is terrible",
+        "I LOVE THIS PRODUCT!",
+        "",
+        "é 😀\n\0 fine",
+    ]
+    array = numpy.array([[text] for text in texts], object)
+    check(server_for(SENTIMENT), SENTIMENT / "model.onnx", {"text": array})
+
+
+def test_sentiment_tells_love_from_terror(server_for: ServerFor) -> None:
+    predict = server_for(SENTIMENT).predict
+    assert predict({"text": "I love this product!"})["sentiment"][1] > 0.8
+    assert predict({"text": "This is terrible"})["sentiment"][0] > 0.8
+    assert predict({"text": "THIS IS TERRIBLE"}) == predict({"text": "this is terrible"})
+    batch = predict({"text": ["I love this product!", "This is terrible"]})["sentiment"]
+    assert batch == [
+        predict({"text": text})["sentiment"]
+        for text in ("I love this product!", "This is terrible")
+    ]
+
+
+@pytest.mark.parametrize(("example", "limit"), [(DIGITS, 200_000), (SENTIMENT, 1_000_000)])
+def test_examples_are_small(example: Path, limit: int) -> None:
+    assert (example / "model.onnx").stat().st_size < limit

@@ -1,0 +1,446 @@
+"""Small ONNX models, each made for one rule of the contract.
+
+Opset 17 and IR version 8 wherever the types allow it, so that older runtimes load them as well.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+from onnx import (
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    TypeProto,
+    ValueInfoProto,
+    helper,
+    numpy_helper,
+)
+
+Dims = Sequence[int | str | None] | None
+
+NUMBER_TYPES = {
+    "float32": TensorProto.FLOAT,
+    "float64": TensorProto.DOUBLE,
+    "float16": TensorProto.FLOAT16,
+    "bfloat16": TensorProto.BFLOAT16,
+    "int8": TensorProto.INT8,
+    "int16": TensorProto.INT16,
+    "int32": TensorProto.INT32,
+    "int64": TensorProto.INT64,
+    "uint8": TensorProto.UINT8,
+    "uint16": TensorProto.UINT16,
+    "uint32": TensorProto.UINT32,
+    "uint64": TensorProto.UINT64,
+    "bool": TensorProto.BOOL,
+}
+
+_FLOAT, _INT64, _STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
+_BOOL = TensorProto.BOOL
+
+
+def write(name: str, folder: Path) -> Path:
+    """Writes the model of that name; answers its file."""
+    file = folder / f"{name}.onnx"
+    file.write_bytes(BUILDERS[name]().SerializeToString())
+    return file
+
+
+def _tensor(name: str, type_code: int, dims: Dims) -> ValueInfoProto:
+    """A tensor's declaration; None for `dims` declares no shape, None in it an unnamed axis."""
+    return helper.make_tensor_value_info(name, type_code, dims)
+
+
+def _constant(name: str, values: object, dtype: str = "float32") -> TensorProto:
+    return numpy_helper.from_array(numpy.array(values, dtype), name)
+
+
+def _model(
+    nodes: Sequence[NodeProto],
+    inputs: Sequence[ValueInfoProto],
+    outputs: Sequence[ValueInfoProto],
+    constants: Sequence[TensorProto] = (),
+    *,
+    opset: int = 17,
+    ir_version: int = 8,
+) -> ModelProto:
+    graph = helper.make_graph(nodes, "test", inputs, outputs, list(constants))
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("ai.onnx.ml", 3)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=ir_version)
+
+
+def _identity(*tensors: tuple[str, str, int, Dims]) -> ModelProto:
+    """A model that answers its inputs: (input, output, type, dims) each."""
+    return _model(
+        [helper.make_node("Identity", [name], [answer]) for name, answer, _, _ in tensors],
+        [_tensor(name, type_code, dims) for name, _, type_code, dims in tensors],
+        [_tensor(answer, type_code, dims) for _, answer, type_code, dims in tensors],
+    )
+
+
+def sentiment() -> ModelProto:
+    """Token ids and their mask → two logits a row, which depend on all of them."""
+    return _model(
+        [
+            helper.make_node("Mul", ["input_ids", "attention_mask"], ["kept"]),
+            helper.make_node("Cast", ["kept"], ["numbers"], to=_FLOAT),
+            helper.make_node("ReduceMean", ["numbers"], ["mean"], axes=[1], keepdims=1),
+            helper.make_node("Gemm", ["mean", "weights", "bias"], ["logits"]),
+        ],
+        [
+            _tensor("input_ids", _INT64, ["batch", "seq"]),
+            _tensor("attention_mask", _INT64, ["batch", "seq"]),
+        ],
+        [_tensor("logits", _FLOAT, ["batch", 2])],
+        [_constant("weights", [[0.0003, -0.0007]]), _constant("bias", [0.1, 0.9])],
+    )
+
+
+def _classifier(leading: int | str, size: int) -> ModelProto:
+    rng = numpy.random.default_rng(0)
+    return _model(
+        [
+            helper.make_node("GlobalAveragePool", ["image"], ["pooled"]),
+            helper.make_node("Flatten", ["pooled"], ["colours"]),
+            helper.make_node("MatMul", ["colours", "weights"], ["scores"]),
+            helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1),
+        ],
+        [_tensor("image", _FLOAT, [leading, 3, size, size])],
+        [_tensor("probabilities", _FLOAT, [leading, 10])],
+        [_constant("weights", rng.normal(size=(3, 10)))],
+    )
+
+
+def image() -> ModelProto:
+    """One image a request: `[1, 3, 8, 8]`."""
+    return _classifier(1, 8)
+
+
+def photo() -> ModelProto:
+    """One image a request, of the usual size: `[1, 3, 224, 224]`."""
+    return _classifier(1, 224)
+
+
+def photos() -> ModelProto:
+    """A batch of images: `[batch, 3, 224, 224]`."""
+    return _classifier("batch", 224)
+
+
+def text() -> ModelProto:
+    """Text → [negative, positive], by a table of three texts."""
+    known = {"I love this product!": 0.95, "I love GPUX!": 0.875, "This is terrible": 0.125}
+    return _model(
+        [
+            helper.make_node(
+                "LabelEncoder",
+                ["text"],
+                ["positive"],
+                domain="ai.onnx.ml",
+                keys_strings=list(known),
+                values_floats=list(known.values()),
+                default_float=0.5,
+            ),
+            helper.make_node("Gemm", ["positive", "signs", "offsets"], ["sentiment"]),
+        ],
+        [_tensor("text", _STRING, ["batch", 1])],
+        [_tensor("sentiment", _FLOAT, ["batch", 2])],
+        [_constant("signs", [[-1, 1]]), _constant("offsets", [1, 0])],
+    )
+
+
+def numbers() -> ModelProto:
+    """An input of each type with numbers, and an output that answers it."""
+    return _identity(
+        *(
+            (name, f"{name}_out", type_code, [f"{name}_rows", f"{name}_columns"])
+            for name, type_code in NUMBER_TYPES.items()
+        )
+    )
+
+
+def strings() -> ModelProto:
+    """Strings, answered as they came."""
+    return _identity(("texts", "same", _STRING, ["batch", "n"]))
+
+
+def string() -> ModelProto:
+    """A string without a batch."""
+    return _identity(("word", "same", _STRING, []))
+
+
+def items() -> ModelProto:
+    """Inputs whose items are bare values."""
+    return _identity(
+        ("a", "a_out", _FLOAT, ["batch"]),
+        ("b", "b_out", _INT64, ["batch", 1]),
+        ("c", "c_out", _BOOL, ["batch", 1]),
+    )
+
+
+def matrix() -> ModelProto:
+    """One batched input of two dynamic axes."""
+    return _identity(("x", "y", _FLOAT, ["batch", "n"]))
+
+
+def cube() -> ModelProto:
+    """One batched input of three dynamic axes."""
+    return _identity(("x", "y", _INT64, ["batch", "n", "m"]))
+
+
+def fixed() -> ModelProto:
+    """A fixed leading axis that is no batch."""
+    return _identity(("x", "y", _FLOAT, [2, 3]))
+
+
+def single() -> ModelProto:
+    """A single input, with outputs whose leading axis is 1, fixed at another size, and none."""
+    return _model(
+        [
+            helper.make_node("Identity", ["x"], ["same"]),
+            helper.make_node("Concat", ["x", "x"], ["twice"], axis=0),
+            helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        ],
+        [_tensor("x", _FLOAT, [1, 3])],
+        [
+            _tensor("same", _FLOAT, [1, 3]),
+            _tensor("twice", _FLOAT, [2, 3]),
+            _tensor("sum", _FLOAT, []),
+        ],
+    )
+
+
+def opened() -> ModelProto:
+    """A declared scalar and a shape that is not declared: ONNX Runtime reports both alike."""
+    return _identity(("scalar", "scalar_out", _INT64, []), ("free", "free_out", _FLOAT, None))
+
+
+def unnamed() -> ModelProto:
+    """Two batched inputs whose axes have no names."""
+    return _identity(("a", "a_out", _FLOAT, [None, 2]), ("b", "b_out", _FLOAT, [None]))
+
+
+def detector() -> ModelProto:
+    """A batched input, and an output whose leading axis is dynamic but not the batch."""
+    return _model(
+        [
+            helper.make_node("NonZero", ["x"], ["columns"]),
+            helper.make_node("Transpose", ["columns"], ["places"]),
+            helper.make_node("Identity", ["x"], ["same"]),
+        ],
+        [_tensor("x", _FLOAT, ["batch", "n"])],
+        [
+            _tensor("places", _INT64, ["num_detections", 2]),
+            _tensor("same", _FLOAT, ["batch", "n"]),
+        ],
+    )
+
+
+def zipmap() -> ModelProto:
+    """Probabilities as sequences of maps, keyed by integers and by strings."""
+
+    def maps(name: str, key: int) -> ValueInfoProto:
+        entry = helper.make_map_type_proto(key, helper.make_tensor_type_proto(_FLOAT, []))
+        return helper.make_value_info(name, helper.make_sequence_type_proto(entry))
+
+    labels: dict[str, Any] = {
+        "classlabels_int64s": [-1, 7],
+        "classlabels_strings": ["no", 'yes "é"'],
+    }
+    return _model(
+        [
+            helper.make_node("ZipMap", ["x"], [output], domain="ai.onnx.ml", **{attribute: keys})
+            for output, (attribute, keys) in zip(("by_id", "by_name"), labels.items(), strict=True)
+        ],
+        [_tensor("x", _FLOAT, ["batch", 2])],
+        [maps("by_id", _INT64), maps("by_name", _STRING)],
+    )
+
+
+def sequences() -> ModelProto:
+    """Sequences of tensors beside a tensor, from a batched input: one element a row."""
+
+    def sequence(name: str, type_code: int) -> ValueInfoProto:
+        element = helper.make_tensor_type_proto(type_code, None)
+        return helper.make_value_info(name, helper.make_sequence_type_proto(element))
+
+    return _model(
+        [
+            helper.make_node("SplitToSequence", ["x"], ["rows"], axis=0, keepdims=0),
+            helper.make_node("Cast", ["x"], ["whole"], to=_INT64),
+            helper.make_node("SequenceConstruct", ["whole", "whole"], ["twice"]),
+            helper.make_node("Identity", ["x"], ["same"]),
+        ],
+        [_tensor("x", _FLOAT, ["batch", "n"])],
+        [
+            sequence("rows", _FLOAT),
+            sequence("twice", _INT64),
+            _tensor("same", _FLOAT, ["batch", "n"]),
+        ],
+    )
+
+
+def table() -> ModelProto:
+    """Looks ids up in a table of four rows: any other id fails while the model runs."""
+    return _model(
+        [helper.make_node("Gather", ["rows", "ids"], ["embedding"], name="/look/up")],
+        [_tensor("ids", _INT64, ["batch", "seq"])],
+        [_tensor("embedding", _FLOAT, ["batch", "seq", 2])],
+        [_constant("rows", [[0, 1], [2, 3], [4, 5], [6, 7]])],
+    )
+
+
+def sevens() -> ModelProto:
+    """Rows of seven numbers out of any: what is no multiple of seven fails while the model runs."""
+    return _model(
+        [helper.make_node("Reshape", ["x", "shape"], ["y"])],
+        [_tensor("x", _FLOAT, ["batch", "n"])],
+        [_tensor("y", _FLOAT, ["rows", 7])],
+        [_constant("shape", [-1, 7], "int64")],
+    )
+
+
+def alias() -> ModelProto:
+    """An output that is the input itself, beside one that is computed."""
+    return _model(
+        [helper.make_node("Add", ["x", "x"], ["doubled"])],
+        [_tensor("x", _FLOAT, ["batch", "n"])],
+        [_tensor("doubled", _FLOAT, ["batch", "n"]), _tensor("x", _FLOAT, ["batch", "n"])],
+    )
+
+
+def nonfinite() -> ModelProto:
+    """Makes infinities and NaN out of zeros."""
+    return _model(
+        [
+            helper.make_node("Reciprocal", ["x"], ["reciprocal"]),
+            helper.make_node("Div", ["x", "x"], ["quotient"]),
+        ],
+        [_tensor("x", _FLOAT, ["batch", "n"])],
+        [
+            _tensor("reciprocal", _FLOAT, ["batch", "n"]),
+            _tensor("quotient", _FLOAT, ["batch", "n"]),
+        ],
+    )
+
+
+def repeat() -> ModelProto:
+    """A short request with a long answer: `count` ones."""
+    return _model(
+        [helper.make_node("Expand", ["one", "count"], ["ones"])],
+        [_tensor("count", _INT64, [1])],
+        [_tensor("ones", _FLOAT, ["n"])],
+        [_constant("one", [1])],
+    )
+
+
+def slow() -> ModelProto:
+    """Takes as long as it is told: `steps` products of two matrices."""
+    square = [128, 128]
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go_on"], ["go_on_out"]),
+            helper.make_node("MatMul", ["state", "turn"], ["state_out"]),
+        ],
+        "body",
+        [
+            _tensor("step", _INT64, []),
+            _tensor("go_on", _BOOL, []),
+            _tensor("state", _FLOAT, square),
+        ],
+        [_tensor("go_on_out", _BOOL, []), _tensor("state_out", _FLOAT, square)],
+    )
+    return _model(
+        [
+            helper.make_node("Loop", ["steps", "", "turn"], ["last"], body=body),
+            helper.make_node("ReduceSum", ["last"], ["sum"], keepdims=0),
+        ],
+        [_tensor("steps", _INT64, [])],
+        [_tensor("sum", _FLOAT, [])],
+        [_constant("turn", numpy.eye(128))],
+    )
+
+
+def _takes(value: ValueInfoProto, operator: str, **attributes: Any) -> ModelProto:
+    """A model of one input, of which an operator makes a number."""
+    return _model(
+        [helper.make_node(operator, ["x"], ["y"], **attributes)],
+        [value],
+        [_tensor("y", _INT64 if operator != "Cast" else _FLOAT, None)],
+        opset=21,
+        ir_version=10,
+    )
+
+
+def takes_sequence() -> ModelProto:
+    """An input that is a sequence."""
+    sequence = helper.make_sequence_type_proto(helper.make_tensor_type_proto(_FLOAT, None))
+    return _takes(helper.make_value_info("x", sequence), "SequenceLength")
+
+
+def takes_optional() -> ModelProto:
+    """An input that is optional."""
+    optional = TypeProto()
+    optional.optional_type.elem_type.CopyFrom(helper.make_tensor_type_proto(_FLOAT, [2]))
+    made = _takes(helper.make_value_info("x", optional), "OptionalHasElement")
+    made.graph.output[0].type.tensor_type.elem_type = _BOOL
+    return made
+
+
+def takes_map() -> ModelProto:
+    """An input that is a map."""
+    entry = helper.make_map_type_proto(_INT64, helper.make_tensor_type_proto(_FLOAT, []))
+    node = helper.make_node("CastMap", ["x"], ["y"], domain="ai.onnx.ml", map_form="DENSE")
+    return _model([node], [helper.make_value_info("x", entry)], [_tensor("y", _FLOAT, [1, None])])
+
+
+def takes_float8() -> ModelProto:
+    """An input of float8."""
+    return _takes(_tensor("x", TensorProto.FLOAT8E4M3FN, [2]), "Cast", to=_FLOAT)
+
+
+def takes_int4() -> ModelProto:
+    """An input of int4."""
+    return _takes(_tensor("x", TensorProto.INT4, [2]), "Cast", to=_FLOAT)
+
+
+def takes_complex() -> ModelProto:
+    """An input of complex64."""
+    return _identity(("x", "y", TensorProto.COMPLEX64, [2]))
+
+
+BUILDERS: dict[str, Callable[[], ModelProto]] = {
+    builder.__name__: builder
+    for builder in (
+        sentiment,
+        image,
+        photo,
+        photos,
+        text,
+        numbers,
+        strings,
+        string,
+        items,
+        matrix,
+        cube,
+        fixed,
+        single,
+        opened,
+        unnamed,
+        detector,
+        zipmap,
+        sequences,
+        table,
+        sevens,
+        alias,
+        nonfinite,
+        repeat,
+        slow,
+        takes_sequence,
+        takes_optional,
+        takes_map,
+        takes_float8,
+        takes_int4,
+        takes_complex,
+    )
+}

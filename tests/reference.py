@@ -1,0 +1,516 @@
+"""The slow, obvious reference that the fast path and the batch rules are tested against.
+
+Written from the contract of the HTTP interface, not from the C++: values are read in their order by
+a recursive function, numbers are rounded as fractions, texts are found by trying them. Nothing of
+gpux is used but its declarations (TensorSpec, Given) and its errors. Four parts:
+
+- `convert`: a value and a declared input → the input's tensor, or the error;
+- `encode_number`, `encode_tensor`: elements → JSON text;
+- `find_disagreement`: which inputs of a request do not fit each other;
+- `is_unbatched`, `loses_leading_axis`: which outputs are answered without their batch axis.
+
+Where the contract is silent, these hold here:
+
+- An element tells the rank as it starts, an empty list as it ends. Before that no size and no kind
+  of sibling is expected, only the fewest and the most axes that the input may have.
+- What starts past a fixed size is `got more`, whatever it is. Then its kind is judged (list or
+  element, number or string), and only then its value.
+- An array (NumPy) is the equal nested list, but knows its axes even where it has no elements.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy
+
+from gpux.errors import EmptyBatchError, InvalidShapeError, InvalidTypeError, InvalidValueError
+from gpux.tensor import Dim, Given, TensorSpec
+
+# The element types.
+
+
+@dataclass(frozen=True, slots=True)
+class FloatFormat:
+    """A binary floating-point format of IEEE 754's kind.
+
+    Attributes:
+        width: of an element, in bits.
+        precision: significant bits, the implicit one included.
+        least_exponent: the smallest positive number is two to this power.
+    """
+
+    width: int
+    precision: int
+    least_exponent: int
+
+    @property
+    def infinity(self) -> int:
+        """The bits of positive infinity: an exponent of ones."""
+        return ((1 << (self.width - self.precision)) - 1) << (self.precision - 1)
+
+    @property
+    def sign(self) -> int:
+        """The sign bit."""
+        return 1 << (self.width - 1)
+
+
+FLOATS = {
+    "float64": FloatFormat(64, 53, -1074),
+    "float32": FloatFormat(32, 24, -149),
+    "float16": FloatFormat(16, 11, -24),
+    "bfloat16": FloatFormat(16, 8, -133),
+}
+INTEGERS = {
+    f"{prefix}int{bits}": (low, high)
+    for bits in (8, 16, 32, 64)
+    for prefix, low, high in (
+        ("", -(2 ** (bits - 1)), 2 ** (bits - 1) - 1),
+        ("u", 0, 2**bits - 1),
+    )
+}
+
+
+def round_to_bits(magnitude: Fraction, float_format: FloatFormat) -> int:
+    """The bits of a number that is not negative, rounded once, to nearest even.
+
+    Those of infinity if the number rounds past the largest finite one.
+    """
+    if magnitude == 0:
+        return 0
+    exponent = _floor_log2(magnitude)
+    place = max(exponent - float_format.precision + 1, float_format.least_exponent)
+    # round() of a Fraction is to nearest even.
+    significand = round(magnitude / _power(2, place))
+    # The implicit bit of a normal number adds one to the exponent, and so does a carry.
+    steps = place - float_format.least_exponent
+    bits = (steps << (float_format.precision - 1)) + significand
+    return min(bits, float_format.infinity)
+
+
+def exact_value(bits: int, float_format: FloatFormat) -> Fraction:
+    """The magnitude that bits stand for; they must be those of a finite number."""
+    bits &= ~float_format.sign
+    assert bits < float_format.infinity
+    steps, significand = divmod(bits, 1 << (float_format.precision - 1))
+    if steps > 0:
+        significand += 1 << (float_format.precision - 1)
+        steps -= 1
+    return significand * _power(2, float_format.least_exponent + steps)
+
+
+def _power(radix: int, exponent: int) -> Fraction:
+    return Fraction(radix) ** exponent
+
+
+def _floor_log2(value: Fraction) -> int:
+    estimate = value.numerator.bit_length() - value.denominator.bit_length()
+    return estimate if _power(2, estimate) <= value else estimate - 1
+
+
+def _floor_log10(value: Fraction) -> int:
+    estimate = len(str(value.numerator)) - len(str(value.denominator))
+    return estimate if _power(10, estimate) <= value else estimate - 1
+
+
+# From a value to a tensor.
+
+
+class Converted(NamedTuple):
+    """A value as a tensor.
+
+    Attributes:
+        shape: all axes.
+        elements: in C order: their bytes in little-endian order, or the strings.
+        as_items: the value lacked declared axes.
+        as_one_item: it was one item, without the batch axis.
+    """
+
+    shape: tuple[int, ...]
+    elements: list[bytes] | list[str]
+    as_items: bool
+    as_one_item: bool
+
+
+def convert(value: object, declared: TensorSpec) -> Converted:
+    """What a value means for a declared input.
+
+    Raises:
+        InvalidTypeError, InvalidValueError, InvalidShapeError, EmptyBatchError: the first thing in
+            reading order that is wrong.
+    """
+    reader = _Reader(declared)
+    reader.read(value, ())
+    return reader.finish()
+
+
+def kind_of(dims: Sequence[Dim]) -> str:
+    """Which of the four kinds an input is."""
+    if len(dims) == 0:
+        return "open"
+    if not isinstance(dims[0], int):
+        return "batched"
+    return "single" if dims[0] == 1 else "fixed"
+
+
+def allowed_ranks(dims: Sequence[Dim]) -> list[int]:
+    """How many axes a value may have."""
+    if kind_of(dims) == "open":
+        return list(range(33))
+    if kind_of(dims) == "fixed":
+        return [len(dims)]
+    if _takes_flat_items(dims):
+        return [0, 1, 2]
+    return [len(dims) - 1, len(dims)]
+
+
+def _takes_flat_items(dims: Sequence[Dim]) -> bool:
+    return kind_of(dims) == "batched" and list(dims[1:]) == [1]
+
+
+class _Reader:
+    def __init__(self, declared: TensorSpec) -> None:
+        self.name = declared.name
+        self.dims = declared.dims
+        self.type = declared.type.name
+        self.word = {"string": "string", "bool": "boolean"}.get(self.type, "number")
+        self.ranks = allowed_ranks(self.dims)
+        self.rank: int | None = None
+        self.sizes: dict[int, int] = {}  # by axis, from the first list that ended there
+        self.numbers: list[bytes] = []
+        self.strings: list[str] = []
+
+    def read(self, value: Any, place: tuple[int, ...]) -> None:
+        if isinstance(value, list | tuple):
+            self.read_list(value, place)
+        elif isinstance(value, str | float | bool | bytes):  # NumPy's str_ and float64 as well
+            self.read_element(value, place)
+        elif isinstance(value, numpy.ndarray | numpy.generic) and value.dtype.kind not in "mM":
+            self.read_array(value, place)
+        else:
+            self.read_element(value, place)
+
+    def read_list(self, items: Sequence[object], place: tuple[int, ...]) -> None:
+        self.check_room(place)
+        self.check_may_open(place)
+        for index, item in enumerate(items):
+            self.read(item, (*place, index))
+        self.end_list(len(items), place)
+
+    def read_array(
+        self, array: numpy.ndarray[Any, Any] | numpy.generic, place: tuple[int, ...]
+    ) -> None:
+        if self.rank is None and array.size == 0:
+            if len(place) + array.ndim > max(self.ranks):
+                raise self.too_deep()
+            self.rank = len(place) + array.ndim
+            for axis, size in enumerate(array.shape):
+                self.sizes[len(place) + axis] = size
+        if array.ndim == 0:
+            if array.dtype.kind == "O":
+                self.read(array.item(), place)
+            else:
+                self.read_element(array.item(), place)
+            return
+        assert isinstance(array, numpy.ndarray)
+        self.check_room(place)
+        self.check_may_open(place)
+        for index in range(len(array)):
+            self.read(array[index, ...], (*place, index))  # an array even without axes
+        self.end_list(len(array), place)
+
+    def read_element(self, value: Any, place: tuple[int, ...]) -> None:
+        if place == () and min(self.ranks) > 0:
+            raise InvalidTypeError(self.name, "array")
+        got = _word(value)
+        fits = got == self.word or (self.word == "boolean" and got == "number")
+        if fits and self.rank is None:
+            self.rank = len(place)
+        self.check_room(place)
+        if not fits or len(place) != self.rank:
+            raise self.mismatch(got, place)
+        if self.word == "string":
+            if any("\ud800" <= character <= "\udfff" for character in value):
+                raise InvalidValueError(self.name, place, "the string has a lone surrogate")
+            self.strings.append(str.__str__(value))
+        else:
+            self.numbers.append(self.stored(value, place))
+
+    def check_room(self, place: tuple[int, ...]) -> None:
+        """What starts here must not be past the list's fixed size."""
+        if place == () or self.rank not in self.ranks or kind_of(self.dims) == "open":
+            return
+        size = self.dims[self.declared_axis(len(place) - 1)]
+        if isinstance(size, int) and place[-1] >= size:
+            raise self.wrong_shape("more")
+
+    def check_may_open(self, place: tuple[int, ...]) -> None:
+        """A list may start here."""
+        if len(place) == self.rank:
+            raise self.mismatch("array", place)
+        if len(place) == max(self.ranks):
+            raise self.too_deep()
+
+    def end_list(self, size: int, place: tuple[int, ...]) -> None:
+        """A list is as long as those that ended before on its axis."""
+        axis = len(place)
+        if self.rank is None:
+            self.rank = axis + 1
+        expected = self.sizes.setdefault(axis, size)
+        if size != expected:
+            noun = "value" if expected == 1 else "values"
+            problem = f"expected {expected} {noun}, got {size}"
+            raise InvalidShapeError(self.name, place, problem)
+
+    def declared_axis(self, axis: int) -> int:
+        """The declared axis that an axis of the value is; the rank must be known and allowed."""
+        assert self.rank is not None
+        if _takes_flat_items(self.dims) and self.rank == 1:
+            return axis
+        return axis + len(self.dims) - self.rank
+
+    def stored(self, value: Any, place: tuple[int, ...]) -> bytes:
+        """A number or a boolean in the input's type."""
+        if isinstance(value, bool):
+            return bytes([value])
+        if isinstance(value, float):
+            text = float.__repr__(value)
+            if not math.isfinite(value):
+                raise InvalidValueError(self.name, place, f"{text} is not a finite number")
+        else:
+            bits = int.bit_length(value)
+            text = int.__repr__(value) if bits <= 256 else f"an integer of {bits} bits"
+        exact = Fraction(value)
+        too_large = InvalidValueError(self.name, place, f"{text} is out of range for {self.type}")
+        if self.type == "bool":
+            if exact not in (0, 1):
+                raise too_large
+            return bytes([int(exact)])
+        if self.type in INTEGERS:
+            low, high = INTEGERS[self.type]
+            if exact.denominator != 1:
+                raise InvalidValueError(self.name, place, f"{text} is not an integer")
+            if not low <= exact <= high:
+                raise too_large
+            width = high.bit_length() + (1 if low < 0 else 0)
+            return int(exact).to_bytes(width // 8, "little", signed=low < 0)
+        bits = _float64_bits(value)
+        if bits & ~FLOATS["float64"].sign == FLOATS["float64"].infinity:
+            raise too_large
+        target = FLOATS[self.type]
+        rounded = round_to_bits(exact_value(bits, FLOATS["float64"]), target)
+        if rounded == target.infinity:
+            raise too_large
+        if bits & FLOATS["float64"].sign:
+            rounded |= target.sign
+        return rounded.to_bytes(target.width // 8, "little")
+
+    def finish(self) -> Converted:
+        """Judges the shape when the value has ended."""
+        elements = self.strings if self.word == "string" else self.numbers
+        assert self.rank is not None
+        sent = tuple(self.sizes[axis] for axis in range(self.rank))
+        if kind_of(self.dims) == "open":
+            return Converted(sent, elements, False, False)
+        if self.rank not in self.ranks:
+            raise self.wrong_shape(_list_text(sent))
+        list_of_items = _takes_flat_items(self.dims) and self.rank == 1
+        added = len(self.dims) - self.rank
+        shape = (*sent, 1) if list_of_items else (1,) * added + sent
+        for size, dim in zip(shape, self.dims, strict=True):
+            if isinstance(dim, int) and size != dim:
+                raise self.wrong_shape(_list_text(sent))
+        if kind_of(self.dims) == "batched" and shape[0] == 0:
+            raise EmptyBatchError(self.name)
+        return Converted(shape, elements, added > 0, added > 0 and not list_of_items)
+
+    def mismatch(self, got: str, place: tuple[int, ...]) -> Exception:
+        if place == ():
+            return InvalidTypeError(self.name, self.word)
+        # Before the rank is known, a list is expected where the input needs one in any case.
+        lists_until = min(self.ranks) if self.rank is None else self.rank
+        expected = "array" if len(place) < lists_until else self.word
+        return InvalidValueError(self.name, place, f"expected {expected}, got {got}")
+
+    def too_deep(self) -> Exception:
+        most = max(self.ranks)
+        return self.wrong_shape(f"more than {most} {'axis' if most == 1 else 'axes'}")
+
+    def wrong_shape(self, got: str) -> Exception:
+        is_open = kind_of(self.dims) == "open"
+        expected = "at most 32 axes" if is_open else _list_text(self.dims)
+        return InvalidShapeError(self.name, (), f"expected {expected}, got {got}")
+
+
+def _word(value: object) -> str:
+    """What a value that is no list is called in messages."""
+    if value is None:
+        return "null"
+    for types, word in (
+        (bool, "boolean"),
+        (int | float, "number"),
+        (str, "string"),
+        (dict, "object"),
+    ):
+        if isinstance(value, types):
+            return word
+    return type(value).__name__
+
+
+def _float64_bits(value: float) -> int:
+    """The bits of the float64 that is nearest to a number; a number's sign is that of its bits."""
+    negative = math.copysign(1, value) < 0 if isinstance(value, float) else value < 0
+    bits = round_to_bits(abs(Fraction(value)), FLOATS["float64"])
+    return bits | FLOATS["float64"].sign if negative else bits
+
+
+def _list_text(sizes: Sequence[Dim]) -> str:
+    return f"[{', '.join(str(size) for size in sizes)}]"
+
+
+# From a tensor to its text.
+
+
+def encode_number(bits: int, type_name: str) -> str:
+    """An element as JSON text: the shortest that reads back to the same value in its own type.
+
+    Args:
+        bits: of the element, as an unsigned integer.
+        type_name: `float32`, `uint8`, `bool`, …
+    """
+    if type_name == "bool":
+        return "true" if bits else "false"
+    if type_name in INTEGERS:
+        low, high = INTEGERS[type_name]
+        return str(bits if bits <= high else bits + 2 * low)
+    float_format = FLOATS[type_name]
+    magnitude = bits & ~float_format.sign
+    if magnitude >= float_format.infinity:
+        return "null"
+    sign = "-" if bits & float_format.sign else ""
+    if magnitude == 0:
+        return sign + "0.0"
+    return sign + _lay_out(*_shortest_digits(magnitude, float_format))
+
+
+def _shortest_digits(magnitude: int, float_format: FloatFormat) -> tuple[str, int]:
+    """The fewest digits that read back, and the power of ten of the first one.
+
+    All decimals of one digit are tried, then all of two, and so on; of those just below and just
+    above the exact value, as others are farther away. Of two that read back the nearer one is
+    taken, and of two equally near ones the even one.
+    """
+    exact = exact_value(magnitude, float_format)
+    first_place = _floor_log10(exact)
+    for last_place in range(first_place, first_place - 18, -1):
+        unit = _power(10, last_place)
+        below = exact // unit
+        candidates = [
+            digits
+            for digits in (below, below + 1)
+            if round_to_bits(digits * unit, float_format) == magnitude
+        ]
+        if candidates:
+            nearest = min(candidates, key=lambda digits: (abs(digits * unit - exact), digits % 2))
+            text = str(nearest)
+            return text.rstrip("0"), last_place + len(text) - 1
+    raise AssertionError("17 digits tell all values of float64 apart")
+
+
+def _lay_out(digits: str, exponent: int) -> str:
+    """Digits as Python's repr() of a float lays them out."""
+    if not -4 <= exponent < 16:
+        fraction = "." + digits[1:] if len(digits) > 1 else ""
+        return f"{digits[0]}{fraction}e{'-' if exponent < 0 else '+'}{abs(exponent):02}"
+    if exponent < 0:
+        return "0." + "0" * (-exponent - 1) + digits
+    digits = digits.ljust(exponent + 1, "0")
+    return f"{digits[: exponent + 1]}.{digits[exponent + 1 :] or '0'}"
+
+
+def encode_tensor(shape: Sequence[int], texts: Sequence[str]) -> str:
+    """Elements, given as their texts in C order, nested by their shape."""
+    if len(shape) == 0:
+        (text,) = texts
+        return text
+    stride = math.prod(shape[1:])
+    rows = (
+        encode_tensor(shape[1:], texts[row * stride : (row + 1) * stride])
+        for row in range(shape[0])
+    )
+    return f"[{','.join(rows)}]"
+
+
+# The batch.
+
+
+class Disagreement(NamedTuple):
+    """Two inputs that give different sizes to one axis, each as (input, size)."""
+
+    axis: str
+    first: tuple[str, int]
+    second: tuple[str, int]
+
+
+def find_disagreement(
+    inputs: Sequence[TensorSpec], given: Mapping[str, Given]
+) -> Disagreement | None:
+    """The first two inputs, in the model's order, whose sizes do not fit each other."""
+    present = [(spec, given[spec.name]) for spec in inputs if spec.name in given]
+    named = [
+        (dim, spec.name, size)
+        for spec, value in present
+        for dim, size in zip(spec.dims, value.shape, strict=False)
+        if isinstance(dim, str)
+    ]
+    unnamed = [
+        (spec, value)
+        for spec, value in present
+        if kind_of(spec.dims) == "batched" and spec.dims[0] is None
+    ]
+    compared = list(named)
+    if any(value.as_items for _, value in unnamed):
+        compared += [("batch", spec.name, value.shape[0]) for spec, value in unnamed]
+    # Unnamed axes are compared with each other only, whatever named ones are called.
+    for start, end in ((0, len(named)), (len(named), len(compared))):
+        for later in range(start, end):
+            axis, name, size = compared[later]
+            for first_axis, first_name, first_size in compared[start:later]:
+                if first_axis == axis and first_name != name and first_size != size:
+                    return Disagreement(axis, (first_name, first_size), (name, size))
+    return None
+
+
+def is_unbatched(inputs: Sequence[TensorSpec], given: Mapping[str, Given]) -> bool:
+    """Each batched input that the request gives came as one item, and there is at least one."""
+    came_as_one = [
+        given[spec.name].as_one_item
+        for spec in inputs
+        if kind_of(spec.dims) == "batched" and spec.name in given
+    ]
+    return len(came_as_one) > 0 and False not in came_as_one
+
+
+def loses_leading_axis(
+    inputs: Sequence[TensorSpec],
+    given: Mapping[str, Given],
+    output: Sequence[Dim],
+    shape: Sequence[int],
+) -> bool:
+    """Whether an output is answered without its leading axis.
+
+    Args:
+        inputs: of the model.
+        given: the request.
+        output: the output's declared axes.
+        shape: its sizes in this run. An axis of another size than 1 is never lost.
+    """
+    if len(output) == 0 or len(shape) == 0 or shape[0] != 1:
+        return False
+    kinds = [kind_of(spec.dims) for spec in inputs]
+    if "single" in kinds and "batched" not in kinds:
+        return output[0] == 1
+    batch_axes = [spec.dims[0] for spec in inputs if kind_of(spec.dims) == "batched"]
+    return is_unbatched(inputs, given) and output[0] in batch_axes
