@@ -521,6 +521,8 @@ def encode(members not None):
     cdef size_t size
     cdef size_t i
     cdef int axis
+    # A copy, which keeps the names and texts alive whatever other threads do to the list.
+    members = tuple([tuple(member) for member in members])
     for member in members:
         name = <bytes?>member[0]
         piece.name = PyBytes_AS_STRING(<PyObject*>name)

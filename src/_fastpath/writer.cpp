@@ -75,22 +75,35 @@ Decimal shortest(Float magnitude) {
 std::uint16_t to_bits(double value, Half) { return to_half(value).bits; }
 std::uint16_t to_bits(double value, BFloat) { return to_bfloat(value).bits; }
 
-// The 16-bit floats have no std::to_chars: the fewest digits whose nearest decimal reads back to
-// the same bits. Five digits always do (float16 has 11 significant bits, 10^(5-1) > 2^11).
-// tests/fastpath/test_encode.py compares all 65,536 values of each type with the search over all
-// decimals.
+// The 16-bit floats have no std::to_chars: the fewest digits that read back to the same bits, found
+// by trying. Five digits always do (float16 has 11 significant bits, 10^(5-1) > 2^11). The nearest
+// decimal of a length may read back as the value below although the next one above does not: above a
+// power of two the values lie twice as far apart as below. tests/fastpath/test_encode.py compares all
+// 65,536 values of each type with the search over all decimals.
 template <class Float>
 Decimal shortest_16(Float value) {
     const double magnitude = std::fabs(to_double(value));
     const std::uint16_t bits = value.bits & 0x7FFF;
     char text[32];
-    for (int precision = 0;; ++precision) {
-        const auto end =
-            std::to_chars(text, text + sizeof text, magnitude, std::chars_format::scientific, precision).ptr;
-        double back = 0;
-        std::from_chars(text, end, back);
-        if (to_bits(back, Float{}) == bits || precision == 4) {
+    for (int digits = 1;; ++digits) {
+        const auto end = std::to_chars(text, text + sizeof text, magnitude,
+                                       std::chars_format::scientific, digits - 1)
+                             .ptr;
+        const auto reads_back = [&] {
+            double back = 0;
+            std::from_chars(text, end, back);
+            return to_bits(back, Float{}) == bits;
+        };
+        if (reads_back() || digits == 5) {
             return parse_scientific(text, end);
+        }
+        // Behind a 9 the next decimal above is a shorter one, which was tried before.
+        char& last_digit = text[digits == 1 ? 0 : digits];
+        if (last_digit != '9') {
+            ++last_digit;
+            if (reads_back()) {
+                return parse_scientific(text, end);
+            }
         }
     }
 }
