@@ -35,7 +35,8 @@ def server_for() -> Iterator[Callable[[Path], ServerProcess]]:
     logs = {path.name: server.stderr.text for path, server in running.items()}
     # Whatever the tests sent, nothing crashed and nothing ended where no one expected it.
     assert set(codes.values()) <= {0}, (codes, logs)
-    assert [name for name, log in logs.items() if "Traceback" in log] == [], logs
+    bugs = [name for name, log in logs.items() if "Traceback" in log or "uncaptured" in log]
+    assert bugs == [], logs
 
 
 @pytest.fixture(scope="session")

@@ -159,6 +159,21 @@ def numbers() -> ModelProto:
     )
 
 
+def mixed() -> ModelProto:
+    """`numbers` beside a string, which IOBinding does not know; bfloat16 is answered as float32."""
+    made = numbers()
+    for node in made.graph.node:
+        if node.input[0] == "bfloat16":
+            node.CopyFrom(helper.make_node("Cast", node.input, node.output, to=_FLOAT))
+    for output in made.graph.output:
+        if output.name == "bfloat16_out":
+            output.type.tensor_type.elem_type = _FLOAT
+    made.graph.node.append(helper.make_node("Identity", ["text"], ["text_out"]))
+    made.graph.input.append(_tensor("text", _STRING, ["text_rows"]))
+    made.graph.output.append(_tensor("text_out", _STRING, ["text_rows"]))
+    return made
+
+
 def strings() -> ModelProto:
     """Strings, answered as they came."""
     return _identity(("texts", "same", _STRING, ["batch", "n"]))
@@ -237,33 +252,56 @@ def detector() -> ModelProto:
 
 
 def zipmap() -> ModelProto:
-    """Probabilities as sequences of maps, keyed by integers and by strings."""
+    """Numbers as sequences of maps, keyed by integers and by strings, and the inverse of each."""
 
     def maps(name: str, key: int) -> ValueInfoProto:
         entry = helper.make_map_type_proto(key, helper.make_tensor_type_proto(_FLOAT, []))
         return helper.make_value_info(name, helper.make_sequence_type_proto(entry))
 
-    labels: dict[str, Any] = {
-        "classlabels_int64s": [-1, 7],
-        "classlabels_strings": ["no", 'yes "é"'],
+    labels: dict[str, dict[str, Any]] = {
+        "by_id": {"classlabels_int64s": [-1, 7]},
+        "by_name": {"classlabels_strings": ["no", 'yes "é"']},
     }
     return _model(
         [
-            helper.make_node("ZipMap", ["x"], [output], domain="ai.onnx.ml", **{attribute: keys})
-            for output, (attribute, keys) in zip(("by_id", "by_name"), labels.items(), strict=True)
+            helper.make_node("Reciprocal", ["x"], ["inverse"]),
+            *(
+                helper.make_node(
+                    "ZipMap", [source], [f"{source}_{kind}"], domain="ai.onnx.ml", **keys
+                )
+                for source in ("x", "inverse")
+                for kind, keys in labels.items()
+            ),
         ],
         [_tensor("x", _FLOAT, ["batch", 2])],
-        [maps("by_id", _INT64), maps("by_name", _STRING)],
+        [
+            maps(f"{source}_{kind}", key)
+            for source in ("x", "inverse")
+            for kind, key in (("by_id", _INT64), ("by_name", _STRING))
+        ],
+    )
+
+
+def _sequence(name: str, type_code: int) -> ValueInfoProto:
+    element = helper.make_tensor_type_proto(type_code, None)
+    return helper.make_value_info(name, helper.make_sequence_type_proto(element))
+
+
+def scalars() -> ModelProto:
+    """Sequences of scalars of several types: one element for each item."""
+    types = {"float": _FLOAT, "double": TensorProto.DOUBLE, "long": _INT64, "word": _STRING}
+    return _model(
+        [
+            helper.make_node("SplitToSequence", [name], [f"{name}s"], axis=0, keepdims=0)
+            for name in types
+        ],
+        [_tensor(name, type_code, ["batch"]) for name, type_code in types.items()],
+        [_sequence(f"{name}s", type_code) for name, type_code in types.items()],
     )
 
 
 def sequences() -> ModelProto:
     """Sequences of tensors beside a tensor, from a batched input: one element a row."""
-
-    def sequence(name: str, type_code: int) -> ValueInfoProto:
-        element = helper.make_tensor_type_proto(type_code, None)
-        return helper.make_value_info(name, helper.make_sequence_type_proto(element))
-
     return _model(
         [
             helper.make_node("SplitToSequence", ["x"], ["rows"], axis=0, keepdims=0),
@@ -273,8 +311,8 @@ def sequences() -> ModelProto:
         ],
         [_tensor("x", _FLOAT, ["batch", "n"])],
         [
-            sequence("rows", _FLOAT),
-            sequence("twice", _INT64),
+            _sequence("rows", _FLOAT),
+            _sequence("twice", _INT64),
             _tensor("same", _FLOAT, ["batch", "n"]),
         ],
     )
@@ -418,6 +456,7 @@ BUILDERS: dict[str, Callable[[], ModelProto]] = {
         photos,
         text,
         numbers,
+        mixed,
         strings,
         string,
         items,
@@ -429,6 +468,7 @@ BUILDERS: dict[str, Callable[[], ModelProto]] = {
         unnamed,
         detector,
         zipmap,
+        scalars,
         sequences,
         table,
         sevens,

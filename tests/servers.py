@@ -77,7 +77,7 @@ class Output:
     def _read(self) -> None:
         for line in self._stream:
             with self._changed:
-                self._lines.append(line.decode())
+                self._lines.append(line.decode(errors="replace"))
                 self._changed.notify_all()
         with self._changed:
             self._ended = True

@@ -119,6 +119,7 @@ cdef class Walk:
     cdef list strings       # for strings
     cdef object culprit     # the object at the place of the fault, where the core does not know it
     cdef object error       # raised by the pool
+    cdef int unwrapped      # tolist() of tolist() of …, so far
 
     def __cinit__(self, InputSpec spec, value, pool):
         cdef Memory memory
@@ -327,18 +328,22 @@ cdef class Walk:
                 return fed
         finally:
             PyBuffer_Release(&view)
-        # Arrays of objects or of text, foreign byte orders: slowly, through the equal lists. What
-        # answers with a buffer again (NumPy's longdouble) has no equal of Python's.
-        plain = value.tolist() if hasattr(value, "tolist") else value
-        if PyObject_CheckBuffer(plain):
-            self.culprit = plain
+        # Arrays of objects or of text, foreign byte orders: slowly, through the equal lists.
+        if not hasattr(value, "tolist") or self.unwrapped == 2 * core.kMaxAxes:
+            self.culprit = value
             return self.sink.other(Got.other)
-        return self.value(plain)
+        # Bounded: NumPy's longdouble answers with itself, an array of objects may hold itself.
+        self.unwrapped += 1
+        fed = self.value(value.tolist())
+        self.unwrapped -= 1
+        return fed
 
     cdef object item_at_fault(self, object values):
         """The item that the sink did not take, for the message."""
         cdef Py_ssize_t index = self.sink.place()[self.sink.place_axes() - 1]
-        return values[index] if index < len(values) else None
+        if index < PySequence_Fast_GET_SIZE(values):
+            return <object>PySequence_Fast_ITEMS(values)[index]
+        return None
 
     cdef tuple place(self):
         return sizes_tuple(self.sink.place(), self.sink.place_axes())

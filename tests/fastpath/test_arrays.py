@@ -112,6 +112,34 @@ def test_an_array_without_elements_still_has_its_axes(shape: tuple[int, ...], dt
     assert rows == reference.Converted((2, *shape), [], False, False)
 
 
+@pytest.mark.parametrize(
+    "item",
+    [
+        1,
+        2.5,
+        True,
+        "text",
+        None,
+        [1, 2],
+        numpy.float64(2.5),
+        numpy.str_("text"),
+        numpy.float32(2.5),
+    ],
+    ids=repr,
+)
+def test_an_array_of_objects_without_axes_is_its_object(item: object) -> None:
+    without_axes = numpy.empty((), object)
+    without_axes[()] = item
+    with_one = numpy.empty(1, object)
+    with_one[0] = item
+    for type_name in TYPE_NAMES:
+        for dims in ARRAY_DIMS:
+            declared = spec(type_name, *dims)
+            assert check(declared, without_axes) == walked(declared, item)
+            assert check(declared, [without_axes]) == walked(declared, [item])
+            assert check(declared, with_one) == walked(declared, [item])
+
+
 def test_an_array_may_lie_anywhere_in_memory() -> None:
     memory = bytes(range(1, 50))
     for offset in range(8):

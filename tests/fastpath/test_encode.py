@@ -422,8 +422,6 @@ def test_what_cannot_be_written_is_an_error_before_memory_is_read(
 LONGEST = {
     "float64": [-2.2250738585072014e-308, -1.7976931348623157e308, -1.2345678901234567e-100],
     "float32": [-1e15, -9.9999999e14, -1.17549435e-38, -3.4028235e38, -0.00012345678],
-    "float16": [-65504.0, -6.1035e-05, -0.00012207, -5.96e-08],
-    "bfloat16": [-1e15, -9.9e14, -3.39e38, -1.18e-38, -9.2e-41, -0.000123],
 }
 
 
@@ -435,6 +433,9 @@ def longest(type_name: str) -> list[int]:
             reference.round_to_bits(abs(Fraction(value)), target) | target.sign
             for value in LONGEST[type_name]
         ]
+    if type_name in reference.FLOATS:
+        texts = texts_of(type_name, range(2**16))
+        return [max(range(2**16), key=lambda bits: len(texts[bits]))]
     if type_name == "bool":
         return [0]
     low, high = reference.INTEGERS[type_name]
@@ -466,13 +467,6 @@ def test_no_answer_is_larger_than_its_memory() -> None:
     in_own_process(answers_of_the_largest_size)
 
 
-def test_no_text_of_a_16_bit_float_is_longer_than_the_longest_ones() -> None:
-    # So that the test above shows what it says.
-    for type_name in ("float16", "bfloat16"):
-        most = max(map(len, texts_of(type_name, range(2**16))))
-        assert max(map(len, texts_of(type_name, longest(type_name)))) == most
-
-
 def test_an_answer_leaves_all_reference_counts_as_they_were() -> None:
     tensor = numpy.arange(300, dtype="f4")
     name, text = b'"a name of its own"', b'["text"]'
@@ -487,8 +481,11 @@ def test_an_answer_leaves_all_reference_counts_as_they_were() -> None:
     def once() -> None:
         answer = encode(members)
         assert sys.getrefcount(answer) == 2
-        with pytest.raises(ValueError, match="numbers"):
+        try:
             encode(bad)
+        except ValueError:
+            return
+        raise AssertionError("strings are not written from memory")
 
     once()
     before = [sys.getrefcount(one) for one in counted]

@@ -503,6 +503,33 @@ def test_a_list_that_contains_itself_is_too_deep() -> None:
     assert isinstance(walked(spec("float32", "n", "m"), values), Refusal)
 
 
+class Unreadable(list[Any]):
+    """A list whose methods all fail."""
+
+    def __len__(self) -> int:
+        raise AssertionError("the walk takes the items themselves")
+
+    def __iter__(self) -> Iterator[Any]:
+        raise AssertionError("the walk takes the items themselves")
+
+    def __getitem__(self, index: Any) -> Any:
+        raise AssertionError("the walk takes the items themselves")
+
+
+def test_a_list_s_own_methods_are_not_called() -> None:
+    for type_name, elements in (
+        ("float32", [1.5, 2, OwnInt(3)]),
+        ("float16", [1.5, 70000]),
+        ("uint8", [1, 300]),
+        ("uint8", [1, 2.5]),
+        ("string", ["a", "b", 1]),
+        ("int8", [1, 2, 2**70]),
+    ):
+        for wrong in (elements, [*elements, None], [*elements, []]):
+            declared = spec(type_name, "n", "m")
+            assert walked(declared, Unreadable([Unreadable(wrong)])) == expected(declared, [wrong])
+
+
 def test_more_axes_than_the_core_holds_are_refused_when_the_input_is_declared() -> None:
     InputSpec(spec("float32", *[1] * 32))
     with pytest.raises(ValueError, match="more than 32 axes"):

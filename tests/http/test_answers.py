@@ -144,6 +144,19 @@ def test_edge_values(server: Serve, model_file: Find, name: str) -> None:
     assert same_bits(answer.json[f"{name}_out"], run_number(model_file, name, array))
 
 
+@pytest.mark.parametrize("name", NUMBER_TYPES)
+def test_edge_values_beside_a_string(server: Serve, name: str) -> None:
+    # Such a model is not run by IOBinding.
+    array = numpy.array([list(EDGES[name].values())], dtype_of(name))
+    members = dict.fromkeys(NUMBER_TYPES, "[[0]]") | {"text": '["a\\u0000b"]'}
+    members[name] = f"[[{', '.join(EDGES[name])}]]"
+    body = ", ".join(f'"{key}": {text}' for key, text in members.items())
+    answer = server("mixed").predict(f"{{{body}}}")
+    assert answer["text_out"] == ["a\0b"]
+    expected = array.astype("float32") if name == "bfloat16" else array
+    assert same_bits(answer[f"{name}_out"], expected)
+
+
 @pytest.mark.parametrize("name", FLOATS)
 def test_any_bits(server: Serve, model_file: Find, name: str) -> None:
     dtype = dtype_of(name)

@@ -119,23 +119,45 @@ def same(answered: object, expected: object) -> bool:
             {"x": [[1], [2]]},
             {"rows": [[1.0], [2.0]], "twice": [[[1], [2]]] * 2, "same": [[1.0], [2.0]]},
         ),
-        # Maps, with their keys as strings.
         (
-            "zipmap",
-            {"x": [0.25, 0.75]},
-            {"by_id": {"-1": 0.25, "7": 0.75}, "by_name": {"no": 0.25, 'yes "é"': 0.75}},
+            "scalars",
+            {"float": 0.1, "double": 0.1, "long": 2**63 - 1, "word": "\0é"},
+            {"floats": 0.1, "doubles": 0.1, "longs": 2**63 - 1, "words": "\0é"},
         ),
         (
-            "zipmap",
-            {"x": [[0.25, 0.75]]},
-            {"by_id": [{"-1": 0.25, "7": 0.75}], "by_name": [{"no": 0.25, 'yes "é"': 0.75}]},
+            "scalars",
+            {"float": [1, 2], "double": [3, 4], "long": [5, 6], "word": ["a", "b"]},
+            {"floats": [1.0, 2.0], "doubles": [3.0, 4.0], "longs": [5, 6], "words": ["a", "b"]},
         ),
+        # Maps, with their keys as strings; null for what is not finite.
         (
             "zipmap",
-            {"x": [[0.25, 0.75], [1, 0]]},
+            {"x": [0.5, 0]},
             {
-                "by_id": [{"-1": 0.25, "7": 0.75}, {"-1": 1.0, "7": 0.0}],
-                "by_name": [{"no": 0.25, 'yes "é"': 0.75}, {"no": 1.0, 'yes "é"': 0.0}],
+                "x_by_id": {"-1": 0.5, "7": 0.0},
+                "x_by_name": {"no": 0.5, 'yes "é"': 0.0},
+                "inverse_by_id": {"-1": 2.0, "7": None},
+                "inverse_by_name": {"no": 2.0, 'yes "é"': None},
+            },
+        ),
+        (
+            "zipmap",
+            {"x": [[0.5, 0.1]]},
+            {
+                "x_by_id": [{"-1": 0.5, "7": 0.1}],
+                "x_by_name": [{"no": 0.5, 'yes "é"': 0.1}],
+                "inverse_by_id": [{"-1": 2.0, "7": 10.0}],
+                "inverse_by_name": [{"no": 2.0, 'yes "é"': 10.0}],
+            },
+        ),
+        (
+            "zipmap",
+            {"x": [[1, 2], [4, 8]]},
+            {
+                "x_by_id": [{"-1": 1.0, "7": 2.0}, {"-1": 4.0, "7": 8.0}],
+                "x_by_name": [{"no": 1.0, 'yes "é"': 2.0}, {"no": 4.0, 'yes "é"': 8.0}],
+                "inverse_by_id": [{"-1": 1.0, "7": 0.5}, {"-1": 0.25, "7": 0.125}],
+                "inverse_by_name": [{"no": 1.0, 'yes "é"': 0.5}, {"no": 0.25, 'yes "é"': 0.125}],
             },
         ),
     ],

@@ -105,7 +105,6 @@ def test_continue_for_a_body_within_the_limit(
 
 def test_continue_where_there_is_no_body(limited: ServerProcess) -> None:
     with Client(limited) as client:
-        client.socket.settimeout(10)
         client.send(head(0, "Expect: 100-continue"))
         answer = client.read()
         if answer.status == 100:  # allowed, but then the answer must follow
@@ -370,7 +369,6 @@ def test_slow_readers_do_not_stop_others(model_file: Find, pipelined: int) -> No
             client.send(post(body) * pipelined)
             assert client.stream.readline().startswith(b"HTTP/1.1 200")
         other = stack.enter_context(Client(server))
-        other.socket.settimeout(10)
         other.send(post(b'{"count": [1]}'))
         assert other.read().json == {"ones": [1.0]}
 
