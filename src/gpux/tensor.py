@@ -196,7 +196,7 @@ class Signature:
         Raises:
             DisagreementError: two inputs differ.
         """
-        sizes: dict[str, tuple[str, int]] = {}
+        sizes: dict[str, list[tuple[str, int]]] = {}
         for spec, axes in self._dynamic_axes:
             value = given.get(spec.name)
             if value is None:
@@ -209,7 +209,7 @@ class Signature:
             if spec.kind == "batched" and spec.dims[0] is None and spec.name in given
         ]
         if len(unnamed) > 1 and any(value.as_items for _, value in unnamed):
-            rows: dict[str, tuple[str, int]] = {}
+            rows: dict[str, list[tuple[str, int]]] = {}
             for name, value in unnamed:
                 _compare(rows, "batch", name, value.shape[0])
 
@@ -240,10 +240,13 @@ class Signature:
         return unbatched and not isinstance(leading, int) and leading in self.batch_axes
 
 
-def _compare(seen: dict[str, tuple[str, int]], axis: str, name: str, size: int) -> None:
-    first = seen.setdefault(axis, (name, size))
-    if first[1] != size and first[0] != name:
-        raise DisagreementError(axis, first, (name, size))
+def _compare(seen: dict[str, list[tuple[str, int]]], axis: str, name: str, size: int) -> None:
+    """Checks one more size of an axis against those that other inputs gave it."""
+    sizes = seen.setdefault(axis, [])
+    for other in sizes:
+        if other[0] != name and other[1] != size:
+            raise DisagreementError(axis, other, (name, size))
+    sizes.append((name, size))
 
 
 def names(specs: Iterable[TensorSpec | OtherSpec]) -> list[str]:

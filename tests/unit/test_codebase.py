@@ -1,0 +1,220 @@
+"""The rules that the repository has for itself: who imports whom, and what is written twice."""
+
+import ast
+import inspect
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import gpux
+from gpux import _fastpath
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "gpux"
+CORE = ROOT / "src" / "_fastpath"
+
+# Imports point down this list, never up. (The package itself stands on top, beside __main__.)
+ORDER = [
+    "__init__",
+    "__main__",
+    "server",
+    "wsgi",
+    "app",
+    "engine",
+    "protocol",
+    "model",
+    "inputs",
+    "_fastpath",
+    "memory",
+    "tensor",
+    "config",
+    "errors",
+]
+# Libraries that one module alone may import.
+ONLY_IMPORTER = {
+    "waitress": "server",
+    "falcon": "app",
+    "onnxruntime": "model",
+    "cupy": "memory",
+    "cupyx": "memory",
+}
+NOWHERE = {"asyncio", "pickle"}
+
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+
+
+def imports(module: str) -> Iterator[tuple[str, str | None]]:
+    """What a module imports anywhere in it: (library or module, name taken from it)."""
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import"
+            assert node.module is not None
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def imported_modules(module: str) -> set[str]:
+    """The modules of the package that a module imports; `__init__` for the package's own names."""
+    found = set()
+    for library, name in imports(module):
+        if library == "gpux":
+            found.add(name if name in ORDER and name is not None else "__init__")
+        elif library.startswith("gpux."):
+            found.add(library.split(".")[1])
+    return found
+
+
+def test_the_order_names_every_module() -> None:
+    assert sorted({*MODULES, "_fastpath"}) == sorted(ORDER)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module: str) -> None:
+    below = set(ORDER[ORDER.index(module) + 1 :])
+    if module == "__main__":
+        below.add("__init__")  # for the version
+    assert imported_modules(module) <= below
+
+
+def test_the_extension_imports_down() -> None:
+    source = (CORE / "fastpath.pyx").read_text()
+    found = set(re.findall(r"^\s*(?:from|import)\s+gpux\.(\w+)", source, re.MULTILINE))
+    assert found
+    assert found <= set(ORDER[ORDER.index("_fastpath") + 1 :])
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_libraries_have_one_importer(module: str) -> None:
+    libraries = {library.split(".")[0] for library, _ in imports(module)}
+    assert {name for name in libraries if ONLY_IMPORTER.get(name, module) != module} == set()
+    assert libraries & NOWHERE == set()
+
+
+def test_the_named_importers_import() -> None:
+    found = {
+        (library.split(".")[0], module) for module in MODULES for library, _ in imports(module)
+    }
+    assert {item for item in ONLY_IMPORTER.items() if not item[0].startswith("cupy")} <= found
+
+
+def test_importing_the_package_does_no_work() -> None:
+    code = """
+import json, sys, threading
+import gpux, gpux.wsgi
+print(json.dumps([sorted(sys.modules), threading.active_count()]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace(", gpux.wsgi", "")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    modules, threads = json.loads(done.stdout)
+    assert {"onnxruntime", "falcon", "waitress", "cupy"} & set(modules) == set()
+    assert threads == 1
+    # The app is made when it is asked for, so this needs no model.
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules, threads = json.loads(done.stdout)
+    assert {"onnxruntime", "waitress", "cupy"} & set(modules) == set()
+    assert threads == 1
+    assert done.stderr == ""
+
+
+def test_public_names_exist_once() -> None:
+    assert sorted(set(gpux.__all__)) == gpux.__all__
+    for name in gpux.__all__:
+        assert hasattr(gpux, name)
+
+
+# The core.
+
+
+def test_the_core_does_not_know_python() -> None:
+    sources = [*CORE.glob("*.hpp"), *CORE.glob("*.cpp")]
+    assert len(sources) > 2
+    for source in sources:
+        included = re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)', source.read_text(), re.MULTILINE)
+        assert [name for name in included if "python" in name.lower()] == [], source.name
+        assert re.findall(r"\bPy[A-Z_]\w+", source.read_text()) == [], source.name
+
+
+def stub() -> ast.Module:
+    return ast.parse((PACKAGE / "_fastpath.pyi").read_text())
+
+
+def test_the_stub_has_the_extensions_names() -> None:
+    public = {
+        node.name
+        for node in stub().body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_")
+    }
+    listed = next(
+        ast.literal_eval(node.value)
+        for node in stub().body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    )
+    assert listed == _fastpath.__all__
+    assert public == set(_fastpath.__all__)
+
+
+def test_the_stub_has_the_extensions_parameters() -> None:
+    for node in stub().body:
+        if isinstance(node, ast.FunctionDef):
+            declared = [argument.arg for argument in node.args.args]
+            assert list(inspect.signature(getattr(_fastpath, node.name)).parameters) == declared
+
+
+def test_the_stub_has_the_classes_members() -> None:
+    for node in stub().body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            declared = {member.name for member in node.body if isinstance(member, ast.FunctionDef)}
+            members = {name for name in vars(getattr(_fastpath, node.name)) if name[0] != "_"}
+            assert {name for name in declared if name[0] != "_"} == members
+
+
+# What is written in two places.
+
+
+def test_the_build_lists_every_source() -> None:
+    build = (ROOT / "meson.build").read_text()
+    listed = re.findall(r"'(src/[^']+\.\w+)'", build)
+    assert len(listed) == len(set(listed))
+    sources = [
+        *(path for path in PACKAGE.iterdir() if path.is_file()),
+        *CORE.glob("*.cpp"),
+        *CORE.glob("*.pyx"),
+    ]
+    assert sorted(listed) == sorted(path.relative_to(ROOT).as_posix() for path in sources)
+
+
+def test_there_is_one_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    built = re.search(r"\bversion: '([^']+)'", (ROOT / "meson.build").read_text())
+    assert built
+    assert project["version"] == built[1] == gpux.__version__
+
+
+def test_the_architecture_names_the_modules_in_their_order() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    assert [name for name in listed if name in ORDER] == [
+        name for name in ORDER if name not in ("__init__", "_fastpath")
+    ]
+
+
+def test_every_lock_says_what_it_guards() -> None:
+    locks = [
+        (path.name, line.strip())
+        for path in PACKAGE.glob("*.py")
+        for line in path.read_text().splitlines()
+        if re.search(r"= threading\.\w*(Lock|Condition|Semaphore)\(", line)
+    ]
+    assert locks
+    assert [lock for lock in locks if "# guards " not in lock[1]] == []
