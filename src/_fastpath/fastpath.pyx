@@ -95,7 +95,7 @@ cdef size_t guess_bytes(InputSpec spec, object value):
 
 cdef boolean grow(void* owner, Memory* memory, size_t needed) noexcept with gil:
     """Memory::grow of the core: moves the tensor to a larger block of the pool."""
-    cdef Walk walk = <Walk>owner
+    cdef _Walk walk = <_Walk>owner
     try:
         larger = walk.pool.take(max(needed, 2 * memory.capacity))
     except BaseException as error:
@@ -109,7 +109,7 @@ cdef boolean grow(void* owner, Memory* memory, size_t needed) noexcept with gil:
     return True
 
 
-cdef class Walk:
+cdef class _Walk:
     """One walk over one value: the sink, the block that it fills, and what an error needs."""
 
     cdef Sink* sink
@@ -471,7 +471,7 @@ def walk(InputSpec spec not None, value, pool not None):
 
     The GIL is held for lists and released for the elements of arrays.
     """
-    cdef Walk state = Walk(spec, value, pool)
+    cdef _Walk state = _Walk(spec, value, pool)
     cdef bint done = False
     try:
         if not (state.value(value) and state.sink.finish()):

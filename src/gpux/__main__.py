@@ -6,6 +6,7 @@ Exit codes: 0; 1 where `gpux run` was refused or failed; 2 where nothing could b
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     options = _parser().parse_args(arguments)
+    # Ctrl-C ends the process at once and without a traceback, until a server takes it over.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         if options.command == "serve":
             return _serve(options)

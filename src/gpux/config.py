@@ -20,7 +20,7 @@ _UNITS = {
     "mib": 2**20,
     "gib": 2**30,
 }
-_SIZE = re.compile(r"(\d+)\s*([A-Za-z]*)")
+_SIZE = re.compile(r"([0-9]+)\s*([A-Za-z]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def _read_provider(text: str, source: str) -> str:
 
 
 def _read_integer(text: str, source: str, *, least: int, most: int) -> int:
-    if not re.fullmatch(r"\d{1,9}", text) or not least <= int(text) <= most:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
         raise ConfigurationError(
             f"{source}: expected an integer from {least} to {most}, got {text!r}"
         )

@@ -408,15 +408,16 @@ def _to_python(value: Tensor | StringTensor | Other) -> Any:
     return bits.copy()
 
 
-# What ONNX Runtime puts in front: "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : ".
-_PREFIX = re.compile(r"^(?:\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |Error in execution: )")
+# What ONNX Runtime puts in front, once or more: "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : ".
+_PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |^Error in execution: ")
 # Where in its source it failed: "/build/core/x.cc:123 void* onnxruntime::Class::Function(size_t,
 # bool) ".
 _SOURCE = re.compile(
-    r"(?:[A-Za-z]:)?[/\\][^\s:]+\.(?:cc|cpp|cu|cuh|h|hpp):\d+ "
+    r"(?:[A-Za-z]:)?[/\\\w][^\s:]*\.(?:cc|cpp|cu|cuh|h|hpp):\d+ "
     r"(?:[^\n(]*?\w::[^\n(]*\([^\n]*?\)(?: const)? )?"
 )
-_PATH = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?(?:[/\\][\w.+@~-]+){2,}")
+# Any path but the name of a node, which looks like one.
+_PATH = re.compile(r"(?<![\w.])(?<!Name:')(?:[A-Za-z]:)?(?:[/\\][\w.+@~-]+){2,}")
 _LONGEST_REASON = 500
 
 

@@ -24,7 +24,7 @@ from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher
-from waitress.utilities import RequestEntityTooLarge
+from waitress.utilities import BadRequest, RequestEntityTooLarge
 
 from gpux.config import Settings
 from gpux.errors import BodyTooLargeError, ConfigurationError
@@ -34,8 +34,10 @@ logger = logging.getLogger(__name__)
 # What a refused client may still send before the connection is cut: bytes, and seconds.
 _LINGER_BYTES = 256 * 2**20
 _LINGER_SECONDS = 10.0
-# The chunks of a chunked body may take so many bytes beyond the body itself.
-_CHUNK_FRAMING_BYTES = 2**20
+# A chunk's size line, or the trailer: longer than any client has reason to send.
+_LONGEST_CHUNK_LINE_BYTES = 2**13
+# What waitress is given at once while it looks for lines: it copies the rest for each it finds.
+_PIECE_BYTES = 2**13
 _DRAIN_SECONDS = 30.0
 _NO_LIMIT = 2**62
 
@@ -50,9 +52,15 @@ class Parser(HTTPRequestParser):
     def received(self, data: bytes) -> int:
         """Takes bytes of a request; answers how many belong to it."""
         consumed: int = super().received(data)
-        if self.headers_finished and not self._is_within_limit():
-            self.error = RequestEntityTooLarge(str(BodyTooLargeError(self.adj.gpux_max_body_bytes)))
-            self.completed = True
+        limit: int = self.adj.gpux_max_body_bytes
+        if self.headers_finished:
+            body_bytes = len(self.body_rcv) if self.chunked else self.content_length
+            if body_bytes > limit:
+                self.error = RequestEntityTooLarge(str(BodyTooLargeError(limit)))
+                self.completed = True
+            elif self.chunked and self._is_chunked_badly(limit):
+                self.error = BadRequest("The chunks of the body carry too much beside the body")
+                self.completed = True
         if self.completed:
             self.expect_continue = False  # nothing is to come: no `100 Continue` before the answer
         return consumed
@@ -68,12 +76,11 @@ class Parser(HTTPRequestParser):
                 raise ParsingError("Malformed request line or header") from error
             self.content_length = _NO_LIMIT
 
-    def _is_within_limit(self) -> bool:
-        limit: int = self.adj.gpux_max_body_bytes
-        if not self.chunked:
-            return self.content_length <= limit
-        framed = self.body_bytes_received <= 2 * limit + _CHUNK_FRAMING_BYTES
-        return framed and len(self.body_rcv) <= limit
+    def _is_chunked_badly(self, limit: int) -> bool:
+        """Whether lines without end, or more than chunks of one byte need (six), have come."""
+        line_bytes = max(len(self.body_rcv.control_line), len(self.body_rcv.trailer))
+        most_bytes = 6 * limit + _LONGEST_CHUNK_LINE_BYTES
+        return line_bytes > _LONGEST_CHUNK_LINE_BYTES or self.body_bytes_received > most_bytes
 
 
 class JSONErrorTask(ErrorTask):
@@ -126,6 +133,20 @@ class Channel(HTTPChannel):
         self.is_held = self._is_far_behind()
         if not self.is_held:
             dispatcher.add_task(self)
+
+    def received(self, data: bytes) -> bool:
+        """Takes bytes that have come, in pieces: waitress's cost grows with the square of one."""
+        start = 0
+        while start < len(data):
+            request: Any = self.request
+            if request is None or request.body_rcv is None or request.chunked:
+                size = _PIECE_BYTES
+            else:
+                size = max(request.body_rcv.remain, 1)
+            if not super().received(data[start : start + size]):
+                return False
+            start += size
+        return True
 
     def writable(self) -> bool:
         """Whether the main loop should write, or look whether a held request may go on."""
@@ -283,8 +304,9 @@ class Server:
         """SIGTERM and SIGINT begin the end; a second one ends the process at once."""
 
         def handle(number: int, frame: object) -> None:
-            del frame
-            signal.signal(number, signal.SIG_DFL)
+            del number, frame
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             self.stop()
 
         signal.signal(signal.SIGTERM, handle)

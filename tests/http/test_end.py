@@ -103,14 +103,15 @@ def test_a_request_that_waits_for_a_thread_is_answered(model_file: Find) -> None
         assert server.wait() == 0
 
 
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_at_once(slow: ServerProcess, number: int) -> None:
+def test_a_second_signal_ends_at_once(slow: ServerProcess, number: int, second: int) -> None:
     with Client(slow) as client:
         start_to_run(slow, client, FOR_EVER)
         slow.process.send_signal(number)
         wait_until(lambda: refuses_connections(slow), "connections are refused")
         assert slow.process.poll() is None
-        slow.process.send_signal(number)
+        slow.process.send_signal(second)
         # Not 0, which would be the end of the patience with requests in flight.
         assert slow.wait() not in (0, None)
         assert client.at_end()

@@ -127,6 +127,35 @@ def test_a_chunk_need_not_come_whole_to_be_refused(limited: ServerProcess) -> No
         assert client.read().status == 413
 
 
+def test_chunks_of_one_byte_make_a_body_like_any_other(limited: ServerProcess) -> None:
+    """Their framing is five times the body, which counts alone."""
+    body = GOOD.ljust(300_000)
+    with Client(limited) as client:
+        client.send(head(None, CHUNKED), *(b"1\r\n%c\r\n" % byte for byte in body), b"0\r\n\r\n")
+        assert client.read().status == 200
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [b"1;" + b"x" * 20_000, b"1;" + b"x" * 20_000 + b"\r\n", b"0\r\nA: " + b"x" * 20_000],
+    ids=["size without end", "long size", "trailer without end"],
+)
+def test_chunks_with_endless_lines_are_refused(limited: ServerProcess, framing: bytes) -> None:
+    with Client(limited) as client:
+        client.send(head(None, CHUNKED), framing)
+        answer = client.read()
+        assert answer.status == 400
+        assert answer.detail
+
+
+def test_chunks_with_more_framing_than_any_body_needs_are_refused(limited: ServerProcess) -> None:
+    with Client(limited) as client:
+        client.send(head(None, CHUNKED), *(b"1;" + b"x" * 5000 + b"\r\n \r\n" for _ in range(1300)))
+        answer = client.read()
+        assert answer.status == 400
+        assert answer.detail == "The chunks of the body carry too much beside the body"
+
+
 def test_http_client_reads_the_answer_after_all_it_sent(limited: ServerProcess) -> None:
     answer = limited.post(b" " * 30_000_000)
     assert answer.status == 413

@@ -60,6 +60,7 @@ def test_sizes_have_units(text: str, size_bytes: int) -> None:
         ({"port": "-1"}, "--port: expected an integer from 0 to 65535, got '-1'"),
         ({"port": "65536"}, "--port: expected an integer from 0 to 65535, got '65536'"),
         ({"port": "1" * 5000}, f"--port: expected an integer from 0 to 65535, got '{'1' * 5000}'"),
+        ({"port": "٣"}, "--port: expected an integer from 0 to 65535, got '٣'"),
         ({"threads": "0"}, "--threads: expected an integer from 1 to 1024, got '0'"),
         ({"provider": "gpu"}, "--provider: expected auto, cpu, cuda, got 'gpu'"),
         (

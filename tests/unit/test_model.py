@@ -92,8 +92,8 @@ def test_a_run_that_fails_says_why_without_paths(model_file: Find) -> None:
     [
         (
             "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Non-zero status code returned while "
-            "running Gather node. Name:'look/up' Status Message: idx=50 must be within [-4,3]",
-            "Non-zero status code returned while running Gather node. Name:'look/up' "
+            "running Gather node. Name:'/look/up' Status Message: idx=50 must be within [-4,3]",
+            "Non-zero status code returned while running Gather node. Name:'/look/up' "
             "Status Message: idx=50 must be within [-4,3]",
         ),
         (
@@ -106,6 +106,10 @@ def test_a_run_that_fails_says_why_without_paths(model_file: Find) -> None:
             "[ONNXRuntimeError] : 1 : FAIL : /src/core/bfc_arena.cc:360 void* "
             "onnx::Arena::Allocate(size_t, bool, onnx::Stream*) Failed to allocate 3 (of 2)",
             "Failed to allocate 3 (of 2)",
+        ),
+        (
+            "Status Message: [ONNXRuntimeError] : 1 : FAIL : matmul_helper.h:59 Dimension mismatch",
+            "Status Message: Dimension mismatch",
         ),
         ("cannot read /home/me/model.bin at 3/4", "cannot read (path) at 3/4"),
         ("x" * 1000, "x" * 500 + "…"),
