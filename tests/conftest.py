@@ -8,7 +8,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 from servers import ServerProcess, serve
 
-
 # A slow or busy machine is no failure.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
