@@ -54,6 +54,7 @@ $(VENV)/dev.stamp: $(VENV)/bin/python $(SOURCES)
 
 $(VENV)/sanitize.stamp: $(VENV)/bin/python $(SOURCES)
 	$(PYTHON) -m venv $(VENV)/sanitize
+	$(VENV)/sanitize/bin/pip install --quiet --upgrade pip
 	$(VENV)/sanitize/bin/pip install --quiet '.[cpu,dev]' \
 		-Csetup-args=-Db_sanitize=address,undefined -Csetup-args=-Db_lundef=false
 	@touch $@

@@ -280,7 +280,7 @@ def cases(draw: st.DrawFn) -> tuple[TensorSpec, object]:
     return declared, value
 
 
-@settings(max_examples=4000, deadline=None)
+@settings(max_examples=3000, deadline=None)
 @given(cases())
 @example((spec("string", "batch", 1), [numpy.str_("a"), OwnStr("b")]))
 @example((spec("string", 1), ["a", "\ud800"]))

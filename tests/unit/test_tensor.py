@@ -267,7 +267,7 @@ def requests(draw: st.DrawFn) -> tuple[dict[str, Dims], dict[str, Given]]:
     return inputs, dict(draw(st.permutations(list(given.items()))))
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(requests())
 def test_inputs_fit_each_other_where_the_reference_says_so(
     request: tuple[dict[str, Dims], dict[str, Given]],
@@ -382,7 +382,7 @@ def test_an_answer_loses_the_batch_axis_of_one_item(
     assert reference.loses_leading_axis(signature.inputs, given, output, shape) is loses
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(
     requests(), st.lists(any_dim, max_size=3), st.lists(st.integers(0, 2), min_size=3, max_size=3)
 )
