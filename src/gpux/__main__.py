@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpux import __version__, protocol
+from gpux import __version__
 from gpux.app import create_app
 from gpux.config import PROVIDERS, read_settings
 from gpux.engine import Engine
@@ -132,10 +132,10 @@ def _run(options: argparse.Namespace) -> int:
         except OSError as error:
             raise StartError(f"--file {options.file}: {error.strerror}") from error
     settings = read_settings(os.environ, {"model": options.path, "provider": options.provider})
-    model = load(settings.model, settings.provider)
+    engine = Engine(load(settings.model, settings.provider))
+    logging.getLogger("gpux").addHandler(logging.NullHandler())  # what failed is printed below
     try:
-        request = protocol.decode(body, model.inputs)
-        answer = protocol.encode(model.run(request))
+        answer = engine.predict(body)
     except (ClientError, ServiceError) as error:
         print(f"gpux: {error}", file=sys.stderr)
         return 1

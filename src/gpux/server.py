@@ -11,7 +11,6 @@ The only importer of waitress. What is changed of waitress, and why:
 """
 
 import json
-import logging
 import signal
 import socket
 import time
@@ -28,8 +27,6 @@ from waitress.utilities import BadRequest, RequestEntityTooLarge
 
 from gpux.config import Settings
 from gpux.errors import BodyTooLargeError, ConfigurationError
-
-logger = logging.getLogger(__name__)
 
 # What a refused client may still send before the connection is cut: bytes, and seconds.
 _LINGER_BYTES = 256 * 2**20
