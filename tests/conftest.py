@@ -1,5 +1,6 @@
-"""Fixtures for the tests over a socket: models as files, and servers that many tests share."""
+"""Fixtures: models as files, servers that many tests share, threads that take turns eagerly."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -50,3 +51,12 @@ def server(
 ) -> Callable[[str], ServerProcess]:
     """A running server for a model of models.py, by its name; shared by all tests."""
     return lambda name: server_for(model_file(name))
+
+
+@pytest.fixture
+def eager_threads() -> Iterator[None]:
+    """Threads that take turns as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)

@@ -92,7 +92,7 @@ def test_an_array_is_the_equal_nested_list(dtype: str, type_name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["f", "i", "?", ">f", "U3", "O"])
-@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 3), (0, 0), (2, 3, 0)])
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 3), (0, 0), (2, 3, 0), (0, 2, 3)])
 def test_an_array_without_elements_still_has_its_axes(shape: tuple[int, ...], dtype: str) -> None:
     empty = numpy.zeros(shape, dtype)
     type_name = "string" if dtype == "U3" else "float32" if dtype != "?" else "bool"

@@ -1,9 +1,7 @@
 """memory: alignment, reuse and the bounds of the pool, and blocks that no two threads share."""
 
 import ctypes
-import sys
 import weakref
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -143,15 +141,6 @@ def test_a_block_that_is_too_large_is_a_memory_error() -> None:
         pool.take(2**61)
     # The pool goes on.
     assert pool.take(1).nbytes == 4096
-
-
-@pytest.fixture
-def eager_threads() -> Iterator[None]:
-    """Threads that take turns as often as they can."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
 
 
 @pytest.mark.usefixtures("eager_threads")
