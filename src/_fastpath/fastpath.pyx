@@ -40,6 +40,8 @@ cdef extern from "Python.h":
 
 cdef enum:
     RUN = 32  # numbers collected on the stack before the sink is called: few, so that both overlap
+    # Taken before a value has shown its size; what is declared or promised may be anything.
+    MOST_FIRST_BYTES = 1 << 24
 
 
 cdef class InputSpec:
@@ -76,18 +78,19 @@ cdef class InputSpec:
         for axis in range(self.native.axes):
             size = declared.dims[axis]
             self.native.sizes[axis] = size if isinstance(size, int) else -1
-            self.first_bytes *= max(size, 1) if isinstance(size, int) else 1
+            if isinstance(size, int) and size > 0:
+                # Multiplied as Python's integers, which do not overflow.
+                self.first_bytes = min(self.first_bytes * size, MOST_FIRST_BYTES)
 
 
 cdef size_t guess_bytes(InputSpec spec, object value):
     """The bytes that a value needs if all its lists are as long as the first ones."""
-    cdef size_t most_bytes = 1 << 24
     cdef size_t needed = core.element_bytes(spec.native.type)
     for _ in range(spec.native.most_axes):
         if not isinstance(value, (list, tuple)) or PySequence_Fast_GET_SIZE(value) == 0:
             break
-        if <size_t>PySequence_Fast_GET_SIZE(value) > most_bytes // needed:
-            return most_bytes
+        if <size_t>PySequence_Fast_GET_SIZE(value) > MOST_FIRST_BYTES // needed:
+            return MOST_FIRST_BYTES
         needed *= PySequence_Fast_GET_SIZE(value)
         value = <object>PySequence_Fast_ITEMS(value)[0]
     return max(needed, spec.first_bytes)
@@ -542,7 +545,7 @@ def encode(members not None):
             piece.type = <Type><int>member[1]
             shape = member[2]
             piece.axes = len(shape)
-            if piece.axes > core.kMaxAxes or piece.type == Type.string:
+            if piece.axes > core.kMaxAxes or core.element_bytes(piece.type) == 0:
                 raise ValueError("not a tensor of numbers with at most 32 axes")
             for axis in range(piece.axes):
                 piece.shape[axis] = shape[axis]

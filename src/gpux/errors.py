@@ -19,7 +19,7 @@ GpuxError
 │   ├── BodyTooLargeError            413
 │   └── UnsupportedMediaTypeError    415
 └── ServiceError                     the request may be right                           5xx
-    ├── InferenceError               ONNX Runtime failed: `.cause` is for the log       500
+    ├── InferenceError               ONNX Runtime failed: `__cause__` is for the log    500
     └── UnavailableError             not taking requests now: `.retry_after_seconds`    503
 
 str(error) is what the client reads. Each class that concerns a request has `status`, the HTTP

@@ -237,7 +237,7 @@ class Signature:
         leading = output.dims[0]
         if self.is_single:
             return leading == 1
-        return unbatched and not isinstance(leading, int) and leading in self.batch_axes
+        return unbatched and leading in self.batch_axes
 
 
 def _compare(seen: dict[str, list[tuple[str, int]]], axis: str, name: str, size: int) -> None:

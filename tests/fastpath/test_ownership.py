@@ -14,6 +14,7 @@ from walking import (
     OwnStr,
     Refusal,
     expected,
+    refusal,
     spec,
     walked,
 )
@@ -52,6 +53,24 @@ def test_a_regular_list_takes_one_block_of_its_size() -> None:
     pool = GuardedPool()
     walked(spec("float32", "n", "m", "k"), [[ROW] * 3] * 2, pool)
     assert [block.nbytes for block in pool.taken] == [2 * 3 * 300 * 4]
+
+
+class SmallPool(HostPool):
+    """A pool of a machine with little memory."""
+
+    def take(self, nbytes: int) -> Block:
+        if nbytes > 2**25:
+            raise MemoryError(nbytes)
+        return super().take(nbytes)
+
+
+@pytest.mark.parametrize("value", ["text", 1, [1.0], [[1.0, 2.0]], [[]], None], ids=repr)
+def test_what_is_declared_takes_no_memory_before_it_comes(value: object) -> None:
+    for dims in ((None, 3, 4096, 4096), ("n", 2**40), (2**30,)):
+        declared = spec("float32", *dims)
+        with pytest.raises(ClientError) as caught:
+            walk(InputSpec(declared), value, SmallPool())
+        assert refusal(caught.value) == expected(declared, value)
 
 
 def test_a_first_list_that_promises_much_takes_little() -> None:

@@ -218,6 +218,16 @@ def test_the_statuses_in_the_docstring_are_the_real_ones() -> None:
     assert checked >= 9
 
 
+def test_the_attributes_in_the_docstring_are_there() -> None:
+    checked = 0
+    for error, _ in MESSAGES:
+        note = drawn_tree()[type(error).__name__][1]
+        for attribute in re.findall(r"`\.(\w+)`", note):
+            assert hasattr(error, attribute), (type(error).__name__, attribute)
+            checked += 1
+    assert checked >= 3
+
+
 def test_only_errors_about_a_request_have_a_status() -> None:
     for value in real_tree().values():
         about_a_request = issubclass(value, ClientError | ServiceError)
