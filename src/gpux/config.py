@@ -49,7 +49,7 @@ def read_settings(environment: Mapping[str, str], options: Mapping[str, str | No
 
     Args:
         environment: GPUX_MODEL, GPUX_PROVIDER, GPUX_HOST, GPUX_PORT, GPUX_THREADS and GPUX_MAX_BODY
-        are read.
+            are read.
         options: by setting (`model`, `provider`, `host`, `port`, `threads`, `max_body`), as text;
             what is there and not None goes over the environment.
 

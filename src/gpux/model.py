@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy
 
+from gpux.config import cores
 from gpux.errors import ConfigurationError, InferenceError, ModelError, RuntimeMissingError
 from gpux.inputs import InputReader, Request
 from gpux.memory import Block, HostPool, StringTensor, Tensor
-from gpux.tensor import BY_CODE, BY_NAME, BY_ONNX, OtherSpec, Signature, TensorSpec
+from gpux.tensor import BY_CODE, BY_NAME, BY_ONNX, MOST_AXES, OtherSpec, Signature, TensorSpec
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ def _create_session(runtime: Any, file: Path, provider: str, threads: int | None
             "install the GPU build: pip uninstall onnxruntime, then pip install 'gpux[cuda]'"
         )
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = threads or cores()
     # A spinning pool burns the cores that decoding and the other requests need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
@@ -234,7 +235,10 @@ class Model:
 
     def bind(self, request: Request) -> Any:
         """A binding of the request's tensors for execute(); nothing is copied on the CPU."""
-        binding = self._idle_bindings.pop() if self._idle_bindings else self._session.io_binding()
+        try:
+            binding = self._idle_bindings.pop()
+        except IndexError:
+            binding = self._session.io_binding()
         for name, tensor in request.tensors.items():
             assert isinstance(tensor, Tensor)
             binding.bind_input(name, "cpu", 0, tensor.type.code, tensor.shape, tensor.address)
@@ -349,11 +353,11 @@ def _read_signature(session: Any, file: Path) -> Signature:
                 f"{file}: input '{node.name}' has type {node.type}, which cannot be sent as JSON; "
                 f"inputs may be {', '.join(BY_NAME)}"
             )
-        inputs.append(_read_tensor(node))
+        inputs.append(_read_tensor(node, file))
     outputs: list[TensorSpec | OtherSpec] = []
     for node in session.get_outputs():
         if node.type in BY_ONNX:
-            outputs.append(_read_tensor(node))
+            outputs.append(_read_tensor(node, file))
         elif node.type.startswith(("seq(", "map(")):
             outputs.append(OtherSpec(node.name, node.type))
         else:
@@ -376,8 +380,11 @@ def _read_signature(session: Any, file: Path) -> Signature:
     return signature
 
 
-def _read_tensor(node: Any) -> TensorSpec:
-    return TensorSpec(node.name, BY_ONNX[node.type], tuple(node.shape or ()))
+def _read_tensor(node: Any, file: Path) -> TensorSpec:
+    dims = tuple(node.shape or ())
+    if len(dims) > MOST_AXES:
+        raise ModelError(f"{file}: '{node.name}' has {len(dims)} axes, more than {MOST_AXES}")
+    return TensorSpec(node.name, BY_ONNX[node.type], dims)
 
 
 def _from_runtime(spec: TensorSpec | OtherSpec, value: Any) -> Tensor | StringTensor | Other:

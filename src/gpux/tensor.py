@@ -13,7 +13,7 @@ from typing import Literal
 
 from gpux.errors import DisagreementError
 
-# Axes that a value for an open input may have; the core holds as many.
+# Axes that a tensor may have, and a value for an open input; the core holds as many.
 MOST_AXES = 32
 
 Kind = Literal["batched", "single", "fixed", "open"]

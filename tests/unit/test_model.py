@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+from onnx import TensorProto, helper
 from runtime import run
 
 import gpux
@@ -136,6 +137,45 @@ def test_threads_get_their_own_answers(model_file: Find) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+class EmptiedByAnother(list[object]):
+    """A list with something in it until one looks: another thread was faster."""
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __len__(self) -> int:
+        return 1
+
+
+def test_two_threads_may_reach_for_the_last_idle_binding(model_file: Find) -> None:
+    model = load(model_file("matrix"))
+    model._idle_bindings = EmptiedByAnother()
+    assert model.predict({"x": [[1.0, 2.0]]})["y"].tolist() == [[1.0, 2.0]]
+
+
+@pytest.mark.parametrize(("axes", "fits"), [(32, True), (33, False)])
+def test_a_tensor_of_too_many_axes_is_refused_at_load(
+    tmp_path: Path, axes: int, fits: bool
+) -> None:
+    value = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *[1] * (axes - 1)])
+        for name in "xy"
+    ]
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", value[:1], value[1:])
+    file = tmp_path / "deep.onnx"
+    opset = [helper.make_opsetid("", 17)]
+    file.write_bytes(
+        helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+    )
+    if fits:
+        answer = load(file).predict({"x": numpy.ones((1,) * axes)})["y"]
+        assert answer.shape == (1,) * axes
+        assert answer.item() == -1.0
+    else:
+        with pytest.raises(ModelError, match="'x' has 33 axes, more than 32"):
+            load(file)
 
 
 def test_blocks_come_back_after_success_and_failure(model_file: Find) -> None:
