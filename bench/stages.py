@@ -114,6 +114,7 @@ def _stages_way(model: Model, body: bytes, expected: Mapping[str, Any]) -> _Way:
     """A request stage by stage."""
     check = _same_text_check("the stages", expected)
     outputs = names(model.signature.outputs)
+    runner = model.create_runner()
 
     def way(laps: Laps) -> None:
         environment = _environment(body)
@@ -125,11 +126,11 @@ def _stages_way(model: Model, body: bytes, expected: Mapping[str, Any]) -> _Way:
         try:
             answer: Answer
             if model.signature.is_numeric:
-                binding = model.bind(request)
+                model.bind(runner, request)
                 laps.take("bind")
-                model.execute(binding)
+                model.execute(runner)
                 laps.take("run")
-                answer = dict(zip(outputs, model.fetch(binding), strict=True))
+                answer = dict(zip(outputs, model.fetch(runner), strict=True))
                 laps.take("fetch")
             else:  # strings, sequences and maps: through session.run, all in one
                 answer = model.run(request)

@@ -120,3 +120,14 @@ cdef extern from "strided.hpp" namespace "gpux" nogil:
 cdef extern from "writer.hpp" namespace "gpux" nogil:
     size_t most_bytes(Type type, int axes, const int64_t* shape) noexcept
     char* write_tensor(char* out, Type type, int axes, const int64_t* shape, const void* data) noexcept
+
+
+cdef extern from "activation.hpp" namespace "gpux" nogil:
+    cdef enum class Activation(int):
+        softmax
+        sigmoid
+        normalize
+
+    void activate_rows "gpux::activate"(
+        Activation activation, Type type, size_t rows, size_t size, const void* source, void* target
+    ) noexcept

@@ -1,4 +1,4 @@
-"""The fast path: Python values in, tensors out; tensors in, JSON out.
+"""The fast path: Python values in, tensors out; tensors in, activated or as JSON out.
 
 The only file that touches both Python objects and the core. Each entry takes what it needs of its
 arguments, lets the core do the work, and turns the core's fault into an error of gpux.errors.
@@ -14,11 +14,11 @@ from libcpp cimport bool as boolean
 from libcpp.vector cimport vector
 
 cimport core
-from core cimport Fault, Got, Memory, Number, NumberKind, Sink, Type
+from core cimport Activation, Fault, Got, Memory, Number, NumberKind, Sink, Type
 
 from gpux.errors import EmptyBatchError, InvalidShapeError, InvalidTypeError, InvalidValueError
 
-__all__ = ["InputSpec", "encode", "walk"]
+__all__ = ["InputSpec", "activate", "encode", "walk"]
 
 
 cdef extern from "Python.h":
@@ -486,6 +486,42 @@ def walk(InputSpec spec not None, value, pool not None):
     shape = sizes_tuple(state.sink.shape(), state.sink.axes())
     content = state.block if state.strings is None else state.strings
     return content, shape, state.sink.as_items(), state.sink.as_one_item()
+
+
+ACTIVATIONS = {
+    "softmax": <int>Activation.softmax,
+    "sigmoid": <int>Activation.sigmoid,
+    "normalize": <int>Activation.normalize,
+}
+
+
+def activate(str name not None, int type_code, shape not None, source, target):
+    """Applies an activation over the last axis of a tensor.
+
+    Args:
+        name: `softmax`, `sigmoid` or `normalize` (L2).
+        type_code: of a float type.
+        shape: the tensor's sizes; without axes it is one row of one element.
+        source: address of the tensor: dense, C-ordered, unchanged until this returns.
+        target: address of as many bytes that are not the source's.
+
+    The GIL is released. Each element is computed in float64 and rounded once.
+    """
+    cdef Activation activation = <Activation><int>ACTIVATIONS[name]
+    cdef Type type = <Type>type_code
+    cdef uintptr_t source_address = source
+    cdef uintptr_t target_address = target
+    cdef size_t rows = 1
+    cdef size_t size = 1
+    if not core.is_float(type):
+        raise ValueError("not a tensor of a float type")
+    for axis in range(len(shape)):
+        rows *= size
+        size = <size_t>shape[axis]
+    with nogil:
+        core.activate_rows(
+            activation, type, rows, size, <const void*>source_address, <void*>target_address
+        )
 
 
 cdef struct Piece:

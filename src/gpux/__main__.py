@@ -13,12 +13,22 @@ from pathlib import Path
 
 from gpux import __version__
 from gpux.app import create_app
-from gpux.config import PROVIDERS, read_settings
+from gpux.config import PROVIDERS, Settings, read_settings
 from gpux.engine import Engine
 from gpux.errors import ClientError, ServiceError, StartError
-from gpux.model import Model, load
+from gpux.example import find_examples
+from gpux.interface import Accepted, Answered
+from gpux.model import Model, load_model
 from gpux.server import Server
-from gpux.tensor import OtherSpec, TensorSpec
+from gpux.tensor import OtherSpec
+from gpux.text import TEXT
+
+_LONGEST_TRY_SECONDS = 5.0
+_LONGEST_SHOWN = 400
+_NO_EXAMPLE = (
+    "the model tells too little of its dynamic axes; gpux.yml can give their sizes "
+    "(inputs.NAME.shape)"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         "serve",
         help="serve a model over HTTP",
         description="Serves a model at POST /predict. Each option can also be set by an "
-        "environment variable: GPUX_HOST, GPUX_PORT, GPUX_THREADS, GPUX_PROVIDER, GPUX_MAX_BODY.",
+        "environment variable (GPUX_PORT for --port) or in gpux.yml, in this order.",
     )
     _add_model(serve)
     serve.add_argument("--host", help="address to listen on (default: 127.0.0.1 and ::1)")
@@ -63,6 +73,14 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--threads", help="requests worked on at once (default: 4)")
     serve.add_argument(
         "--max-body", metavar="SIZE", help="largest body, as 64MiB or in bytes (default: 64MiB)"
+    )
+    serve.add_argument(
+        "--timeout", metavar="SECONDS", help="a run that takes longer is stopped (default: 60)"
+    )
+    serve.add_argument(
+        "--cors-origins",
+        metavar="ORIGINS",
+        help="pages that may call, as https://app.example, with commas between; * for all",
     )
 
     run = commands.add_parser(
@@ -80,37 +98,42 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser(
         "inspect",
         help="show a model's inputs and outputs",
-        description="Prints a model's signature as a table.",
+        description="Prints a model's signature as a table, and requests that were tried.",
     )
     _add_model(inspect)
+    inspect.add_argument(
+        "--example", action="store_true", help="print only a whole request body that works"
+    )
     return parser
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="PATH", help="an .onnx file, or a folder with model.onnx")
+    parser.add_argument(
+        "model",
+        metavar="PATH",
+        nargs="?",
+        help="an .onnx file, a folder with gpux.yml or model.onnx, or a gpux.yml",
+    )
+    parser.add_argument("--config", metavar="FILE", help="a gpux.yml that is not beside the model")
     parser.add_argument(
         "--provider", metavar="|".join(PROVIDERS), help="where the model runs (default: auto)"
     )
+    parser.add_argument("--device", metavar="N", help="the number of the GPU (default: 0)")
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    return read_settings(os.environ, vars(options))
 
 
 def _serve(options: argparse.Namespace) -> int:
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    settings = _settings(options)
     # waitress warns at each request that has to wait.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    settings = read_settings(
-        os.environ,
-        {
-            "model": options.path,
-            "provider": options.provider,
-            "host": options.host,
-            "port": options.port,
-            "threads": options.threads,
-            "max_body": options.max_body,
-        },
-    )
-    model = load(settings.model, settings.provider)
-    engine = Engine(model)
-    server = Server(create_app(engine, settings.max_body_bytes), settings)
+    model = load_model(settings)
+    engine = Engine(model, settings.timeout_seconds)
+    app = create_app(engine, settings.max_body_bytes, settings.cors_origins)
+    server = Server(app, settings)
     server.stop_on_signals()
     shown = "localhost" if settings.host is None else server.addresses[0]
     host = f"[{shown}]" if ":" in shown else shown
@@ -131,9 +154,9 @@ def _run(options: argparse.Namespace) -> int:
             body = Path(options.file).read_bytes()
         except OSError as error:
             raise StartError(f"--file {options.file}: {error.strerror}") from error
-    settings = read_settings(os.environ, {"model": options.path, "provider": options.provider})
-    engine = Engine(load(settings.model, settings.provider))
-    logging.getLogger("gpux").addHandler(logging.NullHandler())  # what failed is printed below
+    settings = _settings(options)
+    engine = Engine(load_model(settings), settings.timeout_seconds)
+    _silence()  # what failed is printed below
     try:
         answer = engine.predict(body)
     except (ClientError, ServiceError) as error:
@@ -144,16 +167,43 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    settings = read_settings(os.environ, {"model": options.path, "provider": options.provider})
-    print(_summary(load(settings.model, settings.provider)))
+    settings = _settings(options)
+    model = load_model(settings)
+    _silence()  # not every body that is tried works
+    single, batch = find_examples(Engine(model, _LONGEST_TRY_SECONDS))
+    found = {"One item": single, "A batch": batch}
+    examples = {title: example for title, example in found.items() if example is not None}
+    if options.example:
+        if not examples:
+            raise StartError(f"an example was not found: {_NO_EXAMPLE}")
+        print(next(iter(examples.values())).body.decode())
+        return 0
+    print(_summary(model))
+    for title, example in examples.items():
+        print(f"{title:<9} {_cut(example.body.decode())}")
+        print(f"{'':<9} {_cut(example.answer.decode())}")
+    if not examples:
+        print(f"Example   not found: {_NO_EXAMPLE}")
     return 0
+
+
+def _silence() -> None:
+    """From now on nothing is logged, as what matters is printed."""
+    logging.getLogger("gpux").setLevel(logging.CRITICAL + 1)
+
+
+def _cut(text: str) -> str:
+    """A text of bounded length, its middle left out."""
+    if len(text) <= _LONGEST_SHOWN:
+        return text
+    return f"{text[: _LONGEST_SHOWN // 2]} … {text[-_LONGEST_SHOWN // 4 :]}"
 
 
 def _summary(model: Model) -> str:
     """The model as people read it: where it is, where it runs, and its signature as a table."""
     rows = [
-        *(("Input", *_columns(spec), spec.kind) for spec in model.signature.inputs),
-        *(("Output", *_columns(spec), "") for spec in model.signature.outputs),
+        *(("Input", *_columns(entry), _takes(entry)) for entry in model.interface.inputs),
+        *(("Output", *_columns(entry), "") for entry in model.interface.outputs),
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(1, 4)]
     lines = [
@@ -172,10 +222,28 @@ def _summary(model: Model) -> str:
     )
 
 
-def _columns(spec: TensorSpec | OtherSpec) -> tuple[str, str, str]:
+def _columns(entry: Accepted | Answered) -> tuple[str, str, str]:
+    spec = entry.spec
     if isinstance(spec, OtherSpec):
-        return spec.name, spec.onnx, ""
-    return spec.name, spec.type.name, "any shape" if not spec.dims else spec.shape_text
+        return entry.name, spec.onnx, ""
+    return entry.name, spec.type.name, spec.shape_text if spec.dims else "any shape"
+
+
+def _takes(entry: Accepted) -> str:
+    """What a client may send for an input, in words."""
+    spec = entry.spec
+    item = f"[{', '.join(map(str, spec.dims[1:]))}]" if spec.least_axes else spec.type.word
+    takes = {
+        "batched": f"one item ({item}), or a list of them",
+        "single": f"one item ({item}), with or without its leading axis",
+        "fixed": "with all its axes",
+        "open": "whatever the model takes",
+    }[spec.kind]
+    if entry.from_text:
+        takes = f"made from {TEXT}, or {takes}"
+    elif not entry.required:
+        takes += "; optional"
+    return f"{spec.kind}: {takes}"
 
 
 def _size_text(size_bytes: float) -> str:

@@ -4,7 +4,7 @@ from typing import Protocol, TypeVar
 
 from gpux.tensor import TensorSpec
 
-__all__ = ["InputSpec", "encode", "walk"]
+__all__ = ["InputSpec", "activate", "encode", "walk"]
 
 class _Block(Protocol):
     @property
@@ -29,6 +29,9 @@ def walk(
     spec: InputSpec, value: object, pool: _Pool[_B]
 ) -> tuple[_B | list[str], tuple[int, ...], bool, bool]:
     """Checks one value against a model input and writes it down as that input's tensor."""
+
+def activate(name: str, type_code: int, shape: tuple[int, ...], source: int, target: int) -> None:
+    """Applies an activation over the last axis of a tensor."""
 
 def encode(
     members: list[tuple[bytes, bytes] | tuple[bytes, int, tuple[int, ...], int]],

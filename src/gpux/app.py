@@ -6,7 +6,7 @@ The only importer of falcon.
 import io
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import falcon
@@ -26,14 +26,18 @@ logger = logging.getLogger(__name__)
 _LONGEST_QUOTED_PATH = 100
 
 
-def create_app(engine: Engine, max_body_bytes: int) -> falcon.App[falcon.Request, falcon.Response]:
+def create_app(
+    engine: Engine, max_body_bytes: int, cors_origins: Sequence[str] = ()
+) -> falcon.App[falcon.Request, falcon.Response]:
     """A WSGI app that serves an engine.
 
     Args:
         engine: answers the requests.
         max_body_bytes: larger bodies are refused with 413.
+        cors_origins: the origins whose pages may read the answers; `*` for all.
     """
-    app = falcon.App(media_type=protocol.MEDIA_TYPE)
+    middleware = [CrossOrigin(cors_origins)] if cors_origins else []
+    app = falcon.App(media_type=protocol.MEDIA_TYPE, middleware=middleware)
     health = Health(engine)
     app.add_route("/predict", Predict(engine, max_body_bytes))
     app.add_route("/health", health)
@@ -46,6 +50,27 @@ def create_app(engine: Engine, max_body_bytes: int) -> falcon.App[falcon.Request
     app.add_error_handler(ClientError, _answer_error)
     app.add_error_handler(ServiceError, _answer_error)
     return app
+
+
+class CrossOrigin(falcon.CORSMiddleware):  # type: ignore[type-arg]  # those of ASGI
+    """Lets pages of other origins read the answers, errors included.
+
+    Args:
+        origins: which; `*` for all.
+
+    Source: the Fetch standard, 3.2 (CORS protocol).
+    """
+
+    def __init__(self, origins: Sequence[str]) -> None:
+        super().__init__("*" if "*" in origins else origins, expose_headers="Retry-After")
+
+    def process_response(
+        self, req: falcon.Request, resp: falcon.Response, resource: object, req_succeeded: bool
+    ) -> None:
+        """Adds the headers that the browser asks for."""
+        super().process_response(req, resp, resource, req_succeeded)
+        if self.allow_origins != "*":
+            resp.append_header("Vary", "Origin")  # caches must tell the answers apart
 
 
 class Predict:

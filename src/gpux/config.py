@@ -1,64 +1,105 @@
-"""Settings: the environment, and what the command line says over it."""
+"""Settings: what the command line says, over the environment, over gpux.yml."""
 
 import os
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, get_args
 
-from gpux.errors import ConfigurationError
+from gpux.declaration import (
+    FILE_NAMES,
+    Bytes,
+    Declaration,
+    Device,
+    GraphOptimization,
+    Host,
+    Origins,
+    Port,
+    Provider,
+    Seconds,
+    Threads,
+    convert_text,
+    read_declaration,
+)
+from gpux.errors import ConfigurationError, ModelError
 
-PROVIDERS = ("auto", "cpu", "cuda")
-
-_UNITS = {
-    "": 1,
-    "b": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-}
-_SIZE = re.compile(r"([0-9]+)\s*([A-Za-z]*)")
+PROVIDERS: tuple[str, ...] = get_args(Provider)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How to serve a model.
+    """What to serve, and how.
 
     Attributes:
-        model: an .onnx file, or a folder with model.onnx.
+        model: the .onnx file.
+        tokenizer: a tokenizer.json that makes the model's ids from text.
+        declaration: gpux.yml.
         provider: `auto`, `cpu` or `cuda`.
+        device: the number of the GPU.
+        run_threads: CPU threads that one run may use; None for one a core.
+        gpu_memory_limit_bytes: of the CUDA provider's arena; None for all.
+        graph_optimization: how much ONNX Runtime may rewrite the graph.
+        provider_options: further options of the CUDA provider.
         host: the address to listen on; None for 127.0.0.1 and, where there is one, ::1.
         port: 0 takes a free one.
         threads: requests that are worked on at once.
         max_body_bytes: larger bodies are refused with 413.
+        timeout_seconds: a run that takes longer is stopped, and answered 504.
+        cors_origins: the origins whose pages may read answers; `*` for all.
     """
 
     model: Path
-    provider: str = "auto"
+    tokenizer: Path | None = None
+    declaration: Declaration = field(default_factory=Declaration)
+    provider: Provider = "auto"
+    device: int = 0
+    run_threads: int | None = None
+    gpu_memory_limit_bytes: int | None = None
+    graph_optimization: GraphOptimization = "all"
+    provider_options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     host: str | None = None
     port: int = 8080
     threads: int = 4
     max_body_bytes: int = 64 * 2**20
+    timeout_seconds: float = 60.0
+    cors_origins: tuple[str, ...] = ()
 
 
-def read_settings(environment: Mapping[str, str], options: Mapping[str, str | None]) -> Settings:
-    """The settings that options and environment make.
+# What options and environment can set: the attribute of Settings, and its type.
+_SETTINGS: dict[str, tuple[str, Any]] = {
+    "provider": ("provider", Provider),
+    "device": ("device", Device),
+    "host": ("host", Host),
+    "port": ("port", Port),
+    "threads": ("threads", Threads),
+    "max_body": ("max_body_bytes", Bytes),
+    "timeout": ("timeout_seconds", Seconds),
+    "cors_origins": ("cors_origins", Origins),
+}
+
+
+def read_settings(
+    environment: Mapping[str, str],
+    options: Mapping[str, str | None],
+    *,
+    variables: Mapping[str, str] = os.environ,
+) -> Settings:
+    """The settings that options, environment and gpux.yml make.
 
     Args:
-        environment: GPUX_MODEL, GPUX_PROVIDER, GPUX_HOST, GPUX_PORT, GPUX_THREADS and GPUX_MAX_BODY
-            are read.
-        options: by setting (`model`, `provider`, `host`, `port`, `threads`, `max_body`), as text;
-            what is there and not None goes over the environment.
+        environment: by setting, in capitals behind `GPUX_`; empty is not given.
+        options: as text, by setting: `model`, `config`, `provider`, `device`, `host`, `port`,
+            `threads`, `max_body`, `timeout`, `cors_origins`; None is not given.
+        variables: what `${VAR}` in gpux.yml stands for.
 
     Raises:
-        ConfigurationError: names the option or variable, and what was expected.
+        ConfigurationError: names the option, the variable or the file and its key, and says what
+            was expected.
+        ModelError: there is no such model.
     """
 
-    def text(name: str) -> tuple[str, str] | None:
-        """The setting's text and where it stands."""
+    def given(name: str) -> tuple[str, str] | None:
+        """A setting's text and where it stands."""
         option = options.get(name)
         if option is not None:
             return option, "PATH" if name == "model" else "--" + name.replace("_", "-")
@@ -66,49 +107,95 @@ def read_settings(environment: Mapping[str, str], options: Mapping[str, str | No
         value = environment.get(variable)
         return (value, variable) if value else None
 
-    model = text("model")
-    if model is None:
-        raise ConfigurationError(
-            "GPUX_MODEL is not set: it names an .onnx file or a folder with model.onnx"
-        )
-    settings = Settings(Path(model[0]))
-    provider = text("provider")
-    host = text("host")
-    port = text("port")
-    threads = text("threads")
-    max_body = text("max_body")
+    settings: dict[str, Any] = {}
+    for name, (attribute, kind) in _SETTINGS.items():
+        text = given(name)
+        if text is not None:
+            settings[attribute] = convert_text(text[0], kind, text[1])
+    model, config = given("model"), given("config")
+    file, declaration = _find_model(
+        Path(model[0]) if model else None, Path(config[0]) if config else None, variables
+    )
+    runtime = declaration.content.runtime
+    for name, (attribute, _) in _SETTINGS.items():
+        section = runtime if name in ("provider", "device") else declaration.content.serving
+        in_file = getattr(section, name)
+        if in_file is not None:
+            settings.setdefault(attribute, (in_file,) if in_file == "*" else in_file)
     return Settings(
-        model=settings.model,
-        provider=_read_provider(*provider) if provider else settings.provider,
-        host=host[0] if host else settings.host,
-        port=_read_integer(*port, least=0, most=65535) if port else settings.port,
-        threads=_read_integer(*threads, least=1, most=1024) if threads else settings.threads,
-        max_body_bytes=_read_size(*max_body) if max_body else settings.max_body_bytes,
+        model=file,
+        tokenizer=_find_tokenizer(file, declaration),
+        declaration=declaration,
+        run_threads=runtime.threads,
+        gpu_memory_limit_bytes=runtime.gpu_memory_limit,
+        graph_optimization=runtime.graph_optimization,
+        provider_options=runtime.provider_options,
+        **settings,
     )
 
 
-def _read_provider(text: str, source: str) -> str:
-    if text not in PROVIDERS:
-        raise ConfigurationError(f"{source}: expected {', '.join(PROVIDERS)}, got {text!r}")
-    return text
-
-
-def _read_integer(text: str, source: str, *, least: int, most: int) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
+def _find_model(
+    path: Path | None, config: Path | None, variables: Mapping[str, str]
+) -> tuple[Path, Declaration]:
+    """The .onnx file, and the gpux.yml about it: where they are named, or beside each other."""
+    if path is not None and path.suffix in (".yml", ".yaml"):
+        if config is not None:
+            raise ConfigurationError(f"{path} and {config}: name one gpux.yml, not two")
+        path, config = None, path
+    if config is not None:
+        declaration = read_declaration(config, variables)
+        return _find_file(path) if path else _find_source(declaration), declaration
+    if path is None:
         raise ConfigurationError(
-            f"{source}: expected an integer from {least} to {most}, got {text!r}"
+            "no model is named: PATH or GPUX_MODEL names an .onnx file or a folder with one, "
+            "--config or GPUX_CONFIG a gpux.yml"
         )
-    return int(text)
+    folder = path if path.is_dir() else path.parent
+    beside = [folder / name for name in FILE_NAMES if (folder / name).is_file()]
+    if not beside:
+        return _find_file(path), Declaration()
+    declaration = read_declaration(beside[0], variables)
+    if path.is_dir():
+        return _find_source(declaration), declaration
+    # A file of that name may stand beside several models: it is about the one that it names.
+    is_about_it = _source(declaration).resolve() == path.resolve()
+    return _find_file(path), declaration if is_about_it else Declaration()
 
 
-def _read_size(text: str, source: str) -> int:
-    match = _SIZE.fullmatch(text.strip())
-    unit = _UNITS.get(match[2].lower()) if match else None
-    if match is None or unit is None or len(match[1]) > 15 or int(match[1]) == 0:
-        raise ConfigurationError(
-            f"{source}: expected a size such as 1000000, 64MiB or 10MB, got {text!r}"
-        )
-    return int(match[1]) * unit
+def _source(declaration: Declaration) -> Path:
+    return declaration.folder / (declaration.content.model.source or "model.onnx")
+
+
+def _find_source(declaration: Declaration) -> Path:
+    """The file that a gpux.yml is about."""
+    file = _source(declaration)
+    if declaration.content.model.source is None:
+        return _find_file(declaration.folder)
+    if not file.is_file():
+        declaration.refuse("model", "source", problem=f"no such file: {file}")
+    return file
+
+
+def _find_file(path: Path) -> Path:
+    if path.is_dir():
+        file = path / "model.onnx"
+        if not file.is_file():
+            raise ModelError(f"{path}: the folder has no model.onnx")
+        return file
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file or folder")
+    return path
+
+
+def _find_tokenizer(model: Path, declaration: Declaration) -> Path | None:
+    named = declaration.content.preprocessing.tokenizer
+    if named is None:
+        beside = model.parent / "tokenizer.json"
+        return beside if beside.is_file() else None
+    file = declaration.folder / named
+    if not file.is_file():
+        declaration.refuse("preprocessing", "tokenizer", problem=f"no such file: {file}")
+    return file
 
 
 def cores() -> int:

@@ -4,6 +4,7 @@ import logging
 from typing import Any, Literal
 
 from gpux import protocol
+from gpux.deadline import Watchdog
 from gpux.errors import InferenceError, UnavailableError
 from gpux.model import Model
 
@@ -17,10 +18,12 @@ class Engine:
 
     Args:
         model: a loaded one.
+        timeout_seconds: a run that takes longer is stopped; None for no limit.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, timeout_seconds: float | None = None) -> None:
         self.model = model
+        self._watchdog = None if timeout_seconds is None else Watchdog(timeout_seconds)
         self._status: Status = "healthy"
 
     @property
@@ -47,14 +50,15 @@ class Engine:
         """
         if self._status == "draining":
             raise UnavailableError("The server is draining: it takes no new requests")
-        request = protocol.decode(body, self.model.inputs)
         try:
-            return protocol.encode(self.model.run(request))
+            request = protocol.decode(body, self.model.inputs)
+            try:
+                return protocol.encode(self.model.run(request, self._watchdog))
+            finally:
+                request.release()
         except InferenceError as error:
             logger.error("Inference failed: %s", error.__cause__)  # whole, for the operator
             raise
-        finally:
-            request.release()
 
     def health(self) -> dict[str, str]:
         """What /health says."""

@@ -2,7 +2,7 @@
 
 GpuxError
 ├── StartError                       nothing was started; the command ends with exit code 2
-│   ├── ConfigurationError           an option, an environment variable
+│   ├── ConfigurationError           an option, an environment variable, gpux.yml
 │   ├── RuntimeMissingError          no usable ONNX Runtime, or two of them
 │   └── ModelError                   a file that is no model, or a model that cannot be served
 ├── ClientError                      the request is wrong and nothing was run           4xx
@@ -16,11 +16,13 @@ GpuxError
 │   │   ├── InvalidShapeError        its lists: `.place`
 │   │   └── EmptyBatchError
 │   ├── DisagreementError            inputs that do not fit each other                  400
+│   ├── ClashingInputsError          a text, and what is made from it                   400
 │   ├── BodyTooLargeError            413
 │   └── UnsupportedMediaTypeError    415
 └── ServiceError                     the request may be right                           5xx
     ├── InferenceError               ONNX Runtime failed: `__cause__` is for the log    500
-    └── UnavailableError             not taking requests now: `.retry_after_seconds`    503
+    ├── UnavailableError             not taking requests now: `.retry_after_seconds`    503
+    └── DeadlineError                it took too long                                   504
 
 str(error) is what the client reads. Each class that concerns a request has `status`, the HTTP
 status.
@@ -42,7 +44,7 @@ class StartError(GpuxError):
 
 
 class ConfigurationError(StartError):
-    """An option or an environment variable has a value that cannot be used."""
+    """An option, an environment variable or gpux.yml has a value that cannot be used."""
 
 
 class RuntimeMissingError(StartError):
@@ -178,6 +180,20 @@ class DisagreementError(ClientError):
         )
 
 
+class ClashingInputsError(ClientError):
+    """A text was sent, and what is made from it as well.
+
+    Args:
+        text, made: the two inputs.
+    """
+
+    def __init__(self, text: str, made: str) -> None:
+        super().__init__(
+            f"{_quote(text)} and {_quote(made)} cannot be sent together: "
+            f"{made} is made from the text"
+        )
+
+
 class BodyTooLargeError(ClientError):
     """The body is over the limit, in bytes."""
 
@@ -223,6 +239,16 @@ class UnavailableError(ServiceError):
     def __init__(self, reason: str, retry_after_seconds: int = 1) -> None:
         super().__init__(reason)
         self.retry_after_seconds = retry_after_seconds
+
+
+class DeadlineError(ServiceError):
+    """The run was stopped at its deadline."""
+
+    status = 504
+
+    def __init__(self, limit_seconds: float) -> None:
+        noun = "second" if limit_seconds == 1 else "seconds"
+        super().__init__(f"The request took longer than the limit of {limit_seconds:g} {noun}")
 
 
 def _quote(name: str) -> str:

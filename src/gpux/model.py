@@ -7,20 +7,32 @@ runtime can be reported in words.
 import ctypes
 import importlib.metadata
 import logging
+import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy
 
-from gpux.config import cores
-from gpux.errors import ConfigurationError, InferenceError, ModelError, RuntimeMissingError
+from gpux._fastpath import activate
+from gpux.config import Settings, cores, read_settings
+from gpux.deadline import Watchdog
+from gpux.declaration import Provider, convert_text
+from gpux.errors import (
+    ConfigurationError,
+    DeadlineError,
+    InferenceError,
+    ModelError,
+    RuntimeMissingError,
+)
 from gpux.inputs import InputReader, Request
+from gpux.interface import Answered, declare, describe
 from gpux.memory import Block, HostPool, StringTensor, Tensor
 from gpux.tensor import BY_CODE, BY_NAME, BY_ONNX, MOST_AXES, OtherSpec, Signature, TensorSpec
+from gpux.text import open_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -91,44 +103,53 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def find_model_file(path: Path) -> Path:
-    """The .onnx file that `path` names: the file itself, or model.onnx in the folder.
-
-    Raises:
-        ModelError: there is none.
-    """
-    if path.is_dir():
-        file = path / "model.onnx"
-        if not file.is_file():
-            raise ModelError(f"{path}: the folder has no model.onnx")
-        return file
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file or folder")
-    return path
-
-
-def load(path: str | Path, provider: str = "auto", threads: int | None = None) -> "Model":
-    """Loads a model.
+def load(
+    path: str | Path | None = None,
+    provider: str | None = None,
+    threads: int | None = None,
+    config: str | Path | None = None,
+) -> "Model":
+    """Loads a model, as `gpux serve` would without its environment and options.
 
     Args:
-        path: an .onnx file, or a folder with model.onnx.
+        path: an .onnx file; a folder with gpux.yml or model.onnx; a gpux.yml.
         provider: `cpu`; `cuda`; or `auto`, which is CUDA where ONNX Runtime can use it and the CPU
-        elsewhere.
-        threads: CPU threads that one run may use; by default one for each core that the process may
-        use.
+            elsewhere. By default what gpux.yml says, or `auto`.
+        threads: CPU threads that one run may use; by default what gpux.yml says, or one for each
+            core that the process may use.
+        config: a gpux.yml that is not in the model's folder.
 
     Raises:
-        StartError: no runtime, no model, or a model that cannot be served; nothing stays loaded.
+        StartError: no runtime, no model, a model that cannot be served, or a gpux.yml that
+            contradicts it; nothing stays loaded.
+    """
+    settings = read_settings(
+        {}, {"model": _text(path), "config": _text(config)}, variables=os.environ
+    )
+    if provider is not None:
+        settings = replace(settings, provider=convert_text(provider, Provider, "provider"))
+    if threads is not None:
+        settings = replace(settings, run_threads=threads)
+    return load_model(settings)
+
+
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else os.fspath(path)
+
+
+def load_model(settings: Settings) -> "Model":
+    """Loads the model that the settings name.
+
+    Raises:
+        StartError: as load().
     """
     runtime = load_runtime()
-    file = find_model_file(Path(path))
-    session = _create_session(runtime, file, provider, threads)
-    return Model(runtime, session, file)
+    session = _create_session(runtime, settings)
+    return Model(runtime, session, settings)
 
 
-def _create_session(runtime: Any, file: Path, provider: str, threads: int | None) -> Any:
-    if provider not in ("auto", "cpu", "cuda"):
-        raise ConfigurationError(f"provider must be auto, cpu or cuda, got {provider!r}")
+def _create_session(runtime: Any, settings: Settings) -> Any:
+    provider, file = settings.provider, settings.model
     available = runtime.get_available_providers()
     wanted = _CUDA if provider != "cpu" and _CUDA in available else _CPU
     if provider == "cuda" and wanted != _CUDA:
@@ -137,12 +158,15 @@ def _create_session(runtime: Any, file: Path, provider: str, threads: int | None
             "install the GPU build: pip uninstall onnxruntime, then pip install 'gpux[cuda]'"
         )
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads or cores()
+    options.intra_op_num_threads = settings.run_threads or cores()
+    options.graph_optimization_level = getattr(
+        runtime.GraphOptimizationLevel, _OPTIMIZATION[settings.graph_optimization]
+    )
     # A spinning pool burns the cores that decoding and the other requests need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.log_severity_level = 3
-    providers = [_CUDA, _CPU] if wanted == _CUDA else [_CPU]
+    providers = [(_CUDA, _cuda_options(settings)), _CPU] if wanted == _CUDA else [_CPU]
     try:
         session = runtime.InferenceSession(os.fspath(file), options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions have no common base
@@ -155,39 +179,77 @@ def _create_session(runtime: Any, file: Path, provider: str, threads: int | None
                 "provider cuda: ONNX Runtime could not use CUDA (its reason is in its log above)"
             )
         logger.warning("CUDA could not be used (the reason is in ONNX Runtime's log above): CPU")
-        return _create_session(runtime, file, "cpu", threads)
+        return _create_session(runtime, replace(settings, provider="cpu"))
     return session
+
+
+_OPTIMIZATION = {
+    "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "disabled": "ORT_DISABLE_ALL",
+}
+
+
+def _cuda_options(settings: Settings) -> dict[str, str]:
+    """The options of the CUDA provider, which ONNX Runtime takes as text."""
+    options: dict[str, str | int | float | bool] = {"device_id": settings.device}
+    if settings.gpu_memory_limit_bytes is not None:
+        options["gpu_mem_limit"] = settings.gpu_memory_limit_bytes
+    options |= settings.provider_options
+    return {
+        key: str(int(value)) if isinstance(value, bool) else str(value)
+        for key, value in options.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Runner:
+    """What one run needs of ONNX Runtime, and no other run at the same time.
+
+    Attributes:
+        binding: of inputs and outputs; None for a model that cannot be bound.
+        options: by which the run can be stopped.
+    """
+
+    binding: Any
+    options: Any
 
 
 class Model:
     """A model that is ready to run. Any number of threads may use it at once.
 
     Attributes:
-        name: the folder's name, or the file's without its ending.
+        name: gpux.yml's; or the folder's name, or the file's without its ending.
         file: the .onnx file.
-        signature: its inputs and outputs.
+        interface: what it takes and answers.
+        signature: the model's own inputs, and the outputs that are answered.
         inputs: reads the values of requests.
         provider: `cpu` or `cuda`: the one really in use.
     """
 
-    def __init__(self, runtime: Any, session: Any, file: Path) -> None:
-        self.file = file
-        self.name = file.resolve().parent.name if file.name == "model.onnx" else file.stem
-        self.signature = _read_signature(session, file)
-        self.inputs = InputReader(self.signature, HostPool())
+    def __init__(self, runtime: Any, session: Any, settings: Settings) -> None:
+        told = settings.declaration
+        self.file = settings.model
+        own = _read_signature(session, self.file)
+        text = open_tokenizer(settings.tokenizer, own, told)
+        texts, from_text = (text.specs, frozenset(text.fills)) if text else ((), frozenset())
+        self.interface = declare(own, texts, from_text, told)
+        self.signature = self.interface.signature
+        _check_types(self.signature, self.file)
+        self.name = told.content.name or (
+            self.file.resolve().parent.name if self.file.name == "model.onnx" else self.file.stem
+        )
+        self.inputs = InputReader(self.interface, HostPool(), text, told)
         self.provider = _SHORT_NAMES[session.get_providers()[0]]
         self.runtime_version = str(runtime.__version__)
+        self._told = told.content
+        self._device = f"cuda:{settings.device}" if self.provider == "cuda" else "cpu"
         self._runtime = runtime
         self._session = session
-        # ONNX Runtime would write each failure to stderr as well, beside what is raised.
-        self._run_options = runtime.RunOptions()
-        self._run_options.log_severity_level = 4
-        # "No graph", said outright: a missing entry costs run_with_iobinding an exception of C++,
-        # 29 µs a run.
-        self._run_options.add_run_config_entry("gpu_graph_id", "-1")
         self._output_names = [output.name for output in self.signature.outputs]
-        # Bindings that no run uses. list.pop and list.append are atomic.
-        self._idle_bindings: list[Any] = []
+        # Runners that no run uses. list.pop and list.append are atomic.
+        self._idle_runners: list[_Runner] = []
 
     def predict(self, inputs: Mapping[str, object]) -> dict[str, Any]:
         """Runs the model on Python values, by the rules that /predict has for JSON.
@@ -210,35 +272,60 @@ class Model:
         finally:
             request.release()
 
-    def run(self, request: Request) -> Answer:
+    def run(self, request: Request, watchdog: Watchdog | None = None) -> Answer:
         """Runs one request, in the calling thread, without the GIL while ONNX Runtime works.
 
         Args:
             request: stays the caller's, who may release it when the answer has been read.
+            watchdog: stops the run at its deadline.
 
         Raises:
+            DeadlineError: it was stopped.
             InferenceError: ONNX Runtime failed; its own words are the cause.
         """
+        runner = self._take_runner()
+        token = watchdog.begin(runner.options) if watchdog else 0
         try:
-            if self.signature.is_numeric:
-                binding = self.bind(request)
-                self.execute(binding)
-                outputs = self.fetch(binding)
+            if runner.binding is not None:
+                self.bind(runner, request)
+                self.execute(runner)
+                outputs = self.fetch(runner)
             else:
-                outputs = self._run_without_binding(request)
+                outputs = self._run_without_binding(runner, request)
         except Exception as error:  # ONNX Runtime's exceptions have no common base
+            if watchdog and watchdog.end(token):
+                raise DeadlineError(watchdog.limit_seconds) from error
             raise InferenceError(_reason(error)) from error
+        # One that was stopped in its last moment has its answer, but may not be used again.
+        if watchdog is None or not watchdog.end(token):
+            self._idle_runners.append(runner)
+        values = dict(zip(self._output_names, outputs, strict=True))
         return {
-            spec.name: self._settle(spec, value, unbatched=request.unbatched)
-            for spec, value in zip(self.signature.outputs, outputs, strict=True)
+            answered.name: self._settle(
+                answered, values[answered.spec.name], unbatched=request.unbatched
+            )
+            for answered in self.interface.outputs
         }
 
-    def bind(self, request: Request) -> Any:
-        """A binding of the request's tensors for execute(); nothing is copied on the CPU."""
+    def _take_runner(self) -> _Runner:
         try:
-            binding = self._idle_bindings.pop()
+            return self._idle_runners.pop()
         except IndexError:
-            binding = self._session.io_binding()
+            return self.create_runner()
+
+    def create_runner(self) -> _Runner:
+        """What bind(), execute() and fetch() need, for one run at a time."""
+        options = self._runtime.RunOptions()
+        # ONNX Runtime would write each failure to stderr as well, beside what is raised.
+        options.log_severity_level = 4
+        # "No graph", said outright: a missing entry costs run_with_iobinding an exception of C++,
+        # 29 µs a run.
+        options.add_run_config_entry("gpu_graph_id", "-1")
+        return _Runner(self._session.io_binding() if self.signature.is_numeric else None, options)
+
+    def bind(self, runner: _Runner, request: Request) -> None:
+        """Binds the request's tensors for execute(); nothing is copied on the CPU."""
+        binding = runner.binding
         for name, tensor in request.tensors.items():
             assert isinstance(tensor, Tensor)
             binding.bind_input(name, "cpu", 0, tensor.type.code, tensor.shape, tensor.address)
@@ -246,27 +333,27 @@ class Model:
         # otherwise.
         for name in self._output_names:
             binding.bind_output(name)
-        return binding
 
-    def execute(self, binding: Any) -> None:
-        """Runs a binding, without the GIL."""
-        self._session.run_with_iobinding(binding, self._run_options)
+    def execute(self, runner: _Runner) -> None:
+        """Runs what is bound, without the GIL."""
+        self._session.run_with_iobinding(runner.binding, runner.options)
 
-    def fetch(self, binding: Any) -> list[Tensor | StringTensor | Other]:
-        """The outputs of a run, in the model's order; the binding is put back for the next one."""
+    def fetch(self, runner: _Runner) -> list[Tensor | StringTensor | Other]:
+        """The outputs of a run, in the order of the signature; nothing stays bound."""
         outputs: list[Tensor | StringTensor | Other] = [
             Tensor(BY_CODE[value.element_type()], tuple(value.shape()), value.data_ptr(), value)
-            for value in binding.get_outputs()
+            for value in runner.binding.get_outputs()
         ]
         # No pointer into the request's blocks survives it.
-        binding.clear_binding_inputs()
-        binding.clear_binding_outputs()
-        self._idle_bindings.append(binding)
+        runner.binding.clear_binding_inputs()
+        runner.binding.clear_binding_outputs()
         return outputs
 
-    def _run_without_binding(self, request: Request) -> list[Tensor | StringTensor | Other]:
+    def _run_without_binding(
+        self, runner: _Runner, request: Request
+    ) -> list[Tensor | StringTensor | Other]:
         feeds = {name: self._feed(tensor) for name, tensor in request.tensors.items()}
-        values = self._session.run(self._output_names, feeds, self._run_options)
+        values = self._session.run(self._output_names, feeds, runner.options)
         return [
             _from_runtime(spec, value)
             for spec, value in zip(self.signature.outputs, values, strict=True)
@@ -287,14 +374,18 @@ class Model:
         return tensor.owner.array(tensor.type, tensor.shape)
 
     def _settle(
-        self, spec: TensorSpec | OtherSpec, value: Tensor | StringTensor | Other, *, unbatched: bool
+        self, answered: Answered, value: Tensor | StringTensor | Other, *, unbatched: bool
     ) -> Tensor | StringTensor | Other:
-        """The value as it is answered: an unbatched answer has no batch axis."""
+        """The value as it is answered: activated, and without batch axis if it is one item's."""
+        spec = answered.spec
         if isinstance(spec, OtherSpec) or isinstance(value, Other):
             assert isinstance(value, Other)
             if unbatched and isinstance(value.value, list) and len(value.value) == 1:
                 return Other(value.value[0], value.float_type)
             return value
+        if answered.activation is not None:
+            assert isinstance(value, Tensor)
+            value = _activate(answered.activation, value)
         if not self.signature.loses_leading_axis(spec, value.shape, unbatched=unbatched):
             return value
         if isinstance(value, StringTensor):
@@ -308,41 +399,33 @@ class Model:
             "producer": meta.producer_name,
             "graph": meta.graph_name,
             "domain": meta.domain,
-            "description": meta.description or meta.graph_description,
         }
+        version = None if meta.version == _NO_VERSION else str(meta.version)
+        description = meta.description or meta.graph_description
         return {
             "name": self.name,
-            "version": None if meta.version == _NO_VERSION else str(meta.version),
+            "version": self._told.version or version,
+            "description": self._told.description or description or None,
             "format": "onnx",
             "size": self.file.stat().st_size,
             "provider": self.provider,
-            "device": "cuda:0" if self.provider == "cuda" else "cpu",
+            "device": self._device,
             "runtime": f"onnxruntime {self.runtime_version}",
-            "inputs": [
-                {**_describe(spec), "kind": spec.kind, "required": True}
-                for spec in self.signature.inputs
-            ],
-            "outputs": [_describe(spec) for spec in self.signature.outputs],
+            "inputs": [describe(accepted) for accepted in self.interface.inputs],
+            "outputs": [describe(answered) for answered in self.interface.outputs],
             "metadata": {
                 **{key: value for key, value in facts.items() if value},
                 **meta.custom_metadata_map,
+                **self._told.metadata,
             },
         }
 
 
-def _describe(spec: TensorSpec | OtherSpec) -> dict[str, Any]:
-    if isinstance(spec, TensorSpec):
-        type_name, shape = spec.type.name, list(spec.dims)
-    else:
-        type_name, shape = spec.onnx, None
-    return {
-        "name": spec.name,
-        "type": type_name,
-        "shape": shape,
-        # ONNX Runtime tells neither.
-        "description": None,
-        "labels": None,
-    }
+def _activate(activation: str, tensor: Tensor) -> Tensor:
+    """The tensor with an activation applied, in memory of its own: others may read the output."""
+    block = Block(math.prod(tensor.shape) * tensor.type.nbytes)
+    activate(activation, tensor.type.code, tensor.shape, tensor.address, block.address)
+    return Tensor(tensor.type, tensor.shape, block.address, block)
 
 
 def _read_signature(session: Any, file: Path) -> Signature:
@@ -354,19 +437,21 @@ def _read_signature(session: Any, file: Path) -> Signature:
                 f"inputs may be {', '.join(BY_NAME)}"
             )
         inputs.append(_read_tensor(node, file))
-    outputs: list[TensorSpec | OtherSpec] = []
-    for node in session.get_outputs():
-        if node.type in BY_ONNX:
-            outputs.append(_read_tensor(node, file))
-        elif node.type.startswith(("seq(", "map(")):
-            outputs.append(OtherSpec(node.name, node.type))
-        else:
+    outputs = [
+        _read_tensor(node, file) if node.type in BY_ONNX else OtherSpec(node.name, node.type)
+        for node in session.get_outputs()
+    ]
+    return Signature(tuple(inputs), tuple(outputs))
+
+
+def _check_types(signature: Signature, file: Path) -> None:
+    """Refuses outputs that cannot be answered; gpux.yml may leave them out."""
+    for spec in signature.outputs:
+        if isinstance(spec, OtherSpec) and not spec.onnx.startswith(("seq(", "map(")):
             raise ModelError(
-                f"{file}: output '{node.name}' has type {node.type}, "
+                f"{file}: output '{spec.name}' has type {spec.onnx}, "
                 "which cannot be answered as JSON"
             )
-    signature = Signature(tuple(inputs), tuple(outputs))
-    for spec in outputs:
         # Such a model runs through NumPy, which has no bfloat16.
         if (
             not signature.is_numeric
@@ -377,7 +462,6 @@ def _read_signature(session: Any, file: Path) -> Signature:
                 f"{file}: output '{spec.name}' is bfloat16 in a model with strings, sequences or "
                 "maps, which ONNX Runtime cannot hand out"
             )
-    return signature
 
 
 def _read_tensor(node: Any, file: Path) -> TensorSpec:

@@ -93,6 +93,11 @@ class JSONErrorTask(ErrorTask):
         body = json.dumps({"detail": error.body}).encode()
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
+        allowed = self.channel.adj.gpux_cors_origins
+        origin = self.request.headers.get("ORIGIN")
+        if origin is not None and (origin in allowed or "*" in allowed):
+            self.response_headers.append(("Access-Control-Allow-Origin", origin))
+            self.response_headers.append(("Vary", "Origin"))
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
@@ -228,7 +233,7 @@ class Server:
 
     Args:
         app: a WSGI app.
-        settings: host, port, threads, max_body_bytes.
+        settings: host, port, threads, max_body_bytes, cors_origins.
 
     Raises:
         ConfigurationError: the address cannot be listened on.
@@ -253,6 +258,7 @@ class Server:
             log_socket_errors=False,
         )
         adjustments.gpux_max_body_bytes = settings.max_body_bytes
+        adjustments.gpux_cors_origins = settings.cors_origins
         self._map: dict[int, Any] = {}
         self._dispatcher = ThreadedTaskDispatcher()
         self._dispatcher.set_thread_count(settings.threads)

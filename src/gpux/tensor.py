@@ -73,17 +73,21 @@ class TensorSpec:
         type: the type of its elements.
         dims: its axes; an empty tuple for a scalar and for an undeclared shape, which ONNX Runtime
             does not tell apart.
+        batched: whether the leading axis is that of the batch; None where its size tells.
     """
 
     name: str
     type: ElementType
     dims: tuple[Dim, ...]
+    batched: bool | None = None
 
     @cached_property
     def kind(self) -> Kind:
         """How a value relates to the batch: see contract.md, "From a value to a tensor"."""
         if not self.dims:
             return "open"
+        if self.batched is not None:
+            return "batched" if self.batched else "fixed"
         if not isinstance(self.dims[0], int):
             return "batched"
         return "single" if self.dims[0] == 1 else "fixed"
@@ -134,11 +138,13 @@ class Given:
         shape: of the tensor, all axes included.
         as_items: the value lacked declared axes, which were added.
         as_one_item: it was a single item, to which the batch axis was added.
+        sent_as: the name that the client gave it, if not the input's: ids may be made from a text.
     """
 
     shape: tuple[int, ...]
     as_items: bool
     as_one_item: bool
+    sent_as: str | None = None
 
 
 @dataclass(frozen=True)
@@ -149,13 +155,12 @@ class Signature:
     outputs: tuple[TensorSpec | OtherSpec, ...]
 
     @cached_property
-    def batch_axes(self) -> frozenset[str | None]:
-        """The names of the batched inputs' leading axes; None stands for an unnamed one."""
-        return frozenset(
-            spec.dims[0]
-            for spec in self.inputs
-            if spec.kind == "batched" and not isinstance(spec.dims[0], int)
-        )
+    def batch_axes(self) -> frozenset[Dim]:
+        """The batched inputs' leading axes, by name; None stands for an unnamed one.
+
+        A size stands for an axis that is fixed, and declared to be the batch's all the same.
+        """
+        return frozenset(spec.dims[0] for spec in self.inputs if spec.kind == "batched")
 
     @cached_property
     def is_numeric(self) -> bool:
@@ -184,11 +189,9 @@ class Signature:
         """Checks that the sizes of different inputs fit each other.
 
         Dimensions with the same name must have the same size across inputs. Unnamed leading axes of
-        batched
-        inputs are compared only if one of these inputs was given as items: given with all their
-            axes, they may
-        mean different things (a recurrent model's state leads with its layers), and the model
-        judges.
+        batched inputs are compared only if one of these inputs was given as items: given with all
+        their axes, they may mean different things (a recurrent model's state leads with its
+        layers), and the model judges.
 
         Args:
             given: the inputs of a request, by name.
@@ -202,9 +205,9 @@ class Signature:
             if value is None:
                 continue
             for axis, dim in axes:
-                _compare(sizes, dim, spec.name, value.shape[axis])
+                _compare(sizes, dim, value.sent_as or spec.name, value.shape[axis])
         unnamed = [
-            (spec.name, given[spec.name])
+            (given[spec.name].sent_as or spec.name, given[spec.name])
             for spec in self.inputs
             if spec.kind == "batched" and spec.dims[0] is None and spec.name in given
         ]
@@ -212,6 +215,23 @@ class Signature:
             rows: dict[str, list[tuple[str, int]]] = {}
             for name, value in unnamed:
                 _compare(rows, "batch", name, value.shape[0])
+
+    def sizes(self, given: Mapping[str, Given]) -> dict[str | None, int]:
+        """The sizes of the axes that a request settles, by name.
+
+        None stands for the unnamed leading axes of batched inputs.
+        """
+        sizes: dict[str | None, int] = {}
+        for spec in self.inputs:
+            value = given.get(spec.name)
+            if value is None:
+                continue
+            if spec.kind == "batched" and spec.dims[0] is None:
+                sizes.setdefault(None, value.shape[0])
+            for dim, size in zip(spec.dims, value.shape, strict=False):
+                if isinstance(dim, str):
+                    sizes.setdefault(dim, size)
+        return sizes
 
     def is_unbatched(self, given: Mapping[str, Given]) -> bool:
         """Whether a request is one item: each batched input in it came as one, one at least."""
@@ -236,7 +256,9 @@ class Signature:
             return False
         leading = output.dims[0]
         if self.is_single:
-            return leading == 1
+            return leading == 1 if output.batched is None else output.batched
+        if output.batched is not None:
+            return unbatched and output.batched
         return unbatched and leading in self.batch_axes
 
 

@@ -13,7 +13,7 @@ from gpux.app import create_app
 from gpux.config import read_settings
 from gpux.engine import Engine
 from gpux.errors import StartError
-from gpux.model import load
+from gpux.model import load_model
 
 _lock = threading.Lock()  # guards globals()["app"]: the model is loaded once
 
@@ -25,10 +25,10 @@ def __getattr__(name: str) -> Any:
         if "app" not in globals():
             try:
                 settings = read_settings(os.environ, {})
-                engine = Engine(load(settings.model, settings.provider))
+                engine = Engine(load_model(settings), settings.timeout_seconds)
             except StartError as error:
                 # A server without its app would only answer errors: end it, with the reason.
                 print(f"gpux: {error}", file=sys.stderr)
                 raise SystemExit(2) from error
-            globals()["app"] = create_app(engine, settings.max_body_bytes)
+            globals()["app"] = create_app(engine, settings.max_body_bytes, settings.cors_origins)
         return globals()["app"]

@@ -138,11 +138,9 @@ def test_variables_refused(model_file: Find, variable: str, value: str) -> None:
     [
         (),
         ("unknown",),
-        ("serve",),
         ("serve", "x", "--unknown"),
         ("run", "x"),
         ("run", "x", "--input", "{}", "--file", "y"),
-        ("inspect",),
     ],
     ids=" ".join,
 )
@@ -151,6 +149,11 @@ def test_usage(arguments: tuple[str, ...]) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("usage: gpux")
+
+
+@pytest.mark.parametrize("arguments", [("serve",), ("run", "--input", "{}"), ("inspect",)])
+def test_no_model_is_named(arguments: tuple[str, ...]) -> None:
+    assert refuse(*arguments).startswith("gpux: no model is named: PATH or GPUX_MODEL names")
 
 
 def test_version() -> None:
@@ -209,11 +212,12 @@ def test_inspect(model_file: Find) -> None:
     assert lines[0][:2] == ["Model", "sentiment"]
     assert str(model_file("sentiment")) in done.stdout
     assert lines[1][:2] == ["Provider", "cpu"]
-    assert lines[2:] == [
-        ["Input", "input_ids", "int64", "[batch,", "seq]", "batched"],
-        ["Input", "attention_mask", "int64", "[batch,", "seq]", "batched"],
+    assert [line[:6] for line in lines[2:5]] == [
+        ["Input", "input_ids", "int64", "[batch,", "seq]", "batched:"],
+        ["Input", "attention_mask", "int64", "[batch,", "seq]", "batched:"],
         ["Output", "logits", "float32", "[batch,", "2]"],
     ]
+    assert [line[:2] for line in lines[5::2]] == [["One", "item"], ["A", "batch"]]
 
 
 @pytest.mark.parametrize(
@@ -224,7 +228,7 @@ def test_inspect_tells_the_kind(model_file: Find, name: str, kind: str) -> None:
     done = run_gpux("inspect", str(model_file(name)))
     inputs = [line for line in done.stdout.splitlines() if line.startswith("Input ")]
     assert inputs
-    assert all(line.endswith(f" {kind}") for line in inputs)
+    assert all(f"  {kind}: " in line for line in inputs)
 
 
 def test_inspect_shows_what_is_no_tensor(model_file: Find) -> None:
@@ -290,8 +294,10 @@ def test_serve_says_what_it_serves(model_file: Find) -> None:
     with serve(model_file("sentiment"), "--provider", "cpu") as server:
         said = server.stdout.text
         inspected = run_gpux("inspect", str(model_file("sentiment")), "--provider", "cpu").stdout
-        assert said.startswith(inspected)
-        assert f"http://localhost:{server.port}/predict" in said.removeprefix(inspected)
+        signature, _, served = said.partition("Serving")
+        assert signature.splitlines()[-1].startswith("Output")
+        assert inspected.startswith(signature)
+        assert f"http://localhost:{server.port}/predict" in served
 
 
 def test_serve_a_folder(model_file: Find, tmp_path: Path) -> None:
@@ -364,6 +370,7 @@ def test_variables_stand_for_options(model_file: Find) -> None:
         assert server.predict(ROW) == {"y": [1.0, 2.5]}
         assert server.post(ROW.ljust(51)).status == 413
         with serve(model_file("matrix"), "--threads", "1") as other:
+            other.predict(ROW)
             assert server.threads() - other.threads() == 7 - 1
 
 

@@ -26,14 +26,20 @@ ORDER = [
     "server",
     "wsgi",
     "app",
+    "example",
     "engine",
     "protocol",
     "model",
+    "deadline",
     "inputs",
     "_fastpath",
+    "text",
     "memory",
+    "interface",
     "tensor",
     "config",
+    "declaration",
+    "document",
     "errors",
 ]
 # Libraries that one module alone may import.
@@ -43,6 +49,8 @@ ONLY_IMPORTER = {
     "onnxruntime": "model",
     "cupy": "memory",
     "cupyx": "memory",
+    "tokenizers": "text",
+    "yaml": "document",
 }
 NOWHERE = {"asyncio", "pickle"}
 

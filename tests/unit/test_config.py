@@ -7,35 +7,56 @@ import pytest
 from gpux.config import Settings, read_settings
 from gpux.errors import ConfigurationError
 
-MODEL = {"GPUX_MODEL": "m.onnx"}
+Environment = dict[str, str]
 
 
-def test_the_model_alone_is_enough() -> None:
-    assert read_settings(MODEL, {}) == Settings(Path("m.onnx"))
+@pytest.fixture
+def model(tmp_path: Path) -> Environment:
+    """An environment that names a model; its content does not matter here."""
+    (tmp_path / "m.onnx").touch()
+    return {"GPUX_MODEL": str(tmp_path / "m.onnx")}
 
 
-def test_the_environment_is_read() -> None:
+def test_the_model_alone_is_enough(model: Environment) -> None:
+    assert read_settings(model, {}) == Settings(model=Path(model["GPUX_MODEL"]))
+
+
+def test_the_environment_is_read(model: Environment) -> None:
     environment = {
-        "GPUX_MODEL": "m.onnx",
+        **model,
         "GPUX_PROVIDER": "cpu",
+        "GPUX_DEVICE": "1",
         "GPUX_HOST": "0.0.0.0",
         "GPUX_PORT": "0",
         "GPUX_THREADS": "7",
         "GPUX_MAX_BODY": "10MB",
+        "GPUX_TIMEOUT": "0.5",
+        "GPUX_CORS_ORIGINS": "https://a.example, http://b.example:3000",
     }
-    expected = Settings(Path("m.onnx"), "cpu", "0.0.0.0", 0, 7, 10_000_000)
-    assert read_settings(environment, {}) == expected
+    assert read_settings(environment, {}) == Settings(
+        model=Path(model["GPUX_MODEL"]),
+        provider="cpu",
+        device=1,
+        host="0.0.0.0",
+        port=0,
+        threads=7,
+        max_body_bytes=10_000_000,
+        timeout_seconds=0.5,
+        cors_origins=("https://a.example", "http://b.example:3000"),
+    )
 
 
-def test_options_go_over_the_environment() -> None:
-    environment = {**MODEL, "GPUX_PORT": "1", "GPUX_THREADS": "2", "GPUX_MAX_BODY": "3"}
-    options = {"model": "n.onnx", "port": "4", "threads": None, "max_body": "5"}
-    expected = Settings(Path("n.onnx"), port=4, threads=2, max_body_bytes=5)
+def test_options_go_over_the_environment(model: Environment, tmp_path: Path) -> None:
+    environment = {**model, "GPUX_PORT": "1", "GPUX_THREADS": "2", "GPUX_MAX_BODY": "3"}
+    other = tmp_path / "n.onnx"
+    other.touch()
+    options = {"model": str(other), "port": "4", "threads": None, "max_body": "5"}
+    expected = Settings(model=other, port=4, threads=2, max_body_bytes=5)
     assert read_settings(environment, options) == expected
 
 
-def test_an_empty_variable_is_not_set() -> None:
-    assert read_settings({**MODEL, "GPUX_PORT": ""}, {}).port == 8080
+def test_an_empty_variable_is_not_set(model: Environment) -> None:
+    assert read_settings({**model, "GPUX_PORT": ""}, {}).port == 8080
 
 
 @pytest.mark.parametrize(
@@ -49,8 +70,8 @@ def test_an_empty_variable_is_not_set() -> None:
         ("2kib", 2048),
     ],
 )
-def test_sizes_have_units(text: str, size_bytes: int) -> None:
-    assert read_settings({**MODEL, "GPUX_MAX_BODY": text}, {}).max_body_bytes == size_bytes
+def test_sizes_have_units(model: Environment, text: str, size_bytes: int) -> None:
+    assert read_settings({**model, "GPUX_MAX_BODY": text}, {}).max_body_bytes == size_bytes
 
 
 @pytest.mark.parametrize(
@@ -59,10 +80,22 @@ def test_sizes_have_units(text: str, size_bytes: int) -> None:
         ({"port": "x"}, "--port: expected an integer from 0 to 65535, got 'x'"),
         ({"port": "-1"}, "--port: expected an integer from 0 to 65535, got '-1'"),
         ({"port": "65536"}, "--port: expected an integer from 0 to 65535, got '65536'"),
-        ({"port": "1" * 5000}, f"--port: expected an integer from 0 to 65535, got '{'1' * 5000}'"),
+        (
+            {"port": "1" * 5000},
+            f"--port: expected an integer from 0 to 65535, got '{'1' * 59}…",
+        ),
         ({"port": "٣"}, "--port: expected an integer from 0 to 65535, got '٣'"),
         ({"threads": "0"}, "--threads: expected an integer from 1 to 1024, got '0'"),
-        ({"provider": "gpu"}, "--provider: expected auto, cpu, cuda, got 'gpu'"),
+        ({"provider": "gpu"}, "--provider: expected auto, cpu or cuda, got 'gpu'"),
+        (
+            {"timeout": "nan"},
+            "--timeout: expected seconds above 0, at most 86400, got 'nan'",
+        ),
+        (
+            {"cors_origins": "https://a.example/"},
+            "--cors-origins: expected '*' or a list of origins such as https://app.example, "
+            "got 'https://a.example/'",
+        ),
         (
             {"max_body": "0"},
             "--max-body: expected a size such as 1000000, 64MiB or 10MB, got '0'",
@@ -73,17 +106,19 @@ def test_sizes_have_units(text: str, size_bytes: int) -> None:
         ),
     ],
 )
-def test_a_wrong_option_is_named(options: dict[str, str | None], message: str) -> None:
+def test_a_wrong_option_is_named(
+    model: Environment, options: dict[str, str | None], message: str
+) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        read_settings(MODEL, options)
+        read_settings(model, options)
     assert str(caught.value) == message
 
 
-def test_a_wrong_variable_is_named() -> None:
+def test_a_wrong_variable_is_named(model: Environment) -> None:
     with pytest.raises(ConfigurationError, match=r"^GPUX_PORT: expected an integer"):
-        read_settings({**MODEL, "GPUX_PORT": "x"}, {})
+        read_settings({**model, "GPUX_PORT": "x"}, {})
 
 
 def test_the_model_is_asked_for() -> None:
-    with pytest.raises(ConfigurationError, match=r"^GPUX_MODEL is not set"):
+    with pytest.raises(ConfigurationError, match=r"^no model is named: PATH or GPUX_MODEL"):
         read_settings({}, {})

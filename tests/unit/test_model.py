@@ -149,9 +149,9 @@ class EmptiedByAnother(list[object]):
         return 1
 
 
-def test_two_threads_may_reach_for_the_last_idle_binding(model_file: Find) -> None:
+def test_two_threads_may_reach_for_the_last_idle_runner(model_file: Find) -> None:
     model = load(model_file("matrix"))
-    model._idle_bindings = EmptiedByAnother()
+    model._idle_runners = EmptiedByAnother()
     assert model.predict({"x": [[1.0, 2.0]]})["y"].tolist() == [[1.0, 2.0]]
 
 

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpux import protocol
+from gpux.declaration import Declaration
 from gpux.errors import (
     ClientError,
     InvalidBodyError,
@@ -16,6 +17,7 @@ from gpux.errors import (
     UnsupportedMediaTypeError,
 )
 from gpux.inputs import InputReader
+from gpux.interface import declare
 from gpux.memory import Block, HostPool, StringTensor, Tensor
 from gpux.model import Other
 from gpux.tensor import BY_NAME, Signature, TensorSpec
@@ -44,7 +46,8 @@ def reader(pool: HostPool) -> InputReader:
         TensorSpec("text", BY_NAME["string"], ("batch", 1)),
         TensorSpec("flag", BY_NAME["bool"], ()),
     )
-    return InputReader(Signature(inputs, ()), pool)
+    interface = declare(Signature(inputs, ()), (), frozenset(), Declaration())
+    return InputReader(interface, pool)
 
 
 VALID = {"ids": [[1, 2], [3, 4]], "image": [[[0.5] * 2] * 2] * 2, "text": ["a", "b"], "flag": True}

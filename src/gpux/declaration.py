@@ -1,0 +1,388 @@
+"""gpux.yml: what its writer says of a model and how it is served.
+
+The classes below are the whole schema; msgspec holds values against it. What the file says is held
+against the model itself in interface.py.
+"""
+
+import difflib
+import json
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from gpux.document import KeyPath, fail, read_document, show
+from gpux.errors import ConfigurationError
+
+_T = TypeVar("_T")
+
+FILE_NAMES = ("gpux.yml", "gpux.yaml")
+
+Activation = Literal["softmax", "sigmoid", "normalize"]
+GraphOptimization = Literal["all", "extended", "basic", "disabled"]
+Provider = Literal["auto", "cpu", "cuda"]
+
+
+class Size(int):
+    """A number of bytes, written as one or with a unit."""
+
+
+Port = Annotated[int, Meta(ge=0, le=65535, description="an integer from 0 to 65535")]
+Threads = Annotated[int, Meta(ge=1, le=1024, description="an integer from 1 to 1024")]
+Device = Annotated[int, Meta(ge=0, le=1023, description="an integer from 0 to 1023")]
+Bytes = Annotated[Size, Meta(description="a size such as 1000000, 64MiB or 10MB")]
+Seconds = Annotated[float, Meta(gt=0, le=86400, description="seconds above 0, at most 86400")]
+Count = Annotated[int, Meta(ge=1, le=2**31 - 1, description="an integer from 1 on")]
+Dim = Annotated[int, Meta(ge=-1, le=2**63 - 1)] | str | None
+Name = Annotated[str, Meta(min_length=1, description="a name")]
+Host = Annotated[str, Meta(min_length=1, description="a host's name or address")]
+Origin = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s?#@]+)$",
+        description="'*' or an origin such as https://app.example, without a path",
+    ),
+]
+Origins = Annotated[
+    tuple[Origin, ...], Meta(description="'*' or a list of origins such as https://app.example")
+]
+Option = Annotated[str | int | float | bool, Meta(description="text, a number, true or false")]
+
+
+class _Section(Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class Source(_Section, frozen=True):
+    """`model`: where the model is.
+
+    Attributes:
+        source: the .onnx file, relative to the folder of gpux.yml.
+    """
+
+    source: Name | None = None
+
+
+class Input(_Section, frozen=True):
+    """An entry of `inputs`.
+
+    Attributes:
+        type: the element type that the model declares.
+        shape: the axes that the model declares; it may fix an axis that the model leaves open and
+            name one that it leaves unnamed; None says nothing of an axis.
+        required: false needs a default.
+        default: the value where a request has none.
+        max_length: of texts: tokens where a tokenizer reads them, otherwise characters.
+        description, labels: for /info.
+        batched: whether the leading axis is that of the batch, over what the shape tells.
+    """
+
+    type: str | None = None
+    shape: tuple[Dim, ...] | None = None
+    required: bool | None = None
+    default: Any | UnsetType = UNSET
+    max_length: Count | None = None
+    description: str | None = None
+    labels: tuple[str, ...] | None = None
+    batched: bool | None = None
+
+
+class Output(_Section, frozen=True):
+    """An entry of `outputs`; where it has the keys of an input, they mean the same.
+
+    Attributes:
+        source: `from`, the model's own name of it.
+        activation: what is done to it, over its last axis.
+    """
+
+    source: Name | None = msgspec.field(default=None, name="from")
+    activation: Activation | None = None
+    type: str | None = None
+    shape: tuple[Dim, ...] | None = None
+    description: str | None = None
+    labels: tuple[str, ...] | None = None
+    batched: bool | None = None
+
+
+class Runtime(_Section, frozen=True):
+    """`runtime`: how ONNX Runtime runs the model.
+
+    Attributes:
+        device: the number of the GPU.
+        threads: CPU threads that one run may use.
+        gpu_memory_limit: of the CUDA provider's arena.
+        provider_options: further options of the CUDA provider.
+    """
+
+    provider: Provider | None = None
+    device: Device | None = None
+    threads: Threads | None = None
+    gpu_memory_limit: Bytes | None = None
+    graph_optimization: GraphOptimization = "all"
+    provider_options: dict[str, Option] = {}
+
+
+class Serving(_Section, frozen=True):
+    """`serving`: see gpux.config.Settings."""
+
+    host: Host | None = None
+    port: Port | None = None
+    threads: Threads | None = None
+    max_body: Bytes | None = None
+    timeout: Seconds | None = None
+    cors_origins: Origins | Literal["*"] | None = None
+
+
+class Preprocessing(_Section, frozen=True):
+    """`preprocessing`: how texts become ids.
+
+    Attributes:
+        tokenizer: a tokenizer.json, relative to the folder of gpux.yml.
+        max_length: tokens at which a text is cut.
+        pad_token: for a tokenizer that names none.
+    """
+
+    tokenizer: Name | None = None
+    max_length: Count | None = None
+    pad_token: Name | None = None
+
+
+class _Content(_Section, frozen=True):
+    """The file as a whole; `inputs` and `outputs` are read entry by entry."""
+
+    name: Name | None = None
+    version: str | None = None
+    description: str | None = None
+    model: Source = Source()
+    inputs: list[Any] | dict[str, Any] = {}
+    outputs: list[Any] | dict[str, Any] | None = None
+    runtime: Runtime = Runtime()
+    serving: Serving = Serving()
+    preprocessing: Preprocessing = Preprocessing()
+    metadata: dict[str, Any] = {}
+
+
+# What stands behind these keys is text, whatever it looks like.
+_TEXT_KEYS = frozenset({"name", "version", "description", "labels", "source", "from", "tokenizer"})
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a gpux.yml says.
+
+    Attributes:
+        file: where it stands; None where there is none, and all is default.
+        content: all of it but the entries of `inputs` and `outputs`.
+        inputs, outputs: by name, in the file's order; no `outputs` means all of the model's.
+    """
+
+    file: Path | None = None
+    content: _Content = field(default_factory=_Content)
+    inputs: Mapping[str, Input] = field(default_factory=dict)
+    outputs: Mapping[str, Output] | None = None
+    _places: Mapping[tuple[str, str], KeyPath] = field(default_factory=dict)
+
+    @cached_property
+    def folder(self) -> Path:
+        """What relative paths in the file start from."""
+        return self.file.parent if self.file else Path()
+
+    def refuse(self, *path: str | int, problem: str) -> NoReturn:
+        """Raises the ConfigurationError for a place in the file, given by names.
+
+        Args:
+            path: as `"inputs", "image", "shape"`, whether the entries are a list or a map.
+            problem: what was expected, and what came.
+        """
+        if len(path) > 1 and (place := self._places.get((str(path[0]), str(path[1])))):
+            path = (*place, *path[2:])
+        fail(self.file, path, problem)
+
+
+def read_declaration(file: Path, environment: Mapping[str, str]) -> Declaration:
+    """Reads a gpux.yml.
+
+    Args:
+        file: its path.
+        environment: what `${VAR}` stands for.
+
+    Raises:
+        ConfigurationError: one line with the file, the key path and what was expected.
+    """
+    document = read_document(file, environment, _TEXT_KEYS)
+    # A key without a value is as good as none.
+    given = {key: value for key, value in document.items() if value is not None}
+    content = _convert(file, (), given, _Content)
+    try:
+        json.dumps(content.metadata, allow_nan=False)
+    except ValueError:
+        fail(file, ("metadata",), "JSON, as which it is answered, has neither .nan nor .inf")
+    places: dict[tuple[str, str], KeyPath] = {}
+    inputs = _entries(file, "inputs", content.inputs, Input, places)
+    outputs = None
+    if content.outputs is not None:
+        outputs = _entries(file, "outputs", content.outputs, Output, places)
+        if not outputs:
+            fail(file, ("outputs",), "expected at least one output")
+    return Declaration(file, content, inputs, outputs, places)
+
+
+def _entries(
+    file: Path,
+    section: str,
+    declared: list[Any] | dict[str, Any],
+    kind: type[_T],
+    places: dict[tuple[str, str], KeyPath],
+) -> dict[str, _T]:
+    """The entries of `inputs` or `outputs`, which may be a list or a map of names."""
+    entries: dict[str, _T] = {}
+    for path, name, value in _named(file, section, declared):
+        if name in entries:
+            fail(file, path, f"{show(name)} stands here twice")
+        places[section, name] = path
+        entries[name] = _convert(file, path, value, kind)
+    return entries
+
+
+def _named(
+    file: Path, section: str, declared: list[Any] | dict[str, Any]
+) -> Iterable[tuple[KeyPath, str, Any]]:
+    if isinstance(declared, dict):
+        for name, value in declared.items():
+            yield (section, name), name, {} if value is None else value
+        return
+    for index, value in enumerate(declared):
+        path = (section, index)
+        if isinstance(value, str):
+            yield path, value, {}
+            continue
+        if not isinstance(value, dict):
+            fail(file, path, f"expected a name, or a mapping with one, got {show(value)}")
+        named = value.get("name")
+        if not isinstance(named, str) or not named:
+            fail(file, (*path, "name"), f"expected the {section[:-1]}'s name, got {show(named)}")
+        yield path, named, {key: item for key, item in value.items() if key != "name"}
+
+
+def _convert(file: Path, path: KeyPath, value: Any, kind: type[_T]) -> _T:
+    try:
+        return msgspec.convert(value, kind, dec_hook=_decode_size)
+    except msgspec.ValidationError as error:
+        below, problem = _explain(str(error), value, kind)
+        fail(file, path + below, problem)
+
+
+def convert_text(text: str, kind: Any, source: str) -> Any:
+    """A setting that came as text: from the environment, from the command line.
+
+    Args:
+        text: as it came; lists with commas between.
+        kind: one of the types above.
+        source: where it came from, for the message.
+
+    Raises:
+        ConfigurationError: names the source, what was expected, and what came.
+    """
+    value: Any = text
+    if kind is Origins:
+        value = [part.strip() for part in text.split(",")]
+    elif _parts(kind) == (int,) and re.fullmatch(r"[0-9]{1,9}", text):
+        value = int(text)
+    try:
+        is_number = _parts(kind) == (float,)
+        return msgspec.convert(value, kind, strict=not is_number, dec_hook=_decode_size)
+    except msgspec.ValidationError:
+        problem = f"expected {_describe(kind)}, got {show(text)}"
+        raise ConfigurationError(f"{source}: {problem}") from None
+
+
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+}
+
+
+def _decode_size(kind: type, value: object) -> Size:
+    assert kind is Size
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value) if value.bit_length() < 64 else ""
+    match = re.fullmatch(r"([0-9]{1,15})\s*([A-Za-z]*)", value) if isinstance(value, str) else None
+    if match is None or match[2].lower() not in _UNITS or int(match[1]) == 0:
+        raise ValueError
+    return Size(int(match[1]) * _UNITS[match[2].lower()])
+
+
+# What msgspec says: a problem, then the place as in "$.serving.port", "$.shape[1]", "$.x[...]".
+_MESSAGE = re.compile(r"(?P<problem>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?", re.DOTALL)
+_STEP = re.compile(r"\.([^.\[]+)|\[([0-9]+)\]")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+
+
+def _explain(message: str, value: Any, kind: Any) -> tuple[KeyPath, str]:
+    """The place below `value`, and the problem, of a message of msgspec's."""
+    found = _MESSAGE.fullmatch(message)
+    assert found
+    steps = [name or int(index) for name, index in _STEP.findall(found["path"] or "")]
+    for step in steps:
+        if isinstance(step, int):
+            kind = next(part for part in _parts(kind) if typing.get_args(part))
+            kind, value = typing.get_args(kind)[0], value[step]
+        else:
+            struct = next(part for part in _parts(kind) if isinstance(part, type))
+            fields = {entry.encode_name: entry.type for entry in msgspec.structs.fields(struct)}
+            kind, value = fields[step], value[step]
+    unknown = _UNKNOWN.fullmatch(found["problem"])
+    if unknown is None:
+        return tuple(steps), f"expected {_describe(kind)}, got {show(value)}"
+    struct = next(part for part in _parts(kind) if isinstance(part, type))
+    known = [entry.encode_name for entry in msgspec.structs.fields(struct)]
+    close = difflib.get_close_matches(unknown[1], known, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"expected {', '.join(known)}"
+    return (*steps, unknown[1]), f"unknown key; {hint}"
+
+
+def _parts(kind: Any) -> tuple[Any, ...]:
+    """The alternatives of a type, without what may stand for "not given"."""
+    if typing.get_origin(kind) is Annotated:
+        kind = typing.get_args(kind)[0]
+    if not isinstance(kind, types.UnionType) and typing.get_origin(kind) is not typing.Union:
+        return (kind,)
+    return tuple(part for part in typing.get_args(kind) if part not in (types.NoneType, UnsetType))
+
+
+_WORDS = {str: "text", bool: "true or false", int: "an integer", float: "a number"}
+
+
+def _describe(kind: Any) -> str:
+    """What a type takes, in words."""
+    if typing.get_origin(kind) is Annotated:
+        for note in typing.get_args(kind)[1:]:
+            if note.description:
+                return str(note.description)
+    parts = _parts(kind)
+    if len(parts) > 1:
+        return " or ".join(dict.fromkeys(_describe(part) for part in parts))
+    (part,) = parts
+    if part is not kind:
+        return _describe(part)
+    origin, arguments = typing.get_origin(part), typing.get_args(part)
+    if origin is Literal:
+        return ", ".join(arguments[:-1]) + f" or {arguments[-1]}"
+    if origin in (list, tuple):
+        return f"a list of {_describe(arguments[0])}" if arguments[0] is not Any else "a list"
+    if part in _WORDS:
+        return _WORDS[part]
+    return "a mapping of keys to values"

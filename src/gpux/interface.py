@@ -1,0 +1,313 @@
+"""What clients see of a model: its signature, with what gpux.yml says over it.
+
+Pure: everything that the file says of inputs and outputs is held against the model here, before
+anything is served.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from msgspec import UNSET
+
+from gpux.declaration import Activation, Declaration, Input, Output
+from gpux.document import show
+from gpux.tensor import Dim, OtherSpec, Signature, TensorSpec
+
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """An input as clients may send it.
+
+    Attributes:
+        spec: its type and axes.
+        declared: what gpux.yml says of it.
+        from_text: it is made from a text, unless it is sent itself.
+        is_text: it is that text, and no input of the model.
+    """
+
+    spec: TensorSpec
+    declared: Input
+    from_text: bool = False
+    is_text: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.spec.name
+
+    @cached_property
+    def required(self) -> bool:
+        """Whether a request must have it."""
+        if self.declared.required is not None:
+            return self.declared.required
+        if self.declared.default is not UNSET or self.from_text:
+            return False
+        return self.name != "text_pair"
+
+    @property
+    def default(self) -> Any:
+        """Its value where a request has none; UNSET if it must have one."""
+        return self.declared.default
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A member of the answer.
+
+    Attributes:
+        name: in the answer.
+        spec: the model's output that it is made from.
+        declared: what gpux.yml says of it.
+    """
+
+    name: str
+    spec: TensorSpec | OtherSpec
+    declared: Output
+
+    @property
+    def activation(self) -> Activation | None:
+        """What is done to the output."""
+        return self.declared.activation
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a model takes and answers.
+
+    Attributes:
+        signature: the model's inputs, and those of its outputs that are answered.
+        inputs: in the order in which they are shown: texts, then the model's own.
+        outputs: in the order of the answer.
+    """
+
+    signature: Signature
+    inputs: tuple[Accepted, ...]
+    outputs: tuple[Answered, ...]
+
+
+def declare(
+    model: Signature, texts: Sequence[TensorSpec], from_text: frozenset[str], told: Declaration
+) -> Interface:
+    """The interface that a model and its gpux.yml make.
+
+    Args:
+        model: what ONNX Runtime reports.
+        texts: the inputs that a tokenizer adds.
+        from_text: the names of the model's inputs that it fills.
+        told: gpux.yml.
+
+    Raises:
+        ConfigurationError: the file contradicts the model, or itself.
+    """
+    known = {spec.name: spec for spec in (*texts, *model.inputs)}
+    for name in told.inputs:
+        if name not in known:
+            hint = _hint(name, known, "its inputs are")
+            told.refuse("inputs", name, problem=f"the model has no such input; {hint}")
+    merged = {
+        name: _merge(spec, told.inputs[name], told, "inputs", name) if name in told.inputs else spec
+        for name, spec in known.items()
+    }
+    fixed = _fixed_axes(known.values(), merged, told)
+    accepted = tuple(
+        Accepted(
+            _fix(merged[name], fixed),
+            told.inputs.get(name, Input()),
+            from_text=name in from_text,
+            is_text=spec in texts,
+        )
+        for name, spec in known.items()
+    )
+    for entry in accepted:
+        _check_input(entry, told)
+    outputs = {
+        spec.name: _fix(spec, fixed) if isinstance(spec, TensorSpec) else spec
+        for spec in model.outputs
+    }
+    answered = tuple(_answer(outputs, told))
+    own = tuple(entry.spec for entry in accepted if not entry.is_text)
+    return Interface(
+        Signature(own, tuple({entry.spec.name: entry.spec for entry in answered}.values())),
+        accepted,
+        answered,
+    )
+
+
+def _answer(outputs: dict[str, TensorSpec | OtherSpec], told: Declaration) -> Iterable[Answered]:
+    if told.outputs is None:
+        yield from (Answered(name, spec, Output()) for name, spec in outputs.items())
+        return
+    for name, entry in told.outputs.items():
+        source = entry.source or name
+        spec = outputs.get(source)
+        if spec is None:
+            path = ("outputs", name, "from") if entry.source else ("outputs", name)
+            hint = _hint(source, outputs, "its outputs are")
+            told.refuse(*path, problem=f"the model has no output {show(source)}; {hint}")
+        if isinstance(spec, TensorSpec):
+            spec = _merge(spec, entry, told, "outputs", name)
+        else:
+            _check_other(spec, entry, told, name)
+        _check_labels(spec, entry, told, "outputs", name)
+        if entry.activation is not None:
+            _check_activation(spec, entry.activation, told, name)
+        yield Answered(name, spec, entry)
+
+
+def _merge(
+    spec: TensorSpec, entry: Input | Output, told: Declaration, section: str, name: str
+) -> TensorSpec:
+    """A tensor as the model and the file declare it together."""
+    if entry.type is not None and entry.type != spec.type.name:
+        problem = f"expected {spec.type.name}, as the model declares it, got {show(entry.type)}"
+        told.refuse(section, name, "type", problem=problem)
+    dims = spec.dims
+    if entry.shape is not None:
+        merged = _merge_dims(spec.dims, entry.shape, may_fix=section == "inputs")
+        if merged is None:
+            got = f"[{', '.join('null' if dim is None else str(dim) for dim in entry.shape)}]"
+            problem = f"expected {spec.shape_text}, as the model declares it, got {got}"
+            told.refuse(section, name, "shape", problem=problem)
+        dims = merged
+    if entry.batched and not dims:
+        problem = "the model declares no axes of it: its shape must be given as well"
+        told.refuse(section, name, "batched", problem=problem)
+    return replace(spec, dims=dims, batched=entry.batched)
+
+
+def _merge_dims(
+    model: Sequence[Dim], told: Sequence[Dim], *, may_fix: bool
+) -> tuple[Dim, ...] | None:
+    """The axes that both agree on; None where they contradict each other.
+
+    The file may name or fix an axis that the model leaves unnamed, fix one that it names (of an
+    input: outputs follow), and say nothing of an axis (null or -1). Where the model declares no
+    axes, the file is believed.
+    """
+    said = tuple(None if dim == -1 else dim for dim in told)
+    if not model:
+        return said
+    if len(said) != len(model):
+        return None
+    merged: list[Dim] = []
+    for own, other in zip(model, said, strict=True):
+        fits = own is None or other is None or own == other
+        if not fits and not (may_fix and isinstance(own, str) and isinstance(other, int)):
+            return None
+        merged.append(own if other is None else other)
+    return tuple(merged)
+
+
+def _fixed_axes(
+    specs: Iterable[TensorSpec], merged: dict[str, TensorSpec], told: Declaration
+) -> dict[str, int]:
+    """The model's named axes that the file fixes for an input, and so wherever the name stands."""
+    fixed: dict[str, int] = {}
+    for spec in specs:
+        for axis, (own, other) in enumerate(
+            zip(spec.dims, merged[spec.name].dims, strict=bool(spec.dims))
+        ):
+            if not isinstance(own, str) or not isinstance(other, int):
+                continue
+            if fixed.setdefault(own, other) != other:
+                problem = f"expected {fixed[own]} for '{own}', as another input has it, got {other}"
+                told.refuse("inputs", spec.name, "shape", axis, problem=problem)
+    return fixed
+
+
+def _fix(spec: TensorSpec, fixed: dict[str, int]) -> TensorSpec:
+    dims = tuple(fixed.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.dims)
+    return replace(spec, dims=dims)
+
+
+def _check_input(entry: Accepted, told: Declaration) -> None:
+    name, declared = entry.name, entry.declared
+    if declared.max_length is not None and entry.spec.type.word != "string":
+        problem = f"only texts have one, and {show(name)} is {entry.spec.type.name}"
+        told.refuse("inputs", name, "max_length", problem=problem)
+    _check_labels(entry.spec, declared, told, "inputs", name)
+    if entry.is_text:
+        for key, value in (("default", declared.default), ("batched", declared.batched)):
+            if value is not UNSET and value is not None:
+                told.refuse("inputs", name, key, problem="a text for the tokenizer has none")
+    elif declared.default is not UNSET and declared.required:
+        problem = "a required input has none: leave out `required` or `default`"
+        told.refuse("inputs", name, "default", problem=problem)
+    elif declared.required is False and declared.default is UNSET and not entry.from_text:
+        problem = "the model cannot run without it: an optional input needs a `default`"
+        told.refuse("inputs", name, "required", problem=problem)
+
+
+def _check_other(spec: OtherSpec, entry: Output, told: Declaration, name: str) -> None:
+    """A sequence or a map has a type and nothing else to be compared with."""
+    if entry.type is not None and entry.type != spec.onnx:
+        problem = f"expected {spec.onnx}, as the model declares it, got {show(entry.type)}"
+        told.refuse("outputs", name, "type", problem=problem)
+    for key, value in (("shape", entry.shape), ("batched", entry.batched)):
+        if value is not None:
+            told.refuse("outputs", name, key, problem=f"{spec.onnx} has no axes")
+
+
+def _check_labels(
+    spec: TensorSpec | OtherSpec,
+    entry: Input | Output,
+    told: Declaration,
+    section: str,
+    name: str,
+) -> None:
+    if entry.labels is None or isinstance(spec, OtherSpec) or not spec.dims:
+        return
+    size = spec.dims[-1]
+    if isinstance(size, int) and len(entry.labels) != size:
+        problem = f"expected {size} labels, as the last axis of {spec.shape_text} has, "
+        told.refuse(section, name, "labels", problem=problem + f"got {len(entry.labels)}")
+
+
+def _check_activation(
+    spec: TensorSpec | OtherSpec, activation: Activation, told: Declaration, name: str
+) -> None:
+    problem = None
+    if isinstance(spec, OtherSpec) or spec.type.name not in _FLOATS:
+        kind = spec.onnx if isinstance(spec, OtherSpec) else spec.type.name
+        problem = f"{activation} needs an output of floats, and {show(spec.name)} is {kind}"
+    elif activation != "sigmoid" and len(spec.dims) == 1 and spec.kind == "batched":
+        problem = f"{activation} needs an axis beside the batch's, and {spec.shape_text} has none"
+    if problem:
+        told.refuse("outputs", name, "activation", problem=problem)
+
+
+def _hint(name: str, known: Iterable[str], otherwise: str) -> str:
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    if close:
+        return f"did you mean {show(close[0])}?"
+    shown = ", ".join(show(known_name) for known_name in names[:20])
+    return f"{otherwise} {shown}" if names else "it has none"
+
+
+def describe(entry: Accepted | Answered) -> dict[str, Any]:
+    """What /info says of an input or output, ready for JSON."""
+    spec, declared = entry.spec, entry.declared
+    described: dict[str, Any] = {
+        "name": entry.name,
+        "type": spec.type.name if isinstance(spec, TensorSpec) else spec.onnx,
+        "shape": list(spec.dims) if isinstance(spec, TensorSpec) else None,
+    }
+    if isinstance(entry, Accepted):
+        described |= {"kind": entry.spec.kind, "required": entry.required}
+        if entry.default is not UNSET:
+            described["default"] = entry.default
+        if entry.declared.max_length is not None:
+            described["max_length"] = entry.declared.max_length
+    else:
+        if entry.name != spec.name:
+            described["from"] = spec.name
+        if entry.activation is not None:
+            described["activation"] = entry.activation
+    labels = None if declared.labels is None else list(declared.labels)
+    return {**described, "description": declared.description, "labels": labels}
