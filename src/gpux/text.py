@@ -23,8 +23,9 @@ logger = logging.getLogger(__name__)
 TEXT = "text"
 PAIR = "text_pair"
 IDS = "input_ids"
+TYPES = "token_type_ids"
 # What an encoding of the tokenizer has for each input of the model.
-_PARTS = {IDS: "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+_PARTS = {IDS: "ids", "attention_mask": "attention_mask", TYPES: "type_ids"}
 _DEFAULT_MAX_LENGTH = 512
 _INSTALL = "pip install 'gpux[text]'"
 

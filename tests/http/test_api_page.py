@@ -1,15 +1,13 @@
-"""Every request, response and error of the API page, and its Python programs as they stand."""
+"""Every request, response and error of the API page. Its programs are in tests/clients."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy
 import pytest
 from runtime import run, same_bits
-from servers import JSON_HEADERS, PATIENCE_SECONDS, Answer, ServerProcess
+from servers import JSON_HEADERS, Answer, ServerProcess
 
 Serve = Callable[[str], ServerProcess]
 
@@ -18,64 +16,6 @@ CURL_SENTIMENT = """{
     "attention_mask": [1, 1, 1, 1, 1]
   }"""
 CURL_TEXT = """{"text": "I love this product!"}"""
-
-PYTHON_CLIENT = """\
-import requests
-import numpy as np
-
-# Text input
-response = requests.post(
-    "http://localhost:8080/predict",
-    json={"text": "I love GPUX!"}
-)
-result = response.json()
-print(f"Sentiment: {result['sentiment']}")
-
-# Tensor input
-response = requests.post(
-    "http://localhost:8080/predict",
-    json={
-        "input_ids": [101, 2054, 2003, 102],
-        "attention_mask": [1, 1, 1, 1]
-    }
-)
-print(response.json())
-"""
-
-# The page leaves the body open: json={...}.
-CONNECTION_POOLING = """\
-import requests
-from requests.adapters import HTTPAdapter
-
-session = requests.Session()
-session.mount('http://', HTTPAdapter(pool_connections=10, pool_maxsize=10))
-
-response = session.post("http://localhost:8080/predict", json={...})
-"""
-
-ERROR_HANDLING = """\
-try:
-    response = requests.post(url, json=data, timeout=10)
-    response.raise_for_status()
-    result = response.json()
-except requests.exceptions.Timeout:
-    print("Request timed out")
-except requests.exceptions.HTTPError as e:
-    print(f"HTTP error: {e.response.json()['detail']}")
-"""
-
-
-def run_program(code: str) -> str:
-    """Runs a program in a process of its own; answers what it prints."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def post(server: ServerProcess, body: str) -> Answer:
@@ -109,35 +49,6 @@ def test_text_input(server: Serve) -> None:
     assert answer.json == {"sentiment": [pytest.approx(0.05), pytest.approx(0.95)]}
 
 
-def test_python_client_on_one_server(server: Serve) -> None:
-    text = server("text")
-    printed = run_program(PYTHON_CLIENT.replace("8080", str(text.port))).splitlines()
-    assert printed[0] == "Sentiment: [0.125, 0.875]"
-    # This server's model takes text only, and says so.
-    assert "Unknown input: 'input_ids'" in printed[1]
-
-
-def test_python_client_on_a_server_for_each_model(server: Serve) -> None:
-    text, sentiment = server("text"), server("sentiment")
-    code = PYTHON_CLIENT.replace("8080", str(text.port), 1).replace("8080", str(sentiment.port), 1)
-    printed = run_program(code).splitlines()
-    assert printed[0] == "Sentiment: [0.125, 0.875]"
-    logits = sentiment.predict(
-        {"input_ids": [101, 2054, 2003, 102], "attention_mask": [1, 1, 1, 1]}
-    )
-    assert printed[1] == str(logits)
-
-
-@pytest.mark.parametrize(
-    ("model", "body"), [("sentiment", CURL_SENTIMENT), ("text", CURL_TEXT)], ids=["ids", "text"]
-)
-def test_body_as_javascript_and_go_write_it(server: Serve, model: str, body: str) -> None:
-    compact = json.dumps(json.loads(body), separators=(",", ":"))
-    for kind in ("application/json", "application/json;charset=utf-8"):
-        answer = server(model).request("POST", "/predict", compact, {"Content-Type": kind})
-        assert answer.json == post(server(model), body).json
-
-
 def test_missing_input(server: Serve) -> None:
     answer = post(server("sentiment"), '{\n  "attention_mask": [1, 1, 1]\n}')
     assert answer.status == 400
@@ -164,31 +75,3 @@ def test_batch_request(server: Serve) -> None:
     assert list(answer.json) == ["sentiment"]
     expected = [[0.05, 0.95], [0.875, 0.125], [0.5, 0.5]]
     assert answer.json["sentiment"] == [pytest.approx(row) for row in expected]
-
-
-def test_connection_pooling(server: Serve) -> None:
-    code = CONNECTION_POOLING.replace("8080", str(server("sentiment").port))
-    code = code.replace("{...}", CURL_SENTIMENT)
-    again = "print(session.post(response.url, data=response.request.body,"
-    again += " headers=response.request.headers).json() == response.json())"
-    printed = run_program(f"{code}print(response.status_code)\n{again}\nsession.close()")
-    assert printed.splitlines() == ["200", "True"]
-
-
-@pytest.mark.parametrize(
-    ("body", "printed"),
-    [
-        (CURL_SENTIMENT, None),
-        ('{"attention_mask": [1]}', "HTTP error: Missing required input: 'input_ids'"),
-        (
-            '{"input_ids": "not an array"}',
-            "HTTP error: Invalid input type for 'input_ids': expected array",
-        ),
-    ],
-    ids=["success", "missing", "type"],
-)
-def test_error_handling(server: Serve, body: str, printed: str | None) -> None:
-    before = f"import requests\nurl, data = {server('sentiment').url!r}, {body}\n"
-    after = "else:\n    print(result)\n"
-    expected = printed or str(server("sentiment").predict(body))
-    assert run_program(before + ERROR_HANDLING + after).strip() == expected

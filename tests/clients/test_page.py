@@ -1,0 +1,16 @@
+"""The programs are those of the API page, letter for letter."""
+
+from pathlib import Path
+
+import programs
+import pytest
+
+PAGE = Path(__file__).parents[3] / "shared" / "spec" / "predict-api.txt"
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the API page is not beside the repository")
+@pytest.mark.parametrize(
+    "name", ["PYTHON", "CONNECTION_POOLING", "ERROR_HANDLING", "FETCH", "AXIOS", "GO"]
+)
+def test_a_program_stands_on_the_page(name: str) -> None:
+    assert getattr(programs, name) in PAGE.read_text()
