@@ -43,15 +43,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     # Ctrl-C ends the process at once and without a traceback, until a server takes it over.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    commands = {"serve": _serve, "run": _run, "inspect": _inspect}
     try:
-        if options.command == "serve":
-            return _serve(options)
-        if options.command == "run":
-            return _run(options)
-        return _inspect(options)
+        code = commands[options.command](options)
+        sys.stdout.flush()
     except StartError as error:
         print(f"gpux: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `gpux inspect PATH | head`: nobody reads on, nor what Python flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -40,7 +40,11 @@ Device = Annotated[int, Meta(ge=0, le=1023, description="an integer from 0 to 10
 Bytes = Annotated[Size, Meta(description="a size such as 1000000, 64MiB or 10MB")]
 Seconds = Annotated[float, Meta(gt=0, le=86400, description="seconds above 0, at most 86400")]
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1, description="an integer from 1 on")]
-Dim = Annotated[int, Meta(ge=-1, le=2**63 - 1)] | str | None
+Dim = Annotated[
+    Annotated[int, Meta(ge=-1, le=2**63 - 1)] | str | None,
+    Meta(description="a size, a name or null"),
+]
+Shape = Annotated[tuple[Dim, ...], Meta(description="a list of sizes, names and null")]
 Name = Annotated[str, Meta(min_length=1, description="a name")]
 Host = Annotated[str, Meta(min_length=1, description="a host's name or address")]
 Origin = Annotated[
@@ -50,9 +54,8 @@ Origin = Annotated[
         description="'*' or an origin such as https://app.example, without a path",
     ),
 ]
-Origins = Annotated[
-    tuple[Origin, ...], Meta(description="'*' or a list of origins such as https://app.example")
-]
+_ORIGINS = "'*' or a list of origins such as https://app.example"
+Origins = Annotated[tuple[Origin, ...], Meta(description=_ORIGINS)]
 Option = Annotated[str | int | float | bool, Meta(description="text, a number, true or false")]
 
 
@@ -85,7 +88,7 @@ class Input(_Section, frozen=True):
     """
 
     type: str | None = None
-    shape: tuple[Dim, ...] | None = None
+    shape: Shape | None = None
     required: bool | None = None
     default: Any | UnsetType = UNSET
     max_length: Count | None = None
@@ -105,7 +108,7 @@ class Output(_Section, frozen=True):
     source: Name | None = msgspec.field(default=None, name="from")
     activation: Activation | None = None
     type: str | None = None
-    shape: tuple[Dim, ...] | None = None
+    shape: Shape | None = None
     description: str | None = None
     labels: tuple[str, ...] | None = None
     batched: bool | None = None
@@ -137,7 +140,7 @@ class Serving(_Section, frozen=True):
     threads: Threads | None = None
     max_body: Bytes | None = None
     timeout: Seconds | None = None
-    cors_origins: Origins | Literal["*"] | None = None
+    cors_origins: Annotated[Origins | Literal["*"] | None, Meta(description=_ORIGINS)] = None
 
 
 class Preprocessing(_Section, frozen=True):
@@ -327,7 +330,8 @@ def _decode_size(kind: type, value: object) -> Size:
 
 # What msgspec says: a problem, then the place as in "$.serving.port", "$.shape[1]", "$.x[...]".
 _MESSAGE = re.compile(r"(?P<problem>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?", re.DOTALL)
-_STEP = re.compile(r"\.([^.\[]+)|\[([0-9]+)\]")
+_STEP = re.compile(r"\.([^.\[]+)|\[([0-9]+)\]|\[(\.\.\.)\]")
+_CONTAINERS = (list, tuple, dict)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 
 
@@ -335,32 +339,48 @@ def _explain(message: str, value: Any, kind: Any) -> tuple[KeyPath, str]:
     """The place below `value`, and the problem, of a message of msgspec's."""
     found = _MESSAGE.fullmatch(message)
     assert found
-    steps = [name or int(index) for name, index in _STEP.findall(found["path"] or "")]
-    for step in steps:
-        if isinstance(step, int):
-            kind = next(part for part in _parts(kind) if typing.get_args(part))
-            kind, value = typing.get_args(kind)[0], value[step]
+    path: KeyPath = ()
+    for name, index, any_key in _STEP.findall(found["path"] or ""):
+        if name:
+            key: str | int = name
+            kind = _fields(kind)[name]
         else:
-            struct = next(part for part in _parts(kind) if isinstance(part, type))
-            fields = {entry.encode_name: entry.type for entry in msgspec.structs.fields(struct)}
-            kind, value = fields[step], value[step]
+            (container,) = (part for part in _parts(kind) if typing.get_origin(part) in _CONTAINERS)
+            kind = typing.get_args(container)[1 if any_key else 0]
+            key = _first_wrong(value, kind) if any_key else int(index)
+        path, value = (*path, key), value[key]
     unknown = _UNKNOWN.fullmatch(found["problem"])
     if unknown is None:
-        return tuple(steps), f"expected {_describe(kind)}, got {show(value)}"
-    struct = next(part for part in _parts(kind) if isinstance(part, type))
-    known = [entry.encode_name for entry in msgspec.structs.fields(struct)]
+        return path, f"expected {_describe(kind)}, got {show(value)}"
+    known = list(_fields(kind))
     close = difflib.get_close_matches(unknown[1], known, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"expected {', '.join(known)}"
-    return (*steps, unknown[1]), f"unknown key; {hint}"
+    return (*path, unknown[1]), f"unknown key; {hint}"
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    """The types of a section's keys."""
+    (section,) = _parts(kind)
+    return {entry.encode_name: entry.type for entry in msgspec.structs.fields(section)}
+
+
+def _first_wrong(values: Mapping[str, Any], kind: Any) -> str:
+    """The key that msgspec does not name: the first whose value is of another type."""
+    for key, value in values.items():
+        try:
+            msgspec.convert(value, kind)
+        except msgspec.ValidationError:
+            return key
+    raise AssertionError("msgspec found one")
 
 
 def _parts(kind: Any) -> tuple[Any, ...]:
-    """The alternatives of a type, without what may stand for "not given"."""
+    """The alternatives of a type, without notes and without what stands for "not given"."""
     if typing.get_origin(kind) is Annotated:
-        kind = typing.get_args(kind)[0]
+        return _parts(typing.get_args(kind)[0])
     if not isinstance(kind, types.UnionType) and typing.get_origin(kind) is not typing.Union:
-        return (kind,)
-    return tuple(part for part in typing.get_args(kind) if part not in (types.NoneType, UnsetType))
+        return () if kind in (types.NoneType, UnsetType) else (kind,)
+    return tuple(part for alternative in typing.get_args(kind) for part in _parts(alternative))
 
 
 _WORDS = {str: "text", bool: "true or false", int: "an integer", float: "a number"}
@@ -372,17 +392,13 @@ def _describe(kind: Any) -> str:
         for note in typing.get_args(kind)[1:]:
             if note.description:
                 return str(note.description)
-    parts = _parts(kind)
-    if len(parts) > 1:
-        return " or ".join(dict.fromkeys(_describe(part) for part in parts))
-    (part,) = parts
-    if part is not kind:
-        return _describe(part)
-    origin, arguments = typing.get_origin(part), typing.get_args(part)
+        return _describe(typing.get_args(kind)[0])
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        others = [part for part in arguments if part not in (types.NoneType, UnsetType)]
+        return " or ".join(_describe(part) for part in others)
     if origin is Literal:
-        return ", ".join(arguments[:-1]) + f" or {arguments[-1]}"
+        return " or ".join([", ".join(arguments[:-1]), arguments[-1]])
     if origin in (list, tuple):
         return f"a list of {_describe(arguments[0])}" if arguments[0] is not Any else "a list"
-    if part in _WORDS:
-        return _WORDS[part]
-    return "a mapping of keys to values"
+    return _WORDS.get(kind, "a mapping of keys to values")

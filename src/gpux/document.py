@@ -21,6 +21,7 @@ KeyPath = tuple[str | int, ...]
 _MOST_BYTES = 2**20
 # Values, those behind an alias counted as often as they are used.
 _MOST_VALUES = 100_000
+_MOST_DEPTH = 64
 _LONGEST_SHOWN = 60
 
 _TAG = "tag:yaml.org,2002:"
@@ -110,7 +111,7 @@ def format_path(path: KeyPath) -> str:
         if isinstance(key, int):
             text += f"[{key}]"
             continue
-        shown = key if re.fullmatch(r"[\w:/-]+", key) else repr(key)
+        shown = key if re.fullmatch(r"[\w:/<-]+", key) else repr(key)
         text += ("." if text else "") + _cut(shown)
     return text
 
@@ -156,6 +157,8 @@ class _Builder:
         self._values += 1
         if self._values > _MOST_VALUES:
             fail(self._file, (), f"more than {_MOST_VALUES} values")
+        if len(self._open) == _MOST_DEPTH:
+            fail(self._file, (), "nested too deep")
         if node in self._open:
             fail(self._file, path, "the value contains itself")
         self._open.append(node)

@@ -89,7 +89,8 @@ def _value(entry: Accepted, rows: int | None, size: int, integer: int) -> Any:
     if math.prod(sizes) > _MOST_ELEMENTS:
         return None
     if spec.type.word == "string":
-        return _nest(sizes, itertools.cycle(_SENTENCES))
+        most = None if entry.is_text else entry.declared.max_length
+        return _nest(sizes, itertools.cycle([sentence[:most] for sentence in _SENTENCES]))
     if spec.type.word == "boolean":
         return _nest(sizes, itertools.repeat(True))
     is_integer = "int" in spec.type.name
