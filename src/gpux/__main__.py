@@ -17,11 +17,10 @@ from gpux.config import PROVIDERS, Settings, read_settings
 from gpux.engine import Engine
 from gpux.errors import ClientError, ServiceError, StartError
 from gpux.example import find_examples
-from gpux.interface import Accepted, Answered
+from gpux.interface import TEXT, Accepted, Answered
 from gpux.model import Model, load_model
 from gpux.server import Server
 from gpux.tensor import OtherSpec
-from gpux.text import TEXT
 
 _LONGEST_TRY_SECONDS = 5.0
 _LONGEST_SHOWN = 400

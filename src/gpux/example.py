@@ -12,8 +12,7 @@ from typing import Any
 
 from gpux.engine import Engine
 from gpux.errors import ClientError, ServiceError
-from gpux.interface import Accepted, Interface
-from gpux.text import TEXT
+from gpux.interface import TEXT, Accepted, Interface
 
 _SENTENCES = ("I love this product!", "This is terrible.")
 # What dynamic axes have in the wild: short sequences, images, windows of sound.

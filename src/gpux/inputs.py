@@ -22,10 +22,10 @@ from gpux.errors import (
     MissingInputError,
     UnknownInputError,
 )
-from gpux.interface import Accepted, Interface
+from gpux.interface import IDS, TEXT, TYPES, Accepted, Interface
 from gpux.memory import Block, HostPool, StringTensor, Tensor
 from gpux.tensor import BY_NAME, ElementType, Given, TensorSpec
-from gpux.text import IDS, TEXT, TYPES, TextReader
+from gpux.text import MOST_CHARACTERS, TextReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class InputReader:
             entry.name: _Known(
                 entry.spec,
                 InputSpec(entry.spec),
-                None if entry.is_text else entry.declared.max_length,
+                MOST_CHARACTERS if entry.is_text else entry.declared.max_length,
             )
             for entry in interface.inputs
         }

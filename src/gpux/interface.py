@@ -5,7 +5,7 @@ anything is served.
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,8 +14,11 @@ from msgspec import UNSET
 
 from gpux.declaration import Activation, Declaration, Input, Output
 from gpux.document import show
-from gpux.tensor import Dim, OtherSpec, Signature, TensorSpec
+from gpux.tensor import BY_NAME, Dim, OtherSpec, Signature, TensorSpec
 
+# What a tokenizer takes, and what it makes of it, as transformers call it.
+TEXT, PAIR = "text", "text_pair"
+IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -47,7 +50,7 @@ class Accepted:
             return self.declared.required
         if self.declared.default is not UNSET or self.from_text:
             return False
-        return self.name != "text_pair"
+        return self.name != PAIR
 
     @property
     def default(self) -> Any:
@@ -90,38 +93,54 @@ class Interface:
     outputs: tuple[Answered, ...]
 
 
-def declare(
-    model: Signature, texts: Sequence[TensorSpec], from_text: frozenset[str], told: Declaration
-) -> Interface:
+def takes_ids(model: Signature) -> bool:
+    """Whether a tokenizer can serve a model: it takes ids, and no text by itself."""
+    inputs = {spec.name: spec for spec in model.inputs}
+    ids = inputs.get(IDS)
+    is_right = ids is not None and ids.type.name in ("int64", "int32") and len(ids.dims) == 2
+    return is_right and TEXT not in inputs and PAIR not in inputs
+
+
+def declare(model: Signature, told: Declaration, *, has_tokenizer: bool = False) -> Interface:
     """The interface that a model and its gpux.yml make.
 
     Args:
         model: what ONNX Runtime reports.
-        texts: the inputs that a tokenizer adds.
-        from_text: the names of the model's inputs that it fills.
         told: gpux.yml.
+        has_tokenizer: it takes ids, and texts for them as well.
 
     Raises:
         ConfigurationError: the file contradicts the model, or itself.
     """
-    known = {spec.name: spec for spec in (*texts, *model.inputs)}
+    known = {spec.name: spec for spec in model.inputs}
+    texts = (TEXT, PAIR) if has_tokenizer else ()
     for name in told.inputs:
-        if name not in known:
-            hint = _hint(name, known, "its inputs are")
+        if name not in known and name not in texts:
+            hint = _hint(name, (*texts, *known), "its inputs are")
             told.refuse("inputs", name, problem=f"the model has no such input; {hint}")
-    merged = {
-        name: _merge(spec, told.inputs[name], told, "inputs", name) if name in told.inputs else spec
-        for name, spec in known.items()
-    }
+    merged = _merge_inputs(known, told)
+    if has_tokenizer:
+        # A text is an item, and a list of texts a batch, where a list of ids is one.
+        ids = merged[IDS]
+        added = {
+            name: TensorSpec(name, BY_NAME["string"], ids.dims[:1], ids.batched) for name in texts
+        }
+        known = {**added, **known}
+        merged = {**_merge_inputs(added, told), **merged}
+    from_text = [
+        name
+        for name in (IDS, MASK, TYPES)
+        if has_tokenizer and name in known and len(known[name].dims) == 2
+    ]
     fixed = _fixed_axes(known.values(), merged, told)
     accepted = tuple(
         Accepted(
             _fix(merged[name], fixed),
             told.inputs.get(name, Input()),
             from_text=name in from_text,
-            is_text=spec in texts,
+            is_text=name in texts,
         )
-        for name, spec in known.items()
+        for name in known
     )
     for entry in accepted:
         _check_input(entry, told)
@@ -157,6 +176,13 @@ def _answer(outputs: dict[str, TensorSpec | OtherSpec], told: Declaration) -> It
         if entry.activation is not None:
             _check_activation(spec, entry.activation, told, name)
         yield Answered(name, spec, entry)
+
+
+def _merge_inputs(specs: Mapping[str, TensorSpec], told: Declaration) -> dict[str, TensorSpec]:
+    return {
+        name: _merge(spec, told.inputs[name], told, "inputs", name) if name in told.inputs else spec
+        for name, spec in specs.items()
+    }
 
 
 def _merge(

@@ -32,7 +32,7 @@ from gpux.inputs import InputReader, Request
 from gpux.interface import Answered, declare, describe
 from gpux.memory import Block, HostPool, StringTensor, Tensor
 from gpux.tensor import BY_CODE, BY_NAME, BY_ONNX, MOST_AXES, OtherSpec, Signature, TensorSpec
-from gpux.text import open_tokenizer
+from gpux.text import TextReader, open_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -232,14 +232,16 @@ class Model:
         told = settings.declaration
         self.file = settings.model
         own = _read_signature(session, self.file)
-        text = open_tokenizer(settings.tokenizer, own, told)
-        texts, from_text = (text.specs, frozenset(text.fills)) if text else ((), frozenset())
-        self.interface = declare(own, texts, from_text, told)
+        tokenizer = open_tokenizer(settings.tokenizer, own, told)
+        self.interface = declare(own, told, has_tokenizer=tokenizer is not None)
         self.signature = self.interface.signature
         _check_types(self.signature, self.file)
         self.name = told.content.name or (
             self.file.resolve().parent.name if self.file.name == "model.onnx" else self.file.stem
         )
+        text = None
+        if tokenizer is not None and settings.tokenizer is not None:
+            text = TextReader(tokenizer, settings.tokenizer, self.interface, told)
         self.inputs = InputReader(self.interface, HostPool(), text, told)
         self.provider = _SHORT_NAMES[session.get_providers()[0]]
         self.runtime_version = str(runtime.__version__)

@@ -1,10 +1,15 @@
-"""Text → the ids that a transformer takes, by the model's own tokenizer.json.
+"""Texts → the ids that a transformer takes, by the model's own tokenizer.json.
 
-The only importer of tokenizers (Hugging Face), which an extra installs.
+The only importer of tokenizers (Hugging Face), which an extra installs. It turns each text into its
+tokens; cutting, special tokens and padding are done here. The library would keep all that it cuts
+off, of two long texts in every combination, which takes gigabytes. How special tokens go around a
+text is learnt from it, once.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,86 +21,19 @@ from gpux.errors import (
     InvalidShapeError,
     MissingInputError,
 )
-from gpux.tensor import BY_NAME, Signature, TensorSpec
+from gpux.interface import IDS, MASK, PAIR, TEXT, TYPES, Interface, takes_ids
+from gpux.tensor import Signature
 
 logger = logging.getLogger(__name__)
 
-TEXT = "text"
-PAIR = "text_pair"
-IDS = "input_ids"
-TYPES = "token_type_ids"
-# What an encoding of the tokenizer has for each input of the model.
-_PARTS = {IDS: "ids", "attention_mask": "attention_mask", TYPES: "type_ids"}
 _DEFAULT_MAX_LENGTH = 512
-_INSTALL = "pip install 'gpux[text]'"
+# Of one text, and about as many at once: the library takes some 200 bytes for each while it works.
+MOST_CHARACTERS = 2**20
+_INSTALL = "the package tokenizers is not installed: pip install 'gpux[text]'"
 
 
-class TextReader:
-    """Makes a model's ids from texts. Immutable; used by all threads at once.
-
-    Args:
-        tokenizer: of Hugging Face's library, set up to cut and to pad.
-        ids: the model's input_ids.
-        fills: the names of the model's inputs that are made from texts.
-        pads: whether texts of different lengths can be in one batch.
-
-    Attributes:
-        specs: the inputs that it adds: a text is one item, a list of texts a batch.
-        fills: as given.
-    """
-
-    def __init__(self, tokenizer: Any, ids: TensorSpec, fills: Sequence[str], *, pads: bool):
-        self._tokenizer = tokenizer
-        self._pads = pads
-        self.fills = tuple(fills)
-        self.specs = tuple(
-            TensorSpec(name, BY_NAME["string"], ids.dims[:1], ids.batched) for name in (TEXT, PAIR)
-        )
-
-    def encode(self, texts: Mapping[str, list[str]]) -> dict[str, list[list[int]]]:
-        """The rows of the model's inputs.
-
-        Args:
-            texts: `text`, and `text_pair` for models that compare two.
-
-        Returns:
-            By input: a row for each text, all of one length.
-
-        Raises:
-            ClientError: one half of the pairs is missing, or longer than the other; or the texts
-                cannot be made equally long.
-            InferenceError: the tokenizer failed.
-
-        The GIL is released while the texts are read.
-        """
-        if TEXT not in texts:
-            raise MissingInputError(TEXT)
-        batch: list[Any] = texts[TEXT]
-        if PAIR in texts:
-            pairs = texts[PAIR]
-            if len(batch) != len(pairs):
-                raise DisagreementError("batch", (TEXT, len(batch)), (PAIR, len(pairs)))
-            batch = list(zip(batch, pairs, strict=True))
-        try:
-            encodings = self._tokenizer.encode_batch_fast(batch)
-        except BaseException as error:
-            # A panic of its Rust code is no Exception.
-            if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
-                raise
-            raise InferenceError("the tokenizer could not read the text") from error
-        if not self._pads:
-            lengths = {len(encoding) for encoding in encodings}
-            if len(lengths) > 1:
-                problem = f"the texts have from {min(lengths)} to {max(lengths)} tokens, "
-                problem += "and the tokenizer names no token to pad the shorter ones with"
-                raise InvalidShapeError(TEXT, (), problem)
-        return {
-            name: [getattr(encoding, _PARTS[name]) for encoding in encodings] for name in self.fills
-        }
-
-
-def open_tokenizer(file: Path | None, model: Signature, told: Declaration) -> TextReader | None:
-    """The reader of texts for a model; None if it takes none.
+def open_tokenizer(file: Path | None, model: Signature, told: Declaration) -> Any:
+    """The tokenizer for a model; None if it takes no texts.
 
     Args:
         file: a tokenizer.json, if there is one.
@@ -103,39 +41,29 @@ def open_tokenizer(file: Path | None, model: Signature, told: Declaration) -> Te
         told: gpux.yml.
 
     Raises:
-        ConfigurationError: a tokenizer that cannot be used, where gpux.yml asks for it.
+        ConfigurationError: one that cannot be used, or is missing where gpux.yml needs it.
     """
     preprocessing = told.content.preprocessing
-    named = preprocessing.tokenizer is not None
-    inputs = {spec.name: spec for spec in model.inputs}
-    ids = inputs.get(IDS)
-    takes_ids = ids is not None and ids.type.name in ("int64", "int32") and len(ids.dims) == 2
-    if named and not takes_ids:
+    asked_for = [
+        ("preprocessing", key)
+        for key in ("tokenizer", "max_length", "pad_token")
+        if getattr(preprocessing, key) is not None
+    ]
+    if preprocessing.tokenizer is not None and not takes_ids(model):
         problem = f"the model has no input '{IDS}' of int64 or int32 with two axes"
         told.refuse("preprocessing", "tokenizer", problem=problem)
-    if file is None or not takes_ids or TEXT in inputs:
-        for key in ("max_length", "pad_token"):
-            if getattr(preprocessing, key) is not None:
-                told.refuse("preprocessing", key, problem="there is no tokenizer to use it")
+    if file is None or not takes_ids(model):
+        if asked_for:
+            told.refuse(*asked_for[0], problem="there is no tokenizer to use it")
         return None
-    assert ids is not None
+    asked_for += [("inputs", name) for name in (TEXT, PAIR) if name in told.inputs]
     try:
-        tokenizer = _load(file)
+        import tokenizers
     except ImportError:
-        problem = f"the package tokenizers is not installed: {_INSTALL}"
-        if named:
-            told.refuse("preprocessing", "tokenizer", problem=problem)
-        logger.warning("%s is not used, and texts are not taken: %s", file, problem)
+        if asked_for:
+            told.refuse(*asked_for[0], problem=_INSTALL)
+        logger.warning("%s is not used, and no texts are taken: %s", file, _INSTALL)
         return None
-    _cut(tokenizer, _max_length(tokenizer, ids, told))
-    pads = _pad(tokenizer, ids, told)
-    fills = [name for name in _PARTS if name in inputs and len(inputs[name].dims) == 2]
-    return TextReader(tokenizer, ids, fills, pads=pads)
-
-
-def _load(file: Path) -> Any:
-    import tokenizers
-
     try:
         return tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises nothing more exact
@@ -143,73 +71,265 @@ def _load(file: Path) -> Any:
         raise ConfigurationError(f"{file}: cannot be read as a tokenizer: {reason}") from error
 
 
-def _max_length(tokenizer: Any, ids: TensorSpec, told: Declaration) -> int:
-    """Tokens at which a text is cut: gpux.yml's, the tokenizer's own or 512, and the model's."""
-    places: list[tuple[str, ...]] = []
-    lengths: list[int] = []
-    of_text = told.inputs[TEXT].max_length if TEXT in told.inputs else None
-    for place, length in (
-        (("inputs", TEXT, "max_length"), of_text),
-        (("preprocessing", "max_length"), told.content.preprocessing.max_length),
-    ):
-        if length is not None:
-            places.append(place)
-            lengths.append(length)
-    if len(lengths) > 1:
-        told.refuse(*places[0], problem="it is given as preprocessing.max_length as well")
-    size = ids.dims[1]
-    if not lengths:
-        own = tokenizer.truncation["max_length"] if tokenizer.truncation else _DEFAULT_MAX_LENGTH
-        return min(own, size) if isinstance(size, int) else int(own)
-    special = tokenizer.num_special_tokens_to_add(is_pair=True)
-    if lengths[0] <= special:
-        problem = f"expected more than the {special} tokens that go around a pair of texts"
-        told.refuse(*places[0], problem=f"{problem}, got {lengths[0]}")
-    if isinstance(size, int) and lengths[0] > size:
-        problem = f"expected at most {size}, as '{IDS}' is {ids.shape_text}, got {lengths[0]}"
-        told.refuse(*places[0], problem=problem)
-    return lengths[0]
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of what a tokenizer makes of one text, or of two.
+
+    Attributes:
+        source: 0 for the first text, 1 for the second, None for special tokens.
+        ids: of the special tokens.
+        type_id: of each token in it.
+    """
+
+    source: int | None
+    ids: list[int]
+    type_id: int
 
 
-def _cut(tokenizer: Any, max_length: int) -> None:
-    own = tokenizer.truncation or {}
-    # Of pairs the longer text is cut. What is cut off is dropped, so there is no stride.
-    tokenizer.enable_truncation(
-        max_length, direction=own.get("direction", "right"), strategy="longest_first", stride=0
-    )
+@dataclass(frozen=True, slots=True)
+class _Padding:
+    """How rows are made equally long.
+
+    Attributes:
+        id, type_id: of the token that pads; no id where the tokenizer names none.
+        is_left: it stands before the text.
+        multiple: lengths are multiples of it.
+    """
+
+    id: int | None
+    type_id: int
+    is_left: bool
+    multiple: int
 
 
-def _pad(tokenizer: Any, ids: TensorSpec, told: Declaration) -> bool:
-    """Has shorter texts padded; answers whether the tokenizer says with what."""
-    own = tokenizer.padding or {}
-    told_token = told.content.preprocessing.pad_token
-    token = told_token or own.get("pad_token") or _find_pad_token(tokenizer)
-    if token is None:
+class TextReader:
+    """Makes a model's ids from texts. Immutable; used by all threads at once.
+
+    Args:
+        tokenizer: of the library; it is the reader's from now on.
+        file: where it was read from.
+        interface: of the model.
+        told: gpux.yml.
+
+    Raises:
+        ConfigurationError: what gpux.yml or the tokenizer says of lengths or padding cannot be.
+    """
+
+    def __init__(self, tokenizer: Any, file: Path, interface: Interface, told: Declaration) -> None:
+        specs = {entry.name: entry.spec for entry in interface.inputs}
+        leading, length = specs[IDS].dims
+        self._tokenizer = tokenizer
+        self._batch_axis = leading if isinstance(leading, str) else "batch"
+        self._fixed_length = length if isinstance(length, int) else None
+        self._fills = [entry.name for entry in interface.inputs if entry.from_text]
+        self._pair_is_required = any(
+            entry.name == PAIR and entry.required for entry in interface.inputs
+        )
+        truncation, padding = tokenizer.truncation or {}, tokenizer.padding or {}
+        self._cuts_left = truncation.get("direction") == "left"
+        self._padding = _find_padding(tokenizer, padding, told)
+        tokenizer.no_truncation()
         tokenizer.no_padding()
-        return False
-    token_id = tokenizer.token_to_id(token)
-    if told_token is not None and token_id is None:
-        told.refuse("preprocessing", "pad_token", problem=f"{token!r} is no token of the tokenizer")
-    if told_token is None:
-        token_id = own.get("pad_id", token_id)
-    size = ids.dims[1]
-    tokenizer.enable_padding(
-        direction=own.get("direction", "right"),
-        pad_id=token_id,
-        pad_type_id=own.get("pad_type_id", 0),
-        pad_token=token,
-        # To the longest of the batch, whatever length is baked in; to the model's, if it has one.
-        length=size if isinstance(size, int) else None,
-        pad_to_multiple_of=None if isinstance(size, int) else own.get("pad_to_multiple_of"),
+        # By how many texts there are: one, or a pair.
+        self._layouts = {count: _learn_layout(tokenizer, count, file) for count in (1, 2)}
+        special = sum(len(part.ids) for part in self._layouts[1])
+        self._max_length = _find_max_length(
+            truncation.get("max_length"), file, self._fixed_length, special, told
+        )
+
+    def encode(self, texts: Mapping[str, Sequence[str]]) -> dict[str, list[list[int]]]:
+        """The rows of the model's inputs.
+
+        Args:
+            texts: `text`, and `text_pair` for models that compare two; each of at most
+                MOST_CHARACTERS.
+
+        Returns:
+            By input: a row for each text, all of one length.
+
+        Raises:
+            ClientError: one half of the pairs is missing, or longer than the other; or the rows
+                cannot be made equally long.
+            InferenceError: the tokenizer failed.
+
+        The GIL is released while the texts are read.
+        """
+        if TEXT not in texts:
+            raise MissingInputError(TEXT)
+        if PAIR not in texts and self._pair_is_required:
+            raise MissingInputError(PAIR)
+        names = [TEXT, PAIR] if PAIR in texts else [TEXT]
+        counts = [len(texts[name]) for name in names]
+        if len(names) == 2 and counts[0] != counts[1]:
+            raise DisagreementError(self._batch_axis, (TEXT, counts[0]), (PAIR, counts[1]))
+        layout = self._layouts[len(names)]
+        room = self._max_length - sum(len(part.ids) for part in layout)
+        if room < 1:
+            problem = f"there is no room for a pair in {self._max_length} tokens"
+            raise InvalidShapeError(PAIR, (), problem)
+        ids: list[list[int]] = []
+        types: list[list[int]] = []
+        for tokens in zip(*(self._read(texts[name]) for name in names), strict=True):
+            kept = self._cut(tokens, room)
+            row: list[int] = []
+            row_types: list[int] = []
+            for part in layout:
+                part_ids = part.ids if part.source is None else kept[part.source]
+                row += part_ids
+                row_types += [part.type_id] * len(part_ids)
+            ids.append(row)
+            types.append(row_types)
+        return self._pad(ids, types)
+
+    def _read(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """The tokens of each text; a few texts at a time, by their length."""
+        start = 0
+        while start < len(texts):
+            end, characters = start, 0
+            while end < len(texts) and (end == start or characters < MOST_CHARACTERS):
+                characters += len(texts[end])
+                end += 1
+            try:
+                encodings = self._tokenizer.encode_batch_fast(
+                    texts[start:end], add_special_tokens=False
+                )
+            except BaseException as error:
+                # A panic of its Rust code is no Exception.
+                if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
+                    raise
+                raise InferenceError("the tokenizer could not read the text") from error
+            for encoding in encodings:
+                yield encoding.ids
+            start = end
+
+    def _cut(self, tokens: Sequence[list[int]], room: int) -> list[list[int]]:
+        """What is kept of one text, or of two."""
+        sizes = _shares([len(each) for each in tokens], room)
+        if self._cuts_left:
+            return [each[len(each) - size :] for each, size in zip(tokens, sizes, strict=True)]
+        return [each[:size] for each, size in zip(tokens, sizes, strict=True)]
+
+    def _pad(self, ids: list[list[int]], types: list[list[int]]) -> dict[str, list[list[int]]]:
+        """Makes rows equally long, and tells what of them is text."""
+        lengths = [len(row) for row in ids]
+        padding, longest = self._padding, max(lengths)
+        if self._fixed_length is not None:
+            longest = self._fixed_length
+        elif padding.id is not None:
+            longest = -(-longest // padding.multiple) * padding.multiple
+        made = {IDS: ids, TYPES: types, MASK: [[1] * length for length in lengths]}
+        if padding.id is not None:
+            pads = {IDS: padding.id, TYPES: padding.type_id, MASK: 0}
+            for name, rows in made.items():
+                for row in rows:
+                    start = 0 if padding.is_left else len(row)
+                    row[start:start] = [pads[name]] * (longest - len(row))
+        elif min(lengths) < longest:
+            expected = f"{longest} tokens in each"
+            problem = f"expected {expected}, as the tokenizer names no token to pad with"
+            raise InvalidShapeError(TEXT, (), f"{problem}, got {min(lengths)}")
+        return {name: made[name] for name in self._fills}
+
+
+def _shares(sizes: list[int], room: int) -> list[int]:
+    """How many tokens are kept of one text, or of two, of which the longer one is cut first.
+
+    Source: `longest_first` of the tokenizers library, to the token.
+    """
+    if sum(sizes) <= room:
+        return sizes
+    if len(sizes) == 1:
+        return [room]
+    shorter = min(sizes)
+    longer = max(shorter, room - shorter)
+    if shorter + longer > room:
+        shorter = room // 2
+        longer = room - shorter
+    return [shorter, longer] if sizes[0] <= sizes[1] else [longer, shorter]
+
+
+def _learn_layout(tokenizer: Any, count: int, file: Path) -> list[_Part]:
+    """Where special tokens stand around one text, or around and between two."""
+    # The first text that is a token of its own in any vocabulary that knows it.
+    for probe in ("a", "the", "0", ".", "\u4e00"):
+        # The faster encode_batch_fast() forgets the types where there is no post-processor.
+        (encoding,) = tokenizer.encode_batch([(probe, probe) if count == 2 else probe])
+        sources = encoding.sequence_ids
+        groups = [list(group) for _, group in groupby(range(len(sources)), sources.__getitem__)]
+        layout = [
+            _Part(
+                sources[group[0]],
+                [] if sources[group[0]] is not None else [encoding.ids[i] for i in group],
+                encoding.type_ids[group[0]],
+            )
+            for group in groups
+        ]
+        found = [part.source for part in layout if part.source is not None]
+        if sorted(found) == list(range(count)):
+            return layout
+    raise ConfigurationError(f"{file}: cannot be used: it makes no tokens of a text")
+
+
+def _find_max_length(
+    own: int | None, file: Path, fixed: int | None, special: int, told: Declaration
+) -> int:
+    """Tokens of a row at most: what gpux.yml says, the tokenizer or 512, and the model.
+
+    Args:
+        own: of the tokenizer.
+        file: where it was read from.
+        fixed: of the model.
+        special: tokens that go around one text.
+        told: gpux.yml.
+    """
+    if PAIR in told.inputs and told.inputs[PAIR].max_length is not None:
+        told.refuse("inputs", PAIR, "max_length", problem=f"it is given for '{TEXT}', for both")
+    of_text = told.inputs[TEXT].max_length if TEXT in told.inputs else None
+    length = told.content.preprocessing.max_length
+    path: tuple[str, ...] = ("preprocessing", "max_length")
+    if of_text is not None:
+        path = ("inputs", TEXT, "max_length")
+        if length is not None:
+            told.refuse(*path, problem="it is given as preprocessing.max_length as well")
+        length = of_text
+    around = f"the {special} special tokens around a text"
+    if length is not None:
+        if length <= special:
+            told.refuse(*path, problem=f"expected more than {around}, got {length}")
+        if fixed is not None and length > fixed:
+            problem = f"expected at most {fixed}, the size that '{IDS}' has, got {length}"
+            told.refuse(*path, problem=problem)
+        return length
+    length = _DEFAULT_MAX_LENGTH if own is None else own
+    if length <= special:
+        problem = f"truncation.max_length: expected more than {around}, got {length}"
+        raise ConfigurationError(f"{file}: {problem}")
+    if fixed is not None and fixed <= special:
+        problem = f"'{IDS}' has room for {fixed} tokens, no more than {around}"
+        raise ConfigurationError(f"{file}: cannot be used: {problem}")
+    return length if fixed is None else min(length, fixed)
+
+
+def _find_padding(tokenizer: Any, own: Mapping[str, Any], told: Declaration) -> _Padding:
+    """By the tokenizer; gpux.yml may name a token where it has none."""
+    token_id = own.get("pad_id")
+    token = told.content.preprocessing.pad_token
+    if token is not None:
+        token_id = tokenizer.token_to_id(token)
+        if token_id is None:
+            problem = f"expected a token of the tokenizer, got {token!r}"
+            told.refuse("preprocessing", "pad_token", problem=problem)
+    elif token_id is None:
+        # Without settings for padding there may still be a special token whose name says it.
+        named = [
+            number
+            for number, added in tokenizer.get_added_tokens_decoder().items()
+            if added.special and "pad" in added.content.lower()
+        ]
+        token_id = named[0] if len(named) == 1 else None
+    return _Padding(
+        token_id,
+        own.get("pad_type_id", 0),
+        own.get("direction") == "left",
+        own.get("pad_to_multiple_of") or 1,
     )
-    return True
-
-
-def _find_pad_token(tokenizer: Any) -> str | None:
-    """The special token whose name says that it pads."""
-    special = [
-        token.content
-        for token in tokenizer.get_added_tokens_decoder().values()
-        if token.special and "pad" in token.content.lower()
-    ]
-    return special[0] if len(special) == 1 else None

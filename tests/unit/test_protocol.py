@@ -46,7 +46,7 @@ def reader(pool: HostPool) -> InputReader:
         TensorSpec("text", BY_NAME["string"], ("batch", 1)),
         TensorSpec("flag", BY_NAME["bool"], ()),
     )
-    interface = declare(Signature(inputs, ()), (), frozenset(), Declaration())
+    interface = declare(Signature(inputs, ()), Declaration())
     return InputReader(interface, pool)
 
 

@@ -1,0 +1,112 @@
+"""What the pages name is there: links, options, variables, keys of gpux.yml, and all of those."""
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+from servers import run_gpux
+
+from gpux.declaration import Declaration, Input, Output, read_declaration
+
+ROOT = Path(__file__).parents[2]
+GUIDE = ROOT / "docs"
+PAGES = [ROOT / "README.md", *GUIDE.glob("*.md"), *ROOT.glob("examples/*/README.md")]
+
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+# apt-get's, curl's, docker's, optimum-cli's, systemctl's, waitress-serve's.
+OTHER_OPTIONS = {
+    *("--yes", "--no-install-recommends"),
+    *("--silent", "--include", "--request"),
+    *("--from", "--tag", "--publish", "--stop-timeout"),
+    *("--model", "--now", "--listen"),
+}
+
+
+def options_of(command: str) -> set[str]:
+    return set(OPTION.findall(run_gpux(command, "--help").stdout)) - {"--help"}
+
+
+def anchors_of(page: Path) -> set[str]:
+    """What GitHub makes of the headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        path, _, anchor = link.partition("#")
+        if "://" not in link:
+            target = page.parent / path if path else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors_of(target), link
+
+
+def test_every_page_is_in_the_index() -> None:
+    linked = set(re.findall(r"\]\((.*?\.md)\)", (GUIDE / "README.md").read_text()))
+    assert linked == {page.name for page in GUIDE.glob("*.md")} - {"README.md"}
+
+
+def test_options() -> None:
+    named = {option for page in PAGES for option in OPTION.findall(page.read_text())}
+    there = options_of("serve") | options_of("run") | options_of("inspect")
+    assert named - OTHER_OPTIONS <= there
+    assert there <= set(OPTION.findall((GUIDE / "serve.md").read_text()))
+
+
+def test_variables() -> None:
+    named = {name for page in PAGES for name in re.findall(r"GPUX_[A-Z_]+", page.read_text())}
+    options = {option[2:].replace("-", "_").upper() for option in options_of("serve")}
+    assert named == {f"GPUX_{name}" for name in options | {"MODEL"}}
+
+
+def test_extras_and_targets() -> None:
+    text = "".join(page.read_text() for page in PAGES)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for extras in re.findall(r"(?:\.|src|gpux)\[([a-z,]+)\]", text):
+        assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    for target in re.findall(r"^make (\w+)", text, re.MULTILINE):
+        assert f"\n{target}:" in (ROOT / "Makefile").read_text()
+
+
+def keys_of(section: Any, above: str = "") -> Iterator[str]:
+    """The keys below a section of gpux.yml."""
+    entries = {"inputs": Input, "outputs": Output}
+    for field in msgspec.structs.fields(section):
+        path = above + field.encode_name
+        if path in entries:
+            yield from keys_of(entries[path], f"{path}.NAME.")
+        elif isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            yield from keys_of(field.type, f"{path}.")
+        else:
+            yield path
+
+
+def test_keys_of_the_file() -> None:
+    page = (GUIDE / "gpux-yml.md").read_text()
+    named = re.findall(r"^\| `([A-Za-z_.]+)` \|", page, re.MULTILINE)
+    assert sorted(named) == sorted(keys_of(type(Declaration().content)))
+    options = re.findall(r"\| `((?:runtime|serving)\.\w+)` \|", (GUIDE / "serve.md").read_text())
+    assert set(options) <= set(named)
+    assert {key for key in named if key.startswith("serving.")} <= set(options)
+
+
+def test_values_of_the_keys(tmp_path: Path) -> None:
+    file = tmp_path / "gpux.yml"
+    rows = re.findall(
+        r"^\| `([\w.]+)` \| (.*?) \| `(.*?)` \|", (GUIDE / "gpux-yml.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) > 30
+    for key, default, example in rows:
+        for value in [example, *re.findall(r"^`(.*)`$", default)]:
+            document: object = yaml.safe_load(value)
+            for part in reversed(key.split(".")):
+                document = {part: document}
+            file.write_text(json.dumps(document))
+            read_declaration(file, {})
