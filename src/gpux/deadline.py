@@ -17,7 +17,7 @@ class Watchdog:
 
     def __init__(self, limit_seconds: float) -> None:
         self.limit_seconds = limit_seconds
-        self._changed = threading.Condition()  # guards the fields below
+        self._changed = threading.Condition(threading.Lock())  # guards the fields below
         # In the order in which they began, and so in that of their deadlines.
         self._running: dict[int, tuple[float, Any]] = {}
         self._next_token = 0
