@@ -222,6 +222,9 @@ bool Sink::finish() {
         }
         shape_[declared] = extent_[axis];
     }
+    if (as_one_item() && spec_.sizes[0] >= 0 && spec_.sizes[0] != 1) {
+        return fail(Fault::wrong_shape);  // the batch has a fixed size, and not that of one item
+    }
     if (spec_.batched && shape_[0] == 0) {
         return fail(Fault::empty_batch);
     }

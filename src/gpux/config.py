@@ -23,6 +23,7 @@ from gpux.declaration import (
 )
 from gpux.errors import ConfigurationError, ModelError
 
+_YAML = (".yml", ".yaml")
 PROVIDERS: tuple[str, ...] = get_args(Provider)
 
 
@@ -113,6 +114,12 @@ def read_settings(
         if text is not None:
             settings[attribute] = convert_text(text[0], kind, text[1])
     model, config = given("model"), given("config")
+    if model and Path(model[0]).suffix in _YAML:
+        # It names no model but a gpux.yml. What the command line names has the say.
+        if model[1] == "PATH" and config and config[1] == "--config":
+            raise ConfigurationError(f"{model[0]} and --config {config[0]}: name one file")
+        is_first = config is None or model[1] == "PATH"
+        model, config = None, model if is_first else config
     file, declaration = _find_model(
         Path(model[0]) if model else None, Path(config[0]) if config else None, variables
     )
@@ -138,10 +145,6 @@ def _find_model(
     path: Path | None, config: Path | None, variables: Mapping[str, str]
 ) -> tuple[Path, Declaration]:
     """The .onnx file, and the gpux.yml about it: where they are named, or beside each other."""
-    if path is not None and path.suffix in (".yml", ".yaml"):
-        if config is not None:
-            raise ConfigurationError(f"{path} and {config}: name one gpux.yml, not two")
-        path, config = None, path
     if config is not None:
         declaration = read_declaration(config, variables)
         return _find_file(path) if path else _find_source(declaration), declaration
@@ -150,15 +153,16 @@ def _find_model(
             "no model is named: PATH or GPUX_MODEL names an .onnx file or a folder with one, "
             "--config or GPUX_CONFIG a gpux.yml"
         )
-    folder = path if path.is_dir() else path.parent
-    beside = [folder / name for name in FILE_NAMES if (folder / name).is_file()]
+    folder = path if _is_folder(path) else path.parent
+    beside = [folder / name for name in FILE_NAMES if _is_file(folder / name)]
     if not beside:
         return _find_file(path), Declaration()
     declaration = read_declaration(beside[0], variables)
-    if path.is_dir():
+    if _is_folder(path):
         return _find_source(declaration), declaration
     # A file of that name may stand beside several models: it is about the one that it names.
-    is_about_it = _source(declaration).resolve() == path.resolve()
+    source = _source(declaration)
+    is_about_it = _is_file(source) and _is_file(path) and source.samefile(path)
     return _find_file(path), declaration if is_about_it else Declaration()
 
 
@@ -171,18 +175,18 @@ def _find_source(declaration: Declaration) -> Path:
     file = _source(declaration)
     if declaration.content.model.source is None:
         return _find_file(declaration.folder)
-    if not file.is_file():
+    if not _is_file(file):
         declaration.refuse("model", "source", problem=f"no such file: {file}")
     return file
 
 
 def _find_file(path: Path) -> Path:
-    if path.is_dir():
+    if _is_folder(path):
         file = path / "model.onnx"
-        if not file.is_file():
+        if not _is_file(file):
             raise ModelError(f"{path}: the folder has no model.onnx")
         return file
-    if not path.is_file():
+    if not _is_file(path):
         raise ModelError(f"{path}: no such file or folder")
     return path
 
@@ -191,11 +195,22 @@ def _find_tokenizer(model: Path, declaration: Declaration) -> Path | None:
     named = declaration.content.preprocessing.tokenizer
     if named is None:
         beside = model.parent / "tokenizer.json"
-        return beside if beside.is_file() else None
+        return beside if _is_file(beside) else None
     file = declaration.folder / named
-    if not file.is_file():
+    if not _is_file(file):
         declaration.refuse("preprocessing", "tokenizer", problem=f"no such file: {file}")
     return file
+
+
+# Path's own methods raise for names that no file system takes: too long, or with a NUL.
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112
 
 
 def cores() -> int:

@@ -41,7 +41,7 @@ Bytes = Annotated[Size, Meta(description="a size such as 1000000, 64MiB or 10MB"
 Seconds = Annotated[float, Meta(gt=0, le=86400, description="seconds above 0, at most 86400")]
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1, description="an integer from 1 on")]
 Dim = Annotated[
-    Annotated[int, Meta(ge=-1, le=2**63 - 1)] | str | None,
+    Annotated[int, Meta(ge=-1, le=2**63 - 1)] | Annotated[str, Meta(min_length=1)] | None,
     Meta(description="a size, a name or null"),
 ]
 Shape = Annotated[tuple[Dim, ...], Meta(description="a list of sizes, names and null")]

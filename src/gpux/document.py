@@ -23,6 +23,7 @@ _MOST_BYTES = 2**20
 _MOST_VALUES = 100_000
 _MOST_DEPTH = 64
 _LONGEST_SHOWN = 60
+_LONGEST_PROBLEM = 300
 
 _TAG = "tag:yaml.org,2002:"
 _MERGE = _TAG + "merge"
@@ -101,7 +102,14 @@ def fail(file: Path | None, path: KeyPath, problem: str) -> NoReturn:
     places = [str(file)] if file else []
     if path:
         places.append(format_path(path))
-    raise ConfigurationError(" ".join(f"{': '.join(places)}: {problem}".split()))
+    # Names and values may hold anything: the line stays one, and of bounded length.
+    line = "".join(
+        character if character.isprintable() else repr(character)[1:-1]
+        for character in " ".join(problem.split())
+    )
+    if len(line) > _LONGEST_PROBLEM:
+        line = line[:_LONGEST_PROBLEM] + "…"
+    raise ConfigurationError(f"{': '.join(places)}: {line}")
 
 
 def format_path(path: KeyPath) -> str:
@@ -211,6 +219,8 @@ class _Builder:
             return None
         if kind in ("str", "merge") or (as_text and kind in ("bool", "int", "float")):
             return text
+        if kind in ("bool", "int", "float") and not re.fullmatch(_SCALARS[kind][0], text):
+            fail(self._file, path, f"expected {kind}, got {show(text)}")  # an explicit tag
         try:
             if kind == "bool":
                 return text.lower() == "true"
@@ -218,8 +228,8 @@ class _Builder:
                 return int(text, 0 if text[1:2] in ("o", "x") else 10)
             if kind == "float":
                 return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-        except ValueError:  # an explicit tag (`!!int x`), or thousands of digits
-            fail(self._file, path, f"expected {kind}, got {show(text)}")
+        except ValueError:
+            fail(self._file, path, "expected a number of fewer digits")
         fail(self._file, path, f"the tag {show(tag)} is not supported")
 
     def _expand(self, text: str, path: KeyPath) -> str:
