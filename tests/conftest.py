@@ -1,13 +1,18 @@
 """Fixtures: models as files, servers that many tests share, threads that take turns eagerly."""
 
+import logging
+import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import models
 import pytest
 from hypothesis import HealthCheck, settings
 from servers import ServerProcess, serve
+
+from gpux.__main__ import main
 
 # A slow or busy machine is no failure.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -22,6 +27,20 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     def find(name: str) -> Path:
         file = folder / f"{name}.onnx"
         return file if file.exists() else models.write(name, folder)
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def folder_for(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """The folder of a model of models.py, by its name and its gpux.yml."""
+    made: dict[tuple[str, str], Path] = {}
+
+    def find(name: str, described: str) -> Path:
+        if (name, described) not in made:
+            folder = tmp_path_factory.mktemp(name)
+            made[name, described] = models.write_folder(folder, name, described)
+        return made[name, described]
 
     return find
 
@@ -51,6 +70,34 @@ def server(
 ) -> Callable[[str], ServerProcess]:
     """A running server for a model of models.py, by its name; shared by all tests."""
     return lambda name: server_for(model_file(name))
+
+
+@pytest.fixture(scope="session")
+def described(
+    folder_for: Callable[[str, str], Path], server_for: Callable[[Path], ServerProcess]
+) -> Callable[[str, str], ServerProcess]:
+    """A running server for a model of models.py with a gpux.yml; shared by all tests."""
+    return lambda name, text: server_for(folder_for(name, text))
+
+
+@pytest.fixture
+def command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """The command line in this process, which starts no other: its exit code and what it writes."""
+    handler, level = signal.getsignal(signal.SIGINT), logging.getLogger("gpux").level
+
+    def run(*arguments: str | Path, variables: Mapping[str, str] | None = None) -> Any:
+        with monkeypatch.context() as changed:
+            for name, value in (variables or {}).items():
+                changed.setenv(name, value)
+            code = main(list(map(str, arguments)))
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    yield run
+    signal.signal(signal.SIGINT, handler)
+    logging.getLogger("gpux").setLevel(level)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 Opset 17 and IR version 8 wherever the types allow it, so that older runtimes load them as well.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,25 @@ def write(name: str, folder: Path) -> Path:
     file = folder / f"{name}.onnx"
     file.write_bytes(BUILDERS[name]().SerializeToString())
     return file
+
+
+def write_folder(folder: Path, name: str, described: str | bytes | None = None) -> Path:
+    """Writes a folder to serve.
+
+    Args:
+        folder: is made if it is not there.
+        name: of the model.
+        described: its gpux.yml, if it has one.
+
+    Returns:
+        The folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write(name, folder).rename(folder / "model.onnx")
+    if described is not None:
+        text = described.encode() if isinstance(described, str) else described
+        (folder / "gpux.yml").write_bytes(text)
+    return folder
 
 
 def _tensor(name: str, type_code: int, dims: Dims) -> ValueInfoProto:
@@ -161,22 +180,32 @@ def numbers() -> ModelProto:
 
 def mixed() -> ModelProto:
     """`numbers` beside a string, which IOBinding does not know; bfloat16 is answered as float32."""
-    made = numbers()
-    for node in made.graph.node:
-        if node.input[0] == "bfloat16":
-            node.CopyFrom(helper.make_node("Cast", node.input, node.output, to=_FLOAT))
-    for output in made.graph.output:
-        if output.name == "bfloat16_out":
-            output.type.tensor_type.elem_type = _FLOAT
+    made = _without_bfloat16(numbers())
     made.graph.node.append(helper.make_node("Identity", ["text"], ["text_out"]))
     made.graph.input.append(_tensor("text", _STRING, ["text_rows"]))
     made.graph.output.append(_tensor("text_out", _STRING, ["text_rows"]))
     return made
 
 
+def _without_bfloat16(made: ModelProto) -> ModelProto:
+    """The same with `bfloat16_out` as float32: beside strings no bfloat16 can be handed out."""
+    for node in made.graph.node:
+        if node.input[0] == "bfloat16":
+            node.CopyFrom(helper.make_node("Cast", node.input, node.output, to=_FLOAT))
+    for output in made.graph.output:
+        if output.name == "bfloat16_out":
+            output.type.tensor_type.elem_type = _FLOAT
+    return made
+
+
 def strings() -> ModelProto:
     """Strings, answered as they came."""
     return _identity(("texts", "same", _STRING, ["batch", "n"]))
+
+
+def words() -> ModelProto:
+    """Strings that are items, answered as they came."""
+    return _identity(("word", "same", _STRING, ["batch"]))
 
 
 def string() -> ModelProto:
@@ -233,6 +262,54 @@ def opened() -> ModelProto:
 def unnamed() -> ModelProto:
     """Two batched inputs whose axes have no names."""
     return _identity(("a", "a_out", _FLOAT, [None, 2]), ("b", "b_out", _FLOAT, [None]))
+
+
+def described() -> ModelProto:
+    """Inputs of all kinds, answered as they came: there is much to say of them in gpux.yml."""
+    return _identity(
+        ("ids", "same_ids", _INT64, ["batch", "seq"]),
+        ("mask", "same_mask", _INT64, ["batch", "seq"]),
+        ("image", "same_image", _FLOAT, ["batch", 3, None]),
+        ("word", "same_word", _STRING, ["batch", 1]),
+        ("flag", "same_flag", _BOOL, ["batch"]),
+        ("state", "same_state", _FLOAT, [2, None, 4]),
+        ("rate", "same_rate", _INT64, []),
+        ("weight", "weights", _FLOAT, ["batch"]),
+        ("points", "logits", _FLOAT, ["batch", 2]),
+    )
+
+
+def optional() -> ModelProto:
+    """One input that gives the sizes, beside inputs that can do without a value of their own."""
+    pair: Dims = ["batch", 2]
+    made = _identity(
+        ("x", "x_out", _FLOAT, ["batch", "n"]),
+        ("mask", "mask_out", _INT64, ["batch", "n"]),
+        *((name, f"{name}_out", code, pair) for name, code in NUMBER_TYPES.items()),
+        ("string", "string_out", _STRING, pair),
+        ("state", "state_out", _FLOAT, [2, 3]),
+        ("rate", "rate_out", _INT64, []),
+    )
+    return _without_bfloat16(made)
+
+
+def quotients() -> ModelProto:
+    """Divides numbers, which makes infinities and NaN as well, and answers in each float type."""
+    casts = {name: NUMBER_TYPES[name] for name in ("float32", "float16", "bfloat16")}
+    return _model(
+        [
+            helper.make_node("Div", ["a", "b"], ["float64"]),
+            *(
+                helper.make_node("Cast", ["float64"], [name], to=code)
+                for name, code in casts.items()
+            ),
+        ],
+        [_tensor(name, TensorProto.DOUBLE, ["batch", "n"]) for name in "ab"],
+        [
+            _tensor(name, code, ["batch", "n"])
+            for name, code in {"float64": TensorProto.DOUBLE, **casts}.items()
+        ],
+    )
 
 
 def detector() -> ModelProto:
@@ -399,6 +476,68 @@ def slow() -> ModelProto:
     )
 
 
+def slow_words() -> ModelProto:
+    """`slow`, beside a string, which IOBinding does not know."""
+    made = slow()
+    made.graph.node.append(helper.make_node("Identity", ["word"], ["same"]))
+    made.graph.input.append(_tensor("word", _STRING, []))
+    made.graph.output.append(_tensor("same", _STRING, []))
+    return made
+
+
+def reshaped(
+    inputs: Mapping[str, Dims], outputs: Mapping[str, Sequence[int | str | None]]
+) -> ModelProto:
+    """Inputs of float32, and outputs that are the first of them in other shapes.
+
+    For each input there is also an output `NAME_shape`: the axes that the model saw, and two more
+    numbers, so that it looks like no batch of one.
+
+    Args:
+        inputs: their axes.
+        outputs: their axes. Of several dynamic ones those that the input has, at the same place,
+            have its sizes; another one has all that is left.
+    """
+    first, dims = next(iter(inputs.items()))
+    nodes = [helper.make_node("Size", [first], ["size"])]
+    constants = [_constant("nothing", 0, "int64"), _constant("more", [-1, -1], "int64")]
+    for name, output in outputs.items():
+        if not output:
+            nodes.append(helper.make_node("ReduceSum", [first], [name], keepdims=0))
+            continue
+        is_only_dynamic = sum(not isinstance(dim, int) for dim in output) == 1
+        # 0 copies the input's size, and -1 takes the rest.
+        sizes = [
+            dim
+            if isinstance(dim, int)
+            else 0
+            if dim in (dims or ()) and not is_only_dynamic
+            else -1
+            for dim in output
+        ]
+        constants.append(_constant(f"{name}_sizes", sizes, "int64"))
+        # In a way that ONNX Runtime cannot see through, or else it would know better.
+        nodes += [
+            helper.make_node("Mul", ["size", "nothing"], [f"{name}_zero"]),
+            helper.make_node("Add", [f"{name}_sizes", f"{name}_zero"], [f"{name}_wanted"]),
+            helper.make_node("Reshape", [first, f"{name}_wanted"], [name]),
+        ]
+    for name in inputs:
+        nodes += [
+            helper.make_node("Shape", [name], [f"{name}_axes"]),
+            helper.make_node("Concat", [f"{name}_axes", "more"], [f"{name}_shape"], axis=0),
+        ]
+    return _model(
+        nodes,
+        [_tensor(name, _FLOAT, dims) for name, dims in inputs.items()],
+        [
+            *(_tensor(name, _FLOAT, dims) for name, dims in outputs.items()),
+            *(_tensor(f"{name}_shape", _INT64, ["axes"]) for name in inputs),
+        ],
+        constants,
+    )
+
+
 def _takes(value: ValueInfoProto, operator: str, **attributes: Any) -> ModelProto:
     """A model of one input, of which an operator makes a number."""
     return _model(
@@ -458,6 +597,7 @@ BUILDERS: dict[str, Callable[[], ModelProto]] = {
         numbers,
         mixed,
         strings,
+        words,
         string,
         items,
         matrix,
@@ -466,6 +606,9 @@ BUILDERS: dict[str, Callable[[], ModelProto]] = {
         single,
         opened,
         unnamed,
+        described,
+        optional,
+        quotients,
         detector,
         zipmap,
         scalars,
@@ -476,6 +619,7 @@ BUILDERS: dict[str, Callable[[], ModelProto]] = {
         nonfinite,
         repeat,
         slow,
+        slow_words,
         takes_sequence,
         takes_optional,
         takes_map,

@@ -146,37 +146,44 @@ def convert(value: object, declared: TensorSpec) -> Converted:
     return reader.finish()
 
 
-def kind_of(dims: Sequence[Dim]) -> str:
+def kind_of(declared: TensorSpec) -> str:
     """Which of the four kinds an input is."""
-    if len(dims) == 0:
+    if len(declared.dims) == 0:
         return "open"
-    if not isinstance(dims[0], int):
+    if declared.batched is True:
         return "batched"
-    return "single" if dims[0] == 1 else "fixed"
+    if declared.batched is False:
+        return "fixed"
+    if not isinstance(declared.dims[0], int):
+        return "batched"
+    return "single" if declared.dims[0] == 1 else "fixed"
 
 
-def allowed_ranks(dims: Sequence[Dim]) -> list[int]:
+def allowed_ranks(declared: TensorSpec) -> list[int]:
     """How many axes a value may have."""
-    if kind_of(dims) == "open":
+    axes = len(declared.dims)
+    if kind_of(declared) == "open":
         return list(range(33))
-    if kind_of(dims) == "fixed":
-        return [len(dims)]
-    if _takes_flat_items(dims):
+    if kind_of(declared) == "fixed":
+        return [axes]
+    if _takes_flat_items(declared):
         return [0, 1, 2]
-    return [len(dims) - 1, len(dims)]
+    return [axes - 1, axes]
 
 
-def _takes_flat_items(dims: Sequence[Dim]) -> bool:
-    return kind_of(dims) == "batched" and list(dims[1:]) == [1]
+def _takes_flat_items(declared: TensorSpec) -> bool:
+    return kind_of(declared) == "batched" and declared.dims[1:] == (1,)
 
 
 class _Reader:
     def __init__(self, declared: TensorSpec) -> None:
         self.name = declared.name
         self.dims = declared.dims
+        self.kind = kind_of(declared)
+        self.takes_flat_items = _takes_flat_items(declared)
         self.type = declared.type.name
         self.word = {"string": "string", "bool": "boolean"}.get(self.type, "number")
-        self.ranks = allowed_ranks(self.dims)
+        self.ranks = allowed_ranks(declared)
         self.rank: int | None = None
         self.sizes: dict[int, int] = {}  # by axis, from the first list that ended there
         self.numbers: list[bytes] = []
@@ -240,7 +247,7 @@ class _Reader:
 
     def check_room(self, place: tuple[int, ...]) -> None:
         """What starts here must not be past the list's fixed size."""
-        if place == () or self.rank not in self.ranks or kind_of(self.dims) == "open":
+        if place == () or self.rank not in self.ranks or self.kind == "open":
             return
         size = self.dims[self.declared_axis(len(place) - 1)]
         if isinstance(size, int) and place[-1] >= size:
@@ -267,7 +274,7 @@ class _Reader:
     def declared_axis(self, axis: int) -> int:
         """The declared axis that an axis of the value is; the rank must be known and allowed."""
         assert self.rank is not None
-        if _takes_flat_items(self.dims) and self.rank == 1:
+        if self.takes_flat_items and self.rank == 1:
             return axis
         return axis + len(self.dims) - self.rank
 
@@ -312,17 +319,17 @@ class _Reader:
         elements = self.strings if self.word == "string" else self.numbers
         assert self.rank is not None
         sent = tuple(self.sizes[axis] for axis in range(self.rank))
-        if kind_of(self.dims) == "open":
+        if self.kind == "open":
             return Converted(sent, elements, False, False)
         if self.rank not in self.ranks:
             raise self.wrong_shape(_list_text(sent))
-        list_of_items = _takes_flat_items(self.dims) and self.rank == 1
+        list_of_items = self.takes_flat_items and self.rank == 1
         added = len(self.dims) - self.rank
         shape = (*sent, 1) if list_of_items else (1,) * added + sent
         for size, dim in zip(shape, self.dims, strict=True):
             if isinstance(dim, int) and size != dim:
                 raise self.wrong_shape(_list_text(sent))
-        if kind_of(self.dims) == "batched" and shape[0] == 0:
+        if self.kind == "batched" and shape[0] == 0:
             raise EmptyBatchError(self.name)
         return Converted(shape, elements, added > 0, added > 0 and not list_of_items)
 
@@ -339,7 +346,7 @@ class _Reader:
         return self.wrong_shape(f"more than {most} {'axis' if most == 1 else 'axes'}")
 
     def wrong_shape(self, got: str) -> Exception:
-        is_open = kind_of(self.dims) == "open"
+        is_open = self.kind == "open"
         expected = "at most 32 axes" if is_open else _list_text(self.dims)
         return InvalidShapeError(self.name, (), f"expected {expected}, got {got}")
 
@@ -468,7 +475,7 @@ def find_disagreement(
     unnamed = [
         (spec, value)
         for spec, value in present
-        if kind_of(spec.dims) == "batched" and spec.dims[0] is None
+        if kind_of(spec) == "batched" and spec.dims[0] is None
     ]
     compared = list(named)
     if any(value.as_items for _, value in unnamed):
@@ -488,7 +495,7 @@ def is_unbatched(inputs: Sequence[TensorSpec], given: Mapping[str, Given]) -> bo
     came_as_one = [
         given[spec.name].as_one_item
         for spec in inputs
-        if kind_of(spec.dims) == "batched" and spec.name in given
+        if kind_of(spec) == "batched" and spec.name in given
     ]
     return len(came_as_one) > 0 and False not in came_as_one
 
@@ -496,7 +503,7 @@ def is_unbatched(inputs: Sequence[TensorSpec], given: Mapping[str, Given]) -> bo
 def loses_leading_axis(
     inputs: Sequence[TensorSpec],
     given: Mapping[str, Given],
-    output: Sequence[Dim],
+    output: TensorSpec,
     shape: Sequence[int],
 ) -> bool:
     """Whether an output is answered without its leading axis.
@@ -504,13 +511,44 @@ def loses_leading_axis(
     Args:
         inputs: of the model.
         given: the request.
-        output: the output's declared axes.
+        output: as declared; what it says of its batch axis goes over its axes.
         shape: its sizes in this run. An axis of another size than 1 is never lost.
     """
-    if len(output) == 0 or len(shape) == 0 or shape[0] != 1:
+    if len(output.dims) == 0 or len(shape) == 0 or shape[0] != 1:
         return False
-    kinds = [kind_of(spec.dims) for spec in inputs]
+    if output.batched is False:
+        return False
+    leading = output.dims[0]
+    kinds = [kind_of(spec) for spec in inputs]
     if "single" in kinds and "batched" not in kinds:
-        return output[0] == 1
-    batch_axes = [spec.dims[0] for spec in inputs if kind_of(spec.dims) == "batched"]
-    return is_unbatched(inputs, given) and output[0] in batch_axes
+        return output.batched is True or leading == 1
+    # A fixed one may be among them if it is declared to be the batch's.
+    batch_axes = [spec.dims[0] for spec in inputs if kind_of(spec) == "batched"]
+    return is_unbatched(inputs, given) and (output.batched is True or leading in batch_axes)
+
+
+# Activations.
+
+
+def activate(activation: str, values: numpy.ndarray[Any, Any]) -> numpy.ndarray[Any, Any]:
+    """Softmax, sigmoid, or the division by the length, over the last axis, by their definitions.
+
+    Computed in float64. What is not finite goes its way by the rules of IEEE 754; a row without
+    length stays as it is.
+    """
+    if values.size == 0:
+        return values
+    x = values.astype(numpy.float64)
+    with numpy.errstate(all="ignore"):
+        if activation == "softmax":
+            powers = numpy.exp(x - numpy.max(x, -1, keepdims=True))
+            made = powers / numpy.sum(powers, -1, keepdims=True)
+        elif activation == "sigmoid":
+            made = 1 / (1 + numpy.exp(-x))
+        else:
+            # Scaled first, because squares may overflow.
+            largest = numpy.max(abs(x), -1, keepdims=True)
+            scaled = numpy.where(numpy.isfinite(largest) & (largest > 0), x / largest, x)
+            length = numpy.sqrt(numpy.sum(scaled * scaled, -1, keepdims=True))
+            made = numpy.where(length == 0, x, scaled / length)
+        return numpy.asarray(made, values.dtype)

@@ -140,8 +140,8 @@ def walked(declared: TensorSpec, value: object, pool: GuardedPool | None = None)
     return reference.Converted(shape, elements, as_items, as_one_item)
 
 
-def spec(type_name: str, *dims: Dim) -> TensorSpec:
-    return TensorSpec("x", BY_NAME[type_name], dims)
+def spec(type_name: str, *dims: Dim, batched: bool | None = None) -> TensorSpec:
+    return TensorSpec("x", BY_NAME[type_name], dims, batched=batched)
 
 
 def check(declared: TensorSpec, value: object) -> Outcome:

@@ -171,9 +171,7 @@ def _inspect(options: argparse.Namespace) -> int:
     settings = _settings(options)
     model = load_model(settings)
     _silence()  # not every body that is tried works
-    single, batch = find_examples(Engine(model, _LONGEST_TRY_SECONDS))
-    found = {"One item": single, "A batch": batch}
-    examples = {title: example for title, example in found.items() if example is not None}
+    examples = find_examples(Engine(model, _LONGEST_TRY_SECONDS))
     if options.example:
         if not examples:
             raise StartError(f"an example was not found: {_NO_EXAMPLE}")

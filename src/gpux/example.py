@@ -6,6 +6,7 @@ Nothing is known of a model's dynamic axes but that they are dynamic, so a few s
 import itertools
 import json
 import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ _SENTENCES = ("I love this product!", "This is terrible.")
 _SIZES = (4, 1, 8, 32, 64, 128, 224, 256, 512, 1024, 2048)
 _MOST_ELEMENTS = 2**22
 _BATCH = 2
+_OF_ITEMS = {"batched", "single"}
+_LONGEST_SEARCH_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +36,24 @@ class Example:
     answer: bytes
 
 
-def find_examples(engine: Engine) -> tuple[Example | None, Example | None]:
-    """One item, and a batch of two; None where there is no such thing, or none was found."""
+def find_examples(engine: Engine) -> dict[str, Example]:
+    """Examples by what they are: one item and a batch of two, where the model knows both."""
     interface = engine.model.interface
-    single = _first_answered(engine, _bodies(interface, None))
-    if not any(entry.spec.kind == "batched" for entry in interface.inputs):
-        return single, None
-    return single, _first_answered(engine, _bodies(interface, _BATCH))
+    kinds = {entry.spec.kind for entry in interface.inputs}
+    wanted: dict[str, int | None] = {"One item" if kinds & _OF_ITEMS else "Example": None}
+    if "batched" in kinds:
+        wanted["A batch"] = _BATCH
+    found = {
+        title: _first_answered(engine, _bodies(interface, rows)) for title, rows in wanted.items()
+    }
+    return {title: example for title, example in found.items() if example is not None}
 
 
 def _first_answered(engine: Engine, bodies: Iterable[dict[str, Any]]) -> Example | None:
+    give_up = time.monotonic() + _LONGEST_SEARCH_SECONDS
     for value in bodies:
+        if time.monotonic() > give_up:
+            break
         body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
         try:
             return Example(body, engine.predict(body))

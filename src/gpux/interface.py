@@ -144,10 +144,7 @@ def declare(model: Signature, told: Declaration, *, has_tokenizer: bool = False)
     )
     for entry in accepted:
         _check_input(entry, told)
-    outputs = {
-        spec.name: _fix(spec, fixed) if isinstance(spec, TensorSpec) else spec
-        for spec in model.outputs
-    }
+    outputs = {spec.name: _follow(spec, fixed, known, merged) for spec in model.outputs}
     answered = tuple(_answer(outputs, told))
     own = tuple(entry.spec for entry in accepted if not entry.is_text)
     return Interface(
@@ -249,6 +246,23 @@ def _fixed_axes(
 def _fix(spec: TensorSpec, fixed: dict[str, int]) -> TensorSpec:
     dims = tuple(fixed.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.dims)
     return replace(spec, dims=dims)
+
+
+def _follow(
+    output: TensorSpec | OtherSpec,
+    fixed: dict[str, int],
+    known: Mapping[str, TensorSpec],
+    merged: Mapping[str, TensorSpec],
+) -> TensorSpec | OtherSpec:
+    """An output, once inputs are fixed, and their unnamed leading axes named: its own follows."""
+    if isinstance(output, OtherSpec):
+        return output
+    names = {
+        merged[name].dims[0] for name, spec in known.items() if spec.dims and spec.dims[0] is None
+    }
+    if output.dims and output.dims[0] is None and len(names) == 1:
+        output = replace(output, dims=(*names, *output.dims[1:]))
+    return _fix(output, fixed)
 
 
 def _check_input(entry: Accepted, told: Declaration) -> None:

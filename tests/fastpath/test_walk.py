@@ -150,7 +150,7 @@ dims = st.one_of(
 
 @st.composite
 def specs(draw: st.DrawFn) -> TensorSpec:
-    """Inputs of all types and kinds, up to 5 axes."""
+    """Inputs of all types and kinds, up to 5 axes, with what gpux.yml may say of the first."""
     declared: list[Dim] = draw(
         st.one_of(
             st.lists(dims, max_size=5),
@@ -170,7 +170,8 @@ def specs(draw: st.DrawFn) -> TensorSpec:
             ),
         )
     )
-    return spec(draw(st.sampled_from(TYPE_NAMES)), *declared)
+    batched = draw(st.sampled_from([None, None, None, True, False])) if declared else None
+    return spec(draw(st.sampled_from(TYPE_NAMES)), *declared, batched=batched)
 
 
 def nested(shape: Sequence[int], elements: Iterator[object]) -> object:
@@ -415,16 +416,53 @@ CASES: list[tuple[str, tuple[Dim, ...], object, tuple[int, ...] | str]] = [
 ]
 
 
-@pytest.mark.parametrize(("type_name", "dims", "value", "says"), CASES)
-def test_a_rule_of_the_contract_holds(
-    type_name: str, dims: tuple[Dim, ...], value: object, says: tuple[int, ...] | str
-) -> None:
-    declared = spec(type_name, *dims)
+def check_rule(declared: TensorSpec, value: object, says: tuple[int, ...] | str) -> None:
+    """The walk and the reference say a shape or a message."""
     if isinstance(says, str):
         kind = says[: len("shape")].rstrip(": ")
         says = PREFIXES[kind] + says[len(kind) :]
     for outcome in (walked(declared, value), expected(declared, value)):
         assert (outcome.message if isinstance(outcome, Refusal) else outcome.shape) == says
+
+
+@pytest.mark.parametrize(("type_name", "dims", "value", "says"), CASES)
+def test_a_rule_of_the_contract_holds(
+    type_name: str, dims: tuple[Dim, ...], value: object, says: tuple[int, ...] | str
+) -> None:
+    check_rule(spec(type_name, *dims), value, says)
+
+
+@pytest.mark.parametrize(
+    ("dims", "batched", "value", "says"),
+    [
+        # A leading axis that is no batch, although it looks like one.
+        (("batch", "seq"), False, [[1, 2]], (1, 2)),
+        (("batch", "seq"), False, [1, 2], "shape: expected [batch, seq], got [2]"),
+        (("batch", 2), False, [], "shape: expected [batch, 2], got [0]"),
+        (("batch",), False, [], (0,)),
+        (("batch",), False, 5, "type: expected array"),
+        (("batch", 1), False, [[5], [6]], (2, 1)),
+        (("batch", 1), False, [5], "shape: expected [batch, 1], got [1]"),
+        ((1, 2), False, [1, 2], "shape: expected [1, 2], got [2]"),
+        ((1, 2), False, [[1, 2]], (1, 2)),
+        # One that is a batch of a fixed size.
+        ((2, 3), True, [[1, 2, 3], [4, 5, 6]], (2, 3)),
+        ((2, 3), True, [1, 2, 3], "shape: expected [2, 3], got [3]"),
+        ((1, 3), True, [1, 2, 3], (1, 3)),
+        ((1, 1), True, 5, (1, 1)),
+        ((1, 1), True, [5], (1, 1)),
+        ((2, 1), True, [5, 6], (2, 1)),
+        ((2, 1), True, [[5], [6]], (2, 1)),
+        ((2, 1), True, [5], "shape: expected [2, 1], got [1]"),
+        ((2, 1), True, 5, "shape: expected [2, 1], got []"),
+        ((2,), True, [5, 6], (2,)),
+        ((2,), True, [5, 6, 7], "shape: expected [2], got more"),
+    ],
+)
+def test_gpux_yml_says_whether_the_leading_axis_is_a_batch(
+    dims: tuple[Dim, ...], batched: bool, value: object, says: tuple[int, ...] | str
+) -> None:
+    check_rule(spec("float32", *dims, batched=batched), value, says)
 
 
 @pytest.mark.parametrize(

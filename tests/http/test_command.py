@@ -201,40 +201,6 @@ def test_a_provider_option_goes_over_the_variable(model_file: Find) -> None:
     assert (done.returncode, json.loads(done.stdout)) == (0, {"y": [1.0, 2.5]})
 
 
-# gpux inspect
-
-
-def test_inspect(model_file: Find) -> None:
-    done = run_gpux("inspect", str(model_file("sentiment")), "--provider", "cpu")
-    assert done.returncode == 0
-    assert done.stderr == ""
-    lines = [line.split() for line in done.stdout.splitlines()]
-    assert lines[0][:2] == ["Model", "sentiment"]
-    assert str(model_file("sentiment")) in done.stdout
-    assert lines[1][:2] == ["Provider", "cpu"]
-    assert [line[:6] for line in lines[2:5]] == [
-        ["Input", "input_ids", "int64", "[batch,", "seq]", "batched:"],
-        ["Input", "attention_mask", "int64", "[batch,", "seq]", "batched:"],
-        ["Output", "logits", "float32", "[batch,", "2]"],
-    ]
-    assert [line[:2] for line in lines[5::2]] == [["One", "item"], ["A", "batch"]]
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [("photo", "single"), ("photos", "batched"), ("fixed", "fixed"), ("opened", "open")],
-)
-def test_inspect_tells_the_kind(model_file: Find, name: str, kind: str) -> None:
-    done = run_gpux("inspect", str(model_file(name)))
-    inputs = [line for line in done.stdout.splitlines() if line.startswith("Input ")]
-    assert inputs
-    assert all(f"  {kind}: " in line for line in inputs)
-
-
-def test_inspect_shows_what_is_no_tensor(model_file: Find) -> None:
-    assert "seq(map(int64,tensor(float)))" in run_gpux("inspect", str(model_file("zipmap"))).stdout
-
-
 # gpux run
 
 

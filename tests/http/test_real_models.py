@@ -4,14 +4,13 @@ The packages magika and silero-vad are installed for their model files only, wit
 depend on, so they are never imported.
 """
 
-import importlib.metadata
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
+from packages import find_in_package
 from runtime import run, same_bits
 from servers import ServerProcess
 
@@ -31,19 +30,6 @@ TWO = [
     [0, 0, 5, 12, 16, 16, 14, 1],
     [0, 0, 8, 16, 14, 10, 13, 3],
 ]
-
-
-def find_in_package(distribution: str, name: str) -> Path:
-    """A model's file in an installed package; on CI it must be there."""
-    try:
-        files = importlib.metadata.files(distribution) or []
-    except importlib.metadata.PackageNotFoundError:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"{distribution} is not installed; `make test` installs it")
-    found = [Path(str(file.locate())) for file in files if file.name == name]
-    assert len(found) == 1, found
-    return found[0]
 
 
 def check(server: ServerProcess, model: Path, feeds: Mapping[str, Any]) -> None:

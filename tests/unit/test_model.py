@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -139,7 +140,7 @@ def test_threads_get_their_own_answers(model_file: Find) -> None:
     assert wrong == []
 
 
-class EmptiedByAnother(list[object]):
+class EmptiedByAnother(list[Any]):
     """A list with something in it until one looks: another thread was faster."""
 
     def __bool__(self) -> bool:

@@ -1,5 +1,6 @@
 """tensor: the table of types, the kinds of inputs, agreement, and what loses its batch axis."""
 
+from collections.abc import Sequence
 from dataclasses import FrozenInstanceError
 
 import numpy
@@ -28,8 +29,10 @@ from gpux.tensor import (
 Dims = tuple[Dim, ...]
 
 
-def spec(dims: Dims, name: str = "x", type_name: str = "float32") -> TensorSpec:
-    return TensorSpec(name, BY_NAME[type_name], dims)
+def spec(
+    dims: Dims, name: str = "x", type_name: str = "float32", batched: bool | None = None
+) -> TensorSpec:
+    return TensorSpec(name, BY_NAME[type_name], dims, batched=batched)
 
 
 # The types.
@@ -94,10 +97,36 @@ def test_the_leading_axis_says_what_kind_an_input_is(
     dims: Dims, kind: str, least: int, most: int, flat_items: bool, text: str
 ) -> None:
     one = spec(dims)
-    assert one.kind == kind == reference.kind_of(dims)
+    assert one.kind == kind == reference.kind_of(one)
     assert (one.least_axes, one.most_axes, one.flat_items) == (least, most, flat_items)
     assert one.shape_text == text
-    assert reference.allowed_ranks(dims) == list(range(least, most + 1))
+    assert reference.allowed_ranks(one) == list(range(least, most + 1))
+
+
+@pytest.mark.parametrize(
+    ("dims", "batched", "kind", "least", "most", "flat_items"),
+    [
+        (("batch", "seq"), False, "fixed", 2, 2, False),
+        (("batch", 1), False, "fixed", 2, 2, False),
+        (("batch",), False, "fixed", 1, 1, False),
+        ((None, 3, 4), False, "fixed", 3, 3, False),
+        ((1, 3), False, "fixed", 2, 2, False),
+        ((2, 3), False, "fixed", 2, 2, False),
+        (("batch", "seq"), True, "batched", 1, 2, False),
+        ((1, 3), True, "batched", 1, 2, False),
+        ((1, 1), True, "batched", 0, 2, True),
+        ((2, 3), True, "batched", 1, 2, False),
+        ((2, 1), True, "batched", 0, 2, True),
+        ((2,), True, "batched", 0, 1, False),
+    ],
+)
+def test_what_gpux_yml_says_of_the_batch_goes_over_the_leading_axis(
+    dims: Dims, batched: bool, kind: str, least: int, most: int, flat_items: bool
+) -> None:
+    one = spec(dims, batched=batched)
+    assert one.kind == kind == reference.kind_of(one)
+    assert (one.least_axes, one.most_axes, one.flat_items) == (least, most, flat_items)
+    assert reference.allowed_ranks(one) == list(range(least, most + 1))
 
 
 any_dim: st.SearchStrategy[Dim] = st.one_of(
@@ -105,15 +134,22 @@ any_dim: st.SearchStrategy[Dim] = st.one_of(
 )
 
 
-@given(st.lists(any_dim, max_size=6))
-def test_an_input_takes_the_axes_that_the_reference_allows(dims: list[Dim]) -> None:
-    one = spec(tuple(dims))
-    assert one.kind == reference.kind_of(dims)
-    assert list(range(one.least_axes, one.most_axes + 1)) == reference.allowed_ranks(dims)
+def any_batched(dims: Sequence[Dim]) -> st.SearchStrategy[bool | None]:
+    """What gpux.yml may say: nothing where no axes are known, and seldom anything."""
+    return st.sampled_from([None, None, True, False]) if dims else st.none()
+
+
+@given(st.lists(any_dim, max_size=6), st.data())
+def test_an_input_takes_the_axes_that_the_reference_allows(
+    dims: list[Dim], data: st.DataObject
+) -> None:
+    one = spec(tuple(dims), batched=data.draw(any_batched(dims)))
+    assert one.kind == reference.kind_of(one)
+    assert list(range(one.least_axes, one.most_axes + 1)) == reference.allowed_ranks(one)
 
 
 def test_the_core_holds_as_many_axes_as_an_open_input_may_have() -> None:
-    assert max(reference.allowed_ranks(())) == MOST_AXES
+    assert max(reference.allowed_ranks(spec(()))) == MOST_AXES
 
 
 def test_declarations_cannot_be_changed() -> None:
@@ -154,9 +190,8 @@ def signature_of(inputs: dict[str, Dims], outputs: dict[str, Dims] | None = None
     )
 
 
-def agreement(inputs: dict[str, Dims], given: dict[str, Given]) -> str | None:
+def agreement(signature: Signature, given: dict[str, Given]) -> str | None:
     """What the check says, which is what the reference says."""
-    signature = signature_of(inputs)
     found = reference.find_disagreement(signature.inputs, given)
     right = None if found is None else str(DisagreementError(*found))
     says = None
@@ -232,7 +267,17 @@ def test_inputs_must_fit_each_other(
         message = (
             f"Inputs disagree on '{axis}': '{first}' has {first_size}, '{second}' has {second_size}"
         )
-    assert agreement(inputs, given) == message
+    assert agreement(signature_of(inputs), given) == message
+
+
+def test_a_batch_that_gpux_yml_takes_away_is_not_compared() -> None:
+    taken_away = spec((None, 3), "a", batched=False)
+    given_to = spec((2, 3), "b", batched=True)
+    signature = Signature((taken_away, given_to, spec((None,), "c")), ())
+    assert agreement(signature, {"a": full(4, 3), "b": one_item(3), "c": one_item()}) is None
+    # A name is compared wherever it stands.
+    named = Signature((spec(("n",), "a", batched=False), spec(("n",), "b")), ())
+    assert agreement(named, {"a": full(2), "b": one_item()}) is not None
 
 
 def no_name_twice(dim: Dim) -> object:
@@ -240,21 +285,22 @@ def no_name_twice(dim: Dim) -> object:
 
 
 @st.composite
-def requests(draw: st.DrawFn) -> tuple[dict[str, Dims], dict[str, Given]]:
+def requests(draw: st.DrawFn) -> tuple[Signature, dict[str, Given]]:
     """A few inputs, most of them given, with sizes that sometimes differ."""
-    inputs: dict[str, Dims] = {}
+    inputs: list[TensorSpec] = []
     given: dict[str, Given] = {}
     sizes = {name: draw(st.integers(1, 2)) for name in ("batch", "n", None)}
     for name in draw(st.lists(st.sampled_from("abcd"), unique=True, max_size=4)):
         # What holds within one input is in the table above.
         dims = tuple(draw(st.lists(any_dim, max_size=3, unique_by=no_name_twice)))
-        inputs[name] = dims
+        declared = spec(dims, name, batched=draw(any_batched(dims)))
+        inputs.append(declared)
         shape = [
             dim if isinstance(dim, int) else sizes[dim] if draw(st.integers(0, 3)) else 3
             for dim in dims
         ]
         form = draw(st.sampled_from(["full", "full", "item", "items", "absent"]))
-        kind = reference.kind_of(dims)
+        kind = reference.kind_of(declared)
         if form == "absent":
             continue
         if form == "item" and kind in ("batched", "single"):
@@ -264,13 +310,13 @@ def requests(draw: st.DrawFn) -> tuple[dict[str, Dims], dict[str, Given]]:
         else:
             given[name] = full(*shape)
     # Requests have their own order.
-    return inputs, dict(draw(st.permutations(list(given.items()))))
+    return Signature(tuple(inputs), ()), dict(draw(st.permutations(list(given.items()))))
 
 
 @settings(max_examples=600, deadline=None)
 @given(requests())
 def test_inputs_fit_each_other_where_the_reference_says_so(
-    request: tuple[dict[str, Dims], dict[str, Given]],
+    request: tuple[Signature, dict[str, Given]],
 ) -> None:
     agreement(*request)
 
@@ -303,6 +349,17 @@ def test_a_request_is_unbatched_if_each_batched_input_is_one_item(
     signature = signature_of(inputs)
     assert signature.is_unbatched(given) is unbatched
     assert reference.is_unbatched(signature.inputs, given) is unbatched
+
+
+def loses_axis(
+    signature: Signature, given: dict[str, Given], output: TensorSpec, shape: tuple[int, ...]
+) -> bool:
+    """What the signature says, which is what the reference says."""
+    unbatched = signature.is_unbatched(given)
+    assert unbatched is reference.is_unbatched(signature.inputs, given)
+    loses = signature.loses_leading_axis(output, shape, unbatched=unbatched)
+    assert loses is reference.loses_leading_axis(signature.inputs, given, output, shape)
+    return loses
 
 
 ONE_TEXT: dict[str, Dims] = {"text": ("batch", "seq")}
@@ -377,27 +434,72 @@ def test_an_answer_loses_the_batch_axis_of_one_item(
     loses: bool,
 ) -> None:
     signature = signature_of(inputs, {"y": output})
-    unbatched = signature.is_unbatched(given)
-    assert signature.loses_leading_axis(spec(output), shape, unbatched=unbatched) is loses
-    assert reference.loses_leading_axis(signature.inputs, given, output, shape) is loses
+    assert loses_axis(signature, given, spec(output), shape) is loses
+
+
+BATCH, IMAGE, ROWS = ("batch", 3), (1, 3), (None, 3)
+
+
+@pytest.mark.parametrize(
+    ("dims", "batched", "output_dims", "output_batched", "item_loses", "full_loses"),
+    [
+        # Dimensions and what is said of them; whether one item and a batch of one lose the axis.
+        (BATCH, None, BATCH, False, False, False),
+        (BATCH, None, BATCH, True, True, False),
+        (BATCH, None, ("other", 3), True, True, False),
+        (BATCH, None, (1, 3), True, True, False),
+        (BATCH, None, ROWS, True, True, False),
+        (BATCH, None, (), True, False, False),
+        (ROWS, None, ROWS, False, False, False),
+        # A model of single inputs.
+        (IMAGE, None, IMAGE, False, False, False),
+        (IMAGE, None, IMAGE, True, True, True),
+        (IMAGE, None, BATCH, True, True, True),
+        # What is said of the input.
+        (BATCH, False, BATCH, None, None, False),
+        (BATCH, False, BATCH, True, None, False),
+        (IMAGE, True, BATCH, None, False, False),
+        (IMAGE, True, IMAGE, None, True, False),
+        (IMAGE, True, IMAGE, False, False, False),
+        (IMAGE, False, IMAGE, None, None, False),
+        (IMAGE, False, IMAGE, True, None, False),
+    ],
+)
+def test_gpux_yml_says_which_outputs_lead_with_the_batch(
+    dims: Dims,
+    batched: bool | None,
+    output_dims: Dims,
+    output_batched: bool | None,
+    item_loses: bool | None,
+    full_loses: bool,
+) -> None:
+    signature = Signature((spec(dims, batched=batched),), ())
+    output = spec(output_dims, "y", batched=output_batched)
+    if item_loses is not None:  # None: the input takes no items
+        assert loses_axis(signature, {"x": one_item(3)}, output, (1, 3)) is item_loses
+    assert loses_axis(signature, {"x": full(1, 3)}, output, (1, 3)) is full_loses
+    assert loses_axis(signature, {"x": full(2, 3)}, output, (2, 3)) is False
 
 
 @settings(max_examples=600, deadline=None)
 @given(
-    requests(), st.lists(any_dim, max_size=3), st.lists(st.integers(0, 2), min_size=3, max_size=3)
+    requests(),
+    st.lists(any_dim, max_size=3),
+    st.lists(st.integers(0, 2), min_size=3, max_size=3),
+    st.data(),
 )
 def test_an_answer_loses_the_axis_that_the_reference_says(
-    request: tuple[dict[str, Dims], dict[str, Given]], output: list[Dim], sizes: list[int]
+    request: tuple[Signature, dict[str, Given]],
+    dims: list[Dim],
+    sizes: list[int],
+    data: st.DataObject,
 ) -> None:
-    inputs, given = request
-    signature = signature_of(inputs)
+    signature, given = request
+    output = spec(tuple(dims), "y", batched=data.draw(any_batched(dims)))
     shape = tuple(
-        dim if isinstance(dim, int) else size for dim, size in zip(output, sizes, strict=False)
+        dim if isinstance(dim, int) else size for dim, size in zip(dims, sizes, strict=False)
     )
-    unbatched = signature.is_unbatched(given)
-    assert unbatched is reference.is_unbatched(signature.inputs, given)
-    loses = signature.loses_leading_axis(spec(tuple(output)), shape, unbatched=unbatched)
-    assert loses is reference.loses_leading_axis(signature.inputs, given, output, shape)
+    loses_axis(signature, given, output, shape)
 
 
 # The signature.

@@ -1,0 +1,439 @@
+"""Where gpux.yml and the model are found, what goes over what, and limits on time."""
+
+import json
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import models
+import pytest
+from servers import (
+    JSON_HEADERS,
+    Answer,
+    Client,
+    ServerProcess,
+    head,
+    run_gpux,
+    serve,
+)
+
+import gpux
+
+FolderFor = Callable[[str, str], Path]
+Described = Callable[[str, str], ServerProcess]
+Command = Callable[..., tuple[int, str, str]]
+
+# More than anybody waits for: a run of so many steps ends because it is stopped.
+ENDLESS = 10**12
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+# What goes over what: the file under the environment under the command line.
+
+
+@pytest.fixture(scope="module")
+def levels(folder_for: FolderFor) -> Iterator[Sequence[ServerProcess]]:
+    """Servers of one file: by itself, with an environment, with options as well."""
+    ports = [free_port() for _ in range(3)]
+    file = f"""
+serving:
+  host: 127.0.0.2
+  port: {ports[0]}
+  threads: 2
+  max_body: 1KiB
+  timeout: 0.75
+  cors_origins: [https://file.example]
+runtime: {{provider: cpu, device: 0, threads: 1, graph_optimization: basic}}
+"""
+    variables = {
+        "GPUX_HOST": "127.0.0.3",
+        "GPUX_PORT": str(ports[1]),
+        "GPUX_THREADS": "4",
+        "GPUX_MAX_BODY": "2KiB",
+        "GPUX_TIMEOUT": "1",
+        "GPUX_CORS_ORIGINS": "https://env.example, http://localhost:3000",
+        "GPUX_PROVIDER": "cpu",
+        "GPUX_DEVICE": "0",
+    }
+    options = ["--host", "127.0.0.4", "--port", str(ports[2]), "--threads", "7"]
+    options += ["--max-body", "3KiB", "--timeout", "1.5", "--cors-origins", "https://opt.example"]
+    command = [sys.executable, "-m", "gpux", "serve", str(folder_for("slow", file))]
+    started = [
+        ServerProcess([*command, *given], r"Serving   http://\S+:(\d+)/predict", environment)
+        for environment, given in (({}, []), (variables, []), (variables, options))
+    ]
+    for server, port in zip(started, ports, strict=True):
+        assert server.port == port
+    yield started
+    assert [server.end() for server in started] == [0, 0, 0]
+
+
+HOSTS = ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
+
+
+def test_host_and_port(levels: Sequence[ServerProcess]) -> None:
+    for level, server in enumerate(levels):
+        assert f"http://{HOSTS[level]}:{server.port}/predict" in server.stdout.text
+        assert server.request("GET", "/health", host=HOSTS[level]).status == 200
+        with pytest.raises(ConnectionError):
+            server.request("GET", "/health", host="127.0.0.1")
+
+
+def test_threads(levels: Sequence[ServerProcess]) -> None:
+    # Each has run nothing that would start threads of its own, or all have.
+    for level, server in enumerate(levels):
+        server.request("POST", "/predict", '{"steps": 1}', JSON_HEADERS, HOSTS[level])
+    counts = [server.threads() for server in levels]
+    assert [count - counts[0] for count in counts] == [0, 2, 5]
+
+
+def test_max_body(levels: Sequence[ServerProcess]) -> None:
+    for level, server in enumerate(levels):
+        limit = 1024 * (level + 1)
+        for size, status in ((limit, 200), (limit + 1, 413)):
+            body = '{"steps": 1}'.ljust(size)
+            answer = server.request("POST", "/predict", body, JSON_HEADERS, HOSTS[level])
+            assert answer.status == status
+        assert str(limit) in answer.detail
+
+
+def test_timeout(levels: Sequence[ServerProcess]) -> None:
+    body = json.dumps({"steps": ENDLESS})
+    for level, text in enumerate(["0.75 seconds", "1 second", "1.5 seconds"]):
+        answer = levels[level].request("POST", "/predict", body, JSON_HEADERS, HOSTS[level])
+        assert answer.status == 504
+        assert answer.detail == f"The request took longer than the limit of {text}"
+
+
+ORIGINS = ["https://file.example", "https://env.example", "https://opt.example"]
+
+
+def test_cors_origins(levels: Sequence[ServerProcess]) -> None:
+    for level, server in enumerate(levels):
+        for origin in (*ORIGINS, "http://localhost:3000", "https://other.example", "null"):
+            answer = server.request("GET", "/health", None, {"Origin": origin}, HOSTS[level])
+            is_allowed = origin == ORIGINS[level] or (level == 1 and "localhost" in origin)
+            allowed = answer.headers["Access-Control-Allow-Origin"]
+            assert allowed == (origin if is_allowed else None)
+            assert answer.headers["Vary"] == "Origin"
+
+
+def test_defaults_without_any_of_it(described: Described) -> None:
+    server = described("matrix", "name: plain")
+    assert f"http://localhost:{server.port}/predict" in server.stdout.text
+    answer = server.request("GET", "/health", None, {"Origin": ORIGINS[0]})
+    assert answer.headers["Access-Control-Allow-Origin"] is None
+    assert answer.headers["Vary"] is None
+    with Client(server) as client:
+        client.send(head(64 * 2**20 + 1))
+        assert "67108864" in client.read().detail
+
+
+def test_every_origin(described: Described) -> None:
+    for text in ('serving: {cors_origins: "*"}', 'serving: {cors_origins: ["*"]}'):
+        server = described("matrix", text)
+        for path in ("/health", "/nowhere"):
+            answer = server.request("GET", path, None, {"Origin": "https://any.example"})
+            assert answer.headers["Access-Control-Allow-Origin"] == "*"
+            assert answer.headers["Vary"] is None
+
+
+def test_other_files_have_other_keys(described: Described) -> None:
+    """All that the environment and the command line have no word for."""
+    text = """
+runtime:
+  threads: 1
+  gpu_memory_limit: 1GiB
+  graph_optimization: disabled
+  provider_options: {cudnn_conv_algo_search: HEURISTIC, do_copy_in_default_stream: true}
+"""
+    assert described("matrix", text).predict({"x": [1, 2]}) == {"y": [1.0, 2.0]}
+
+
+@pytest.mark.parametrize("level", ["all", "extended", "basic", "disabled"])
+def test_each_level_of_optimization_answers_alike(folder_for: FolderFor, level: str) -> None:
+    folder = folder_for("sentiment", f"runtime: {{graph_optimization: {level}}}")
+    answer = gpux.load(folder).predict({"input_ids": [101, 2054], "attention_mask": [1, 1]})
+    logits = answer["logits"]
+    assert [round(float(logit), 3) for logit in logits] == [0.423, 0.146]
+
+
+@pytest.mark.parametrize(
+    ("options", "variables", "place"),
+    [
+        (["--timeout=0"], {}, "--timeout"),
+        (["--timeout=nan"], {}, "--timeout"),
+        (["--timeout=1e9"], {}, "--timeout"),
+        (["--timeout=soon"], {"GPUX_TIMEOUT": "1"}, "--timeout"),
+        (["--device=-1"], {}, "--device"),
+        (["--device=gpu"], {}, "--device"),
+        (["--cors-origins=app.example"], {}, "--cors-origins"),
+        (["--cors-origins=https://a.example,"], {}, "--cors-origins"),
+        ([], {"GPUX_TIMEOUT": "-1"}, "GPUX_TIMEOUT"),
+        ([], {"GPUX_DEVICE": "x"}, "GPUX_DEVICE"),
+        ([], {"GPUX_CORS_ORIGINS": "https://app.example/path"}, "GPUX_CORS_ORIGINS"),
+    ],
+)
+def test_settings_refused(
+    command: Command,
+    folder_for: FolderFor,
+    options: Sequence[str],
+    variables: Mapping[str, str],
+    place: str,
+) -> None:
+    folder = folder_for("matrix", "serving: {timeout: 5}")
+    code, said, errors = command("serve", folder, *options, variables=variables)
+    assert (code, said) == (2, "")
+    assert errors.startswith(f"gpux: {place}: expected ")
+    assert len(errors.splitlines()) == 1
+
+
+# Which model, and which file about it.
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models, and files about them here and there."""
+    folder = tmp_path_factory.mktemp("place")
+    here = models.write_folder(folder / "here", "matrix", "name: here")
+    models.write("cube", here)
+    (folder / "there").mkdir()
+    (folder / "there" / "about.yml").write_text("name: about\nmodel: {source: ../here/cube.onnx}")
+    (folder / "there" / "plain.yaml").write_text("name: plain")
+    (folder / "yaml").mkdir()
+    models.write("cube", folder / "yaml").rename(folder / "yaml" / "model.onnx")
+    (folder / "yaml" / "gpux.yaml").write_text("name: spelt")
+    (folder / "far").mkdir()
+    (folder / "far" / "gpux.yml").write_text("name: far\nmodel: {source: ../here/model.onnx}")
+    (folder / "link").symlink_to(here)
+    return folder
+
+
+# Of the models' types: the matrix is of float32, the cube of int64.
+@pytest.mark.parametrize(
+    ("arguments", "variables", "name", "type_name"),
+    [
+        # A folder, and the files in it.
+        (["here"], {}, "here", "float32"),
+        (["here/gpux.yml"], {}, "here", "float32"),
+        (["here/model.onnx"], {}, "here", "float32"),
+        (["link/model.onnx"], {}, "here", "float32"),
+        (["far"], {}, "far", "float32"),
+        (["yaml"], {}, "spelt", "int64"),
+        # The file beside it is about another model.
+        (["here/cube.onnx"], {}, "cube", "int64"),
+        # A file somewhere else.
+        (["there/about.yml"], {}, "about", "int64"),
+        (["--config", "there/about.yml"], {}, "about", "int64"),
+        (["here", "--config", "there/plain.yaml"], {}, "plain", "float32"),
+        (["here/cube.onnx", "--config", "there/plain.yaml"], {}, "plain", "int64"),
+        # PATH names the model, over the file.
+        (["here/model.onnx", "--config", "there/about.yml"], {}, "about", "float32"),
+        (["here", "--config", "far/gpux.yml"], {}, "far", "float32"),
+        # The environment.
+        ([], {"GPUX_MODEL": "here"}, "here", "float32"),
+        ([], {"GPUX_CONFIG": "there/about.yml"}, "about", "int64"),
+        ([], {"GPUX_MODEL": "there/about.yml"}, "about", "int64"),
+        ([], {"GPUX_MODEL": "here", "GPUX_CONFIG": "there/plain.yaml"}, "plain", "float32"),
+        (["here/cube.onnx"], {"GPUX_CONFIG": "there/plain.yaml"}, "plain", "int64"),
+        (["yaml"], {"GPUX_MODEL": "here"}, "spelt", "int64"),
+        (["--config", "there/about.yml"], {"GPUX_CONFIG": "no/such"}, "about", "int64"),
+        (["there/about.yml"], {"GPUX_CONFIG": "no/such"}, "about", "int64"),
+        (["--config", "far/gpux.yml"], {"GPUX_MODEL": "there/about.yml"}, "far", "float32"),
+        (["--config", "there/about.yml"], {"GPUX_MODEL": "here"}, "about", "float32"),
+    ],
+    ids=lambda part: " ".join(part) if isinstance(part, list | dict) else str(part),
+)
+def test_the_model_and_its_file_are_found(
+    command: Command,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    variables: dict[str, str],
+    name: str,
+    type_name: str,
+) -> None:
+    monkeypatch.chdir(place)
+    code, said, errors = command("inspect", *arguments, variables=variables)
+    assert (code, errors) == (0, "")
+    lines = [line.split() for line in said.splitlines()]
+    assert lines[0][:2] == ["Model", name]
+    assert lines[2][:3] == ["Input", "x", type_name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "missing"),
+    [
+        ([], {}, "GPUX_MODEL"),
+        (["--config", "no/such.yml"], {}, "no/such.yml"),
+        (["no/such.yml"], {}, "no/such.yml"),
+        (["there/no.yaml"], {}, "there/no.yaml"),
+        (["here", "--config", "no/such.yml"], {}, "no/such.yml"),
+        (["here", "--config", "there"], {}, "there"),
+        (["here"], {"GPUX_CONFIG": "no/such.yml"}, "no/such.yml"),
+        # Its model is that of its own folder, where there is none.
+        (["there/plain.yaml"], {}, "there: the folder has no model.onnx"),
+        (["--config", "there/plain.yaml"], {}, "there: the folder has no model.onnx"),
+        (["here/no.onnx"], {}, "here/no.onnx"),
+        (["here/gpux.yml", "--config", "there/plain.yaml"], {}, "there/plain.yaml"),
+    ],
+    ids=lambda part: " ".join(part) if isinstance(part, list | dict) else str(part),
+)
+def test_what_is_not_there_is_named(
+    command: Command,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    variables: dict[str, str],
+    missing: str,
+) -> None:
+    monkeypatch.chdir(place)
+    code, said, errors = command("inspect", *arguments, variables=variables)
+    assert (code, said) == (2, "")
+    assert errors.startswith("gpux: ")
+    assert len(errors.splitlines()) == 1
+    assert missing in errors
+
+
+def test_the_python_interface_finds_them_alike(place: Path) -> None:
+    about = place / "there" / "about.yml"
+    plain = place / "there" / "plain.yaml"
+    assert gpux.load(place / "here").name == "here"
+    assert gpux.load(str(about)).name == "about"
+    assert gpux.load(config=about).name == "about"
+    model = gpux.load(place / "here", config=str(plain), provider="cpu", threads=1)
+    assert (model.name, model.file.name) == ("plain", "model.onnx")
+    assert gpux.load(place / "here" / "cube.onnx").name == "cube"
+
+
+def test_it_does_not_read_the_environment(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of GPUX_*, that is: `${VAR}` is."""
+    monkeypatch.setenv("GPUX_MODEL", str(place / "here"))
+    monkeypatch.setenv("GPUX_CONFIG", str(place / "no.yml"))
+    monkeypatch.setenv("GPUX_PROVIDER", "none")
+    assert gpux.load(place / "here").name == "here"
+    with pytest.raises(gpux.StartError):
+        gpux.load()
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"GPUX_MODEL": "far"},
+        {"GPUX_CONFIG": "far/gpux.yml"},
+        {"GPUX_MODEL": "far/gpux.yml", "GPUX_MAX_BODY": "50"},
+    ],
+    ids=" ".join,
+)
+def test_wsgi(place: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    monkeypatch.chdir(place)
+    serving = "serving: {max_body: 40, timeout: 5, cors_origins: [https://file.example]}"
+    text = f"name: far\nmodel: {{source: ../here/model.onnx}}\n{serving}\n"
+    (place / "far" / "gpux.yml").write_text(text)
+    command = [str(Path(sys.executable).with_name("waitress-serve")), "--listen=127.0.0.1:0"]
+    with ServerProcess(
+        [*command, "gpux.wsgi:app"], r"[Ss]erving on http://\S+:(\d+)", variables, stream="stderr"
+    ) as server:
+        answer = server.request("GET", "/health", None, {"Origin": ORIGINS[0]})
+        assert answer.json == {"status": "healthy", "model": "far"}
+        assert answer.headers["Access-Control-Allow-Origin"] == ORIGINS[0]
+        limit = int(variables.get("GPUX_MAX_BODY", "40"))
+        assert server.post('{"x": [1]}'.ljust(limit)).json == {"y": [1.0]}
+        assert server.post('{"x": [1]}'.ljust(limit + 1)).status == 413
+        server.kill()  # waitress' own end is not ours to test
+
+
+# Providers. Where CUDA can be used, these would start.
+
+
+def can_use_cuda() -> bool:
+    import onnxruntime
+
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
+@pytest.mark.skipif(can_use_cuda(), reason="this ONNX Runtime has CUDA")
+@pytest.mark.parametrize(
+    ("in_file", "variable", "option", "code"),
+    [
+        ("cuda", None, None, 2),
+        ("cuda", "cpu", None, 0),
+        ("cuda", "cuda", "cpu", 0),
+        ("cpu", None, None, 0),
+        ("cpu", "cuda", None, 2),
+        ("cpu", "cpu", "cuda", 2),
+    ],
+)
+def test_provider(
+    command: Command,
+    folder_for: FolderFor,
+    in_file: str,
+    variable: str | None,
+    option: str | None,
+    code: int,
+) -> None:
+    folder = folder_for("matrix", f"runtime: {{provider: {in_file}}}")
+    given = ["--provider", option] if option else []
+    variables = {"GPUX_PROVIDER": variable} if variable else {}
+    ended, _, errors = command("inspect", folder, *given, variables=variables)
+    assert ended == code
+    assert ("cuda" in errors) == (code == 2)
+
+
+# Runs that take too long.
+
+
+@pytest.mark.parametrize("model", ["slow", "slow_words"])
+def test_a_run_past_the_limit_is_stopped_and_the_server_goes_on(
+    described: Described, model: str
+) -> None:
+    server = described(model, "serving: {timeout: 1, threads: 2}")
+    word = {"word": "a"} if model == "slow_words" else {}
+    late: list[Answer] = []
+
+    def wait() -> None:
+        late.append(server.post({"steps": ENDLESS, **word}))
+
+    for _ in range(2):  # as many as there are workers
+        waiting = [threading.Thread(target=wait) for _ in range(2)]
+        waiting[0].start()
+        assert server.predict({"steps": 1, **word})["sum"] == 128.0
+        waiting[1].start()
+        for thread in waiting:
+            thread.join()
+        # Nothing of the stopped runs is left in what comes after them.
+        assert server.predict({"steps": 3, **word})["sum"] == 128.0
+    message = "The request took longer than the limit of 1 second"
+    assert [(answer.status, answer.detail) for answer in late] == [(504, message)] * 4
+    assert server.request("GET", "/health").status == 200
+
+
+def test_a_run_past_the_limit_is_no_failure_of_the_model(described: Described) -> None:
+    server = described("slow", "serving: {timeout: 0.5}")
+    assert server.post({"steps": ENDLESS}).status == 504
+    assert server.stderr.text == ""
+    assert server.post({"steps": [1, 2]}).status == 500
+
+
+def test_the_command_runs_with_the_limit(folder_for: FolderFor) -> None:
+    body = json.dumps({"steps": ENDLESS})
+    done = run_gpux("run", str(folder_for("slow", "serving: {timeout: 0.5}")), "--input", body)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "gpux: The request took longer than the limit of 0.5 seconds\n"
+
+
+def test_a_port_that_is_taken_is_named(folder_for: FolderFor) -> None:
+    with serve(folder_for("matrix", "name: first")) as first:
+        folder = folder_for("matrix", f"serving: {{port: {first.port}}}")
+        done = run_gpux("serve", str(folder))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert str(first.port) in done.stderr
+        assert len(done.stderr.splitlines()) == 1
