@@ -27,7 +27,7 @@ def inspect(command: Inspect) -> Inspect:
 def examples(said: str) -> list[tuple[str, str]]:
     """The bodies that are shown, with what they were answered; both may be cut."""
     lines = said.splitlines()
-    starts = [line for line in lines if line.startswith(("One item ", "A batch "))]
+    starts = [line for line in lines if line.startswith(("One item ", "A batch ", "Example   {"))]
     return [(line[10:], lines[lines.index(line) + 1].removeprefix(" " * 10)) for line in starts]
 
 
