@@ -1,6 +1,9 @@
-# Cython's view of the core. No function of it raises: each answers false, and the sink then holds the fault.
+# Cython's view of the core. Nothing of it raises but for want of memory: functions answer false, and the
+# sink, or the reader, then holds the fault.
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libcpp cimport bool
+from libcpp.string cimport string as cpp_string
+from libcpp.vector cimport vector
 
 
 cdef extern from "element.hpp" namespace "gpux" nogil:
@@ -35,6 +38,7 @@ cdef extern from "sink.hpp" namespace "gpux" nogil:
         bool open
         bool batched
         bool flat_items
+        int64_t most_characters
 
     cdef struct Memory:
         unsigned char* data
@@ -58,6 +62,7 @@ cdef extern from "sink.hpp" namespace "gpux" nogil:
         out_of_range
         not_an_integer
         not_finite
+        too_long
         ragged
         outgrown
         too_deep
@@ -84,7 +89,7 @@ cdef extern from "sink.hpp" namespace "gpux" nogil:
         bool integers(const int64_t* numbers, size_t count) noexcept
         bool naturals(const uint64_t* numbers, size_t count) noexcept
         bool booleans(const uint8_t* values, size_t count) noexcept
-        bool strings(size_t count) noexcept
+        bool string(size_t characters) noexcept
         bool other(Got got) noexcept
         bool huge_integer() noexcept
         unsigned char* claim(size_t* count) noexcept
@@ -110,6 +115,57 @@ cdef extern from "sink.hpp" namespace "gpux" nogil:
 
     size_t element_bytes(Type type) noexcept
     bool is_float(Type type) noexcept
+
+
+cdef extern from "reader.hpp" namespace "gpux" nogil:
+    cdef struct Input:
+        const char* name
+        size_t name_size
+        const Spec* spec
+        int group
+
+    cdef struct String:
+        size_t start
+        size_t size
+        bool decoded
+
+    cdef struct Value:
+        size_t input
+        int axes
+        int64_t shape[32]
+        bool as_items
+        bool as_one_item
+        size_t first_string
+        size_t strings
+
+    cdef enum class ReadFault(int):
+        none
+        syntax
+        not_an_object
+        unknown_input
+        duplicate_input
+        clashing_inputs
+        value
+        out_of_memory
+
+    cdef cppclass Reader:
+        Reader(const char* body, size_t size, const vector[Input]& inputs, void* owner,
+               bool (*grow)(void* owner, Memory* memory, size_t needed) noexcept) except +
+        bool read() noexcept
+        const vector[Value]& values() noexcept
+        const vector[String]& strings() noexcept
+        const cpp_string& decoded() noexcept
+        size_t current() noexcept
+        size_t left() noexcept
+        ReadFault fault() noexcept
+        size_t at() noexcept
+        const char* problem() noexcept
+        const cpp_string& name() noexcept
+        size_t input() noexcept
+        size_t other_input() noexcept
+        const Sink& sink() noexcept
+        const char* number() noexcept
+        size_t number_size() noexcept
 
 
 cdef extern from "strided.hpp" namespace "gpux" nogil:

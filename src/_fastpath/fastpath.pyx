@@ -1,4 +1,4 @@
-"""The fast path: Python values in, tensors out; tensors in, activated or as JSON out.
+"""The fast path: JSON or Python values in, tensors out; tensors in, activated or as JSON out.
 
 The only file that touches both Python objects and the core. Each entry takes what it needs of its
 arguments, lets the core do the work, and turns the core's fault into an error of gpux.errors.
@@ -14,11 +14,16 @@ from libcpp cimport bool as boolean
 from libcpp.vector cimport vector
 
 cimport core
-from core cimport Activation, Fault, Got, Memory, Number, NumberKind, Sink, Type
+from core cimport (
+    Activation, Fault, Got, Memory, Number, NumberKind, ReadFault, Reader, Sink, Type,
+)
 
-from gpux.errors import EmptyBatchError, InvalidShapeError, InvalidTypeError, InvalidValueError
+from gpux.errors import (
+    ClashingInputsError, DuplicateInputError, EmptyBatchError, InvalidBodyError, InvalidJSONError,
+    InvalidShapeError, InvalidTypeError, InvalidValueError, UnknownInputError,
+)
 
-__all__ = ["InputSpec", "activate", "encode", "walk"]
+__all__ = ["InputSpec", "InputTable", "activate", "decode", "encode", "walk"]
 
 
 cdef extern from "Python.h":
@@ -30,6 +35,7 @@ cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(PyObject*, int*) except? -1
     unsigned long long PyLong_AsUnsignedLongLong(PyObject*) except? 0xFFFFFFFFFFFFFFFFULL
     object PyUnicode_FromObject(object)
+    object PyUnicode_DecodeUTF8(const char*, Py_ssize_t, const char*)
     const char* PyUnicode_AsUTF8AndSize(object, Py_ssize_t*) except NULL
     Py_ssize_t PySequence_Fast_GET_SIZE(object)
     PyObject** PySequence_Fast_ITEMS(object)
@@ -42,6 +48,8 @@ cdef enum:
     RUN = 32  # numbers collected on the stack before the sink is called: few, so that both overlap
     # Taken before a value has shown its size; what is declared or promised may be anything.
     MOST_FIRST_BYTES = 1 << 24
+    SHORT_BODY = 4096  # bytes: read in the time in which another thread could be woken
+    LONGEST_NUMBER = 60  # characters of a number that are quoted
 
 
 cdef class InputSpec:
@@ -49,6 +57,7 @@ cdef class InputSpec:
 
     Args:
         declared: a gpux.tensor.TensorSpec.
+        most_characters: of each string; None for any number.
     """
 
     cdef core.Spec native
@@ -58,7 +67,7 @@ cdef class InputSpec:
     cdef str shape_text
     cdef size_t first_bytes
 
-    def __init__(self, declared):
+    def __init__(self, declared, most_characters=None):
         cdef int axis
         self.name = declared.name
         self.type_name = declared.type.name
@@ -73,6 +82,7 @@ cdef class InputSpec:
         self.native.open = declared.kind == "open"
         self.native.batched = declared.kind == "batched"
         self.native.flat_items = declared.flat_items
+        self.native.most_characters = -1 if most_characters is None else most_characters
         # One row of the declared fixed sizes fits without growing.
         self.first_bytes = core.element_bytes(self.native.type)
         for axis in range(self.native.axes):
@@ -286,12 +296,12 @@ cdef class _Walk:
         try:
             PyUnicode_AsUTF8AndSize(value, &size)
         except UnicodeEncodeError:
-            place = self.place()
-            if not self.sink.strings(1):
+            place = sizes_tuple(self.sink.place(), self.sink.place_axes())
+            if not self.sink.string(0):
                 return False  # it should not stand here at all
             problem = "the string has a lone surrogate"
             raise InvalidValueError(self.spec.name, place, problem) from None
-        if not self.sink.strings(1):
+        if not self.sink.string(str.__len__(value)):
             return False
         self.strings.append(PyUnicode_FromObject(value))
         return True
@@ -348,62 +358,11 @@ cdef class _Walk:
             return <object>PySequence_Fast_ITEMS(values)[index]
         return None
 
-    cdef tuple place(self):
-        return sizes_tuple(self.sink.place(), self.sink.place_axes())
-
     cdef object fault(self):
         """The error that the sink's fault stands for."""
-        cdef InputSpec spec = self.spec
-        cdef Fault fault = self.sink.fault()
-        if fault == Fault.out_of_memory:
+        if self.sink.fault() == Fault.out_of_memory:
             return self.error if self.error is not None else MemoryError()
-        if fault == Fault.wrong_type_at_top:
-            return InvalidTypeError(spec.name, "array" if self.sink.expected_array() else spec.word)
-        if fault == Fault.wrong_type:
-            expected = "array" if self.sink.expected_array() else spec.word
-            problem = f"expected {expected}, got {self.got_text()}"
-            return InvalidValueError(spec.name, self.place(), problem)
-        if fault == Fault.out_of_range:
-            problem = f"{self.number_text()} is out of range for {spec.type_name}"
-            return InvalidValueError(spec.name, self.place(), problem)
-        if fault == Fault.not_an_integer:
-            problem = f"{self.number_text()} is not an integer"
-            return InvalidValueError(spec.name, self.place(), problem)
-        if fault == Fault.not_finite:
-            problem = f"{self.number_text()} is not a finite number"
-            return InvalidValueError(spec.name, self.place(), problem)
-        if fault == Fault.ragged:
-            expected_values = self.sink.expected_values()
-            noun = "value" if expected_values == 1 else "values"
-            problem = f"expected {expected_values} {noun}, got {self.sink.got_values()}"
-            return InvalidShapeError(spec.name, self.place(), problem)
-        if fault == Fault.empty_batch:
-            return EmptyBatchError(spec.name)
-        if fault == Fault.outgrown:
-            got = "more"
-        elif fault == Fault.too_deep:
-            noun = "axis" if spec.native.most_axes == 1 else "axes"
-            got = f"more than {spec.native.most_axes} {noun}"
-        else:
-            sizes = sizes_tuple(self.sink.got_sizes(), self.sink.got_axes())
-            got = f"[{', '.join(map(str, sizes))}]"
-        return InvalidShapeError(spec.name, (), f"expected {spec.shape_text}, got {got}")
-
-    cdef str got_text(self):
-        cdef Got got = self.sink.got()
-        if got == Got.number:
-            return "number"
-        if got == Got.string:
-            return "string"
-        if got == Got.boolean:
-            return "boolean"
-        if got == Got.null:
-            return "null"
-        if got == Got.array:
-            return "array"
-        if got == Got.object:
-            return "object"
-        return type(self.culprit).__name__
+        return value_error(self.spec, self.sink, self.culprit, self.number_text())
 
     cdef str number_text(self):
         cdef Number number = self.sink.number()
@@ -416,6 +375,66 @@ cdef class _Walk:
         if number.kind == NumberKind.integer:
             return str(number.as_integer)
         return str(number.as_natural)
+
+
+cdef object value_error(InputSpec spec, const Sink* sink, object culprit, str number):
+    """The error that a sink's fault stands for.
+
+    Args:
+        spec: of the input whose value it is about.
+        sink: that has the fault.
+        culprit: the Python object at its place, where JSON has no word for it.
+        number: the number that was refused, as text.
+    """
+    cdef Fault fault = sink.fault()
+    place = sizes_tuple(sink.place(), sink.place_axes())
+    expected = "array" if sink.expected_array() else spec.word
+    if fault == Fault.wrong_type_at_top:
+        return InvalidTypeError(spec.name, expected)
+    if fault == Fault.wrong_type:
+        got = got_text(sink.got(), culprit)
+        return InvalidValueError(spec.name, place, f"expected {expected}, got {got}")
+    if fault == Fault.out_of_range:
+        problem = f"{number} is out of range for {spec.type_name}"
+        return InvalidValueError(spec.name, place, problem)
+    if fault == Fault.not_an_integer:
+        return InvalidValueError(spec.name, place, f"{number} is not an integer")
+    if fault == Fault.not_finite:
+        return InvalidValueError(spec.name, place, f"{number} is not a finite number")
+    if fault == Fault.too_long:
+        problem = f"expected at most {sink.expected_values()} characters, got {sink.got_values()}"
+        return InvalidValueError(spec.name, place, problem)
+    if fault == Fault.ragged:
+        noun = "value" if sink.expected_values() == 1 else "values"
+        problem = f"expected {sink.expected_values()} {noun}, got {sink.got_values()}"
+        return InvalidShapeError(spec.name, place, problem)
+    if fault == Fault.empty_batch:
+        return EmptyBatchError(spec.name)
+    if fault == Fault.outgrown:
+        got = "more"
+    elif fault == Fault.too_deep:
+        noun = "axis" if spec.native.most_axes == 1 else "axes"
+        got = f"more than {spec.native.most_axes} {noun}"
+    else:
+        sizes = sizes_tuple(sink.got_sizes(), sink.got_axes())
+        got = f"[{', '.join(map(str, sizes))}]"
+    return InvalidShapeError(spec.name, (), f"expected {spec.shape_text}, got {got}")
+
+
+cdef str got_text(Got got, object culprit):
+    if got == Got.number:
+        return "number"
+    if got == Got.string:
+        return "string"
+    if got == Got.boolean:
+        return "boolean"
+    if got == Got.null:
+        return "null"
+    if got == Got.array:
+        return "array"
+    if got == Got.object:
+        return "object"
+    return type(culprit).__name__
 
 
 cdef tuple sizes_tuple(const int64_t* sizes, int axes):
@@ -486,6 +505,181 @@ def walk(InputSpec spec not None, value, pool not None):
     shape = sizes_tuple(state.sink.shape(), state.sink.axes())
     content = state.block if state.strings is None else state.strings
     return content, shape, state.sink.as_items(), state.sink.as_one_item()
+
+
+cdef class InputTable:
+    """The inputs that a body may have. Immutable; shared by all threads.
+
+    Args:
+        specs: an InputSpec for each.
+        groups: for each 0, 1 or 2: inputs of group 1 and of group 2 may not stand in one body.
+    """
+
+    cdef vector[core.Input] inputs
+    cdef readonly tuple specs
+    cdef list names  # keeps the bytes alive
+
+    def __init__(self, specs, groups):
+        cdef core.Input entry
+        cdef InputSpec spec
+        self.specs = tuple(specs)
+        self.names = [spec.name.encode() for spec in self.specs]
+        for spec, name, group in zip(self.specs, self.names, groups, strict=True):
+            entry.name = PyBytes_AS_STRING(<PyObject*>name)
+            entry.name_size = len(name)
+            entry.spec = &spec.native
+            entry.group = group
+            self.inputs.push_back(entry)
+
+
+cdef boolean grow_body(void* owner, Memory* memory, size_t needed) noexcept with gil:
+    """Memory::grow for the reader: the first block of an input, or a larger one."""
+    cdef _Read read = <_Read>owner
+    cdef size_t index = read.reader.current()
+    cdef InputSpec spec = read.table.specs[index]
+    cdef size_t wanted
+    try:
+        block = read.blocks.get(index)
+        if block is None:
+            # What is left of the body tells how much may come: mostly six bytes a number or more.
+            wanted = read.reader.left() // 6 * core.element_bytes(spec.native.type)
+            larger = read.pool.take(max(needed, spec.first_bytes, min(wanted, <size_t>MOST_FIRST_BYTES)))
+        else:
+            larger = read.pool.take(max(needed, 2 * memory.capacity))
+    except BaseException as error:
+        read.error = error
+        return False
+    if block is not None:
+        memcpy(<void*><uintptr_t>larger.address, memory.data, memory.capacity)
+        read.pool.give(block)
+    read.blocks[index] = larger
+    memory.data = <unsigned char*><uintptr_t>larger.address
+    memory.capacity = larger.nbytes
+    return True
+
+
+cdef class _Read:
+    """One reading of one body: the reader, and the blocks that it fills."""
+
+    cdef Reader* reader
+    cdef InputTable table
+    cdef bytes body
+    cdef object pool
+    cdef dict blocks    # by the input's index
+    cdef object error   # raised by the pool
+
+    def __cinit__(self, bytes body, InputTable table, pool):
+        self.body = body
+        self.table = table
+        self.pool = pool
+        self.blocks = {}
+        self.reader = new Reader(
+            PyBytes_AS_STRING(<PyObject*>body), len(body), table.inputs, <void*>self, grow_body
+        )
+
+    def __dealloc__(self):
+        del self.reader
+
+    cdef list values(self):
+        """What was read: (name, content, shape, as_items, as_one_item) for each input."""
+        cdef const core.Value* value
+        cdef InputSpec spec
+        cdef size_t i
+        values = []
+        for i in range(self.reader.values().size()):
+            value = &self.reader.values()[i]
+            spec = self.table.specs[value.input]
+            if spec.native.type == Type.string:
+                content = self.strings(value.first_string, value.strings)
+            else:
+                content = self.blocks.get(value.input)
+                if content is None:  # a tensor without elements
+                    content = self.blocks[value.input] = self.pool.take(0)
+            shape = sizes_tuple(value.shape, value.axes)
+            values.append((spec.name, content, shape, value.as_items, value.as_one_item))
+        return values
+
+    cdef list strings(self, size_t first, size_t count):
+        cdef const core.String* string
+        cdef const char* text
+        cdef size_t i
+        strings = []
+        for i in range(first, first + count):
+            string = &self.reader.strings()[i]
+            text = self.reader.decoded().data() if string.decoded else PyBytes_AS_STRING(<PyObject*>self.body)
+            strings.append(PyUnicode_DecodeUTF8(text + string.start, string.size, NULL))
+        return strings
+
+    cdef object fault(self):
+        """The error that the reader's fault stands for."""
+        cdef ReadFault fault = self.reader.fault()
+        cdef InputSpec spec
+        if fault == ReadFault.syntax:
+            return InvalidJSONError(self.reader.at(), self.reader.problem().decode())
+        if fault == ReadFault.not_an_object:
+            return InvalidBodyError()
+        if fault == ReadFault.unknown_input:
+            known = [other.name for other in self.table.specs]
+            return UnknownInputError(self.reader.name().decode(), known)
+        if fault == ReadFault.out_of_memory:
+            return MemoryError()
+        spec = self.table.specs[self.reader.input()]
+        if fault == ReadFault.duplicate_input:
+            return DuplicateInputError(spec.name)
+        if fault == ReadFault.clashing_inputs:
+            other = self.table.specs[self.reader.other_input()].name
+            if self.table.inputs[self.reader.input()].group == 1:
+                return ClashingInputsError(spec.name, other)
+            return ClashingInputsError(other, spec.name)
+        if self.reader.sink().fault() == Fault.out_of_memory:
+            return self.error if self.error is not None else MemoryError()
+        return value_error(spec, &self.reader.sink(), None, self.number_text())
+
+    cdef str number_text(self):
+        """The refused number as the client wrote it, of bounded length."""
+        cdef size_t size = self.reader.number_size()
+        if size == 0:
+            return ""
+        text = self.reader.number()[:min(size, <size_t>LONGEST_NUMBER)].decode()
+        return text if size <= LONGEST_NUMBER else text + "…"
+
+
+def decode(bytes body not None, InputTable table not None, pool not None):
+    """Reads the body of a request.
+
+    Args:
+        body: any bytes.
+        table: the inputs that it may have.
+        pool: where blocks come from: see walk().
+
+    Returns:
+        A list of (name, content, shape, as_items, as_one_item), in the order of the body; see
+        walk(). The caller owns the blocks and gives them back.
+
+    Raises:
+        ClientError: the first fault in the text; every block has gone back to the pool.
+        MemoryError: there was none.
+
+    The GIL is released while a body is read, but for short ones, which take less time than that.
+    """
+    cdef _Read state = _Read(body, table, pool)
+    cdef bint done = False
+    try:
+        if len(body) < SHORT_BODY:
+            done = state.reader.read()
+        else:
+            with nogil:
+                done = state.reader.read()
+        if not done:
+            raise state.fault()
+        done = False
+        values = state.values()
+        done = True
+    finally:
+        if not done:
+            for block in state.blocks.values():
+                pool.give(block)
+    return values
 
 
 ACTIVATIONS = {

@@ -140,6 +140,10 @@ bool Sink::put(const Source* numbers, std::size_t count) {
 
 unsigned char* Sink::claim(std::size_t* count) {
     bool outgrown = false;
+    if (spec_.type == Type::string) {
+        mismatch(Got::number);
+        return nullptr;
+    }
     if (!enter_elements(Got::number, count, &outgrown)) {
         return nullptr;
     }
@@ -165,16 +169,30 @@ bool Sink::booleans(const std::uint8_t* values, std::size_t count) {
     return outgrown ? fail(Fault::outgrown) : true;
 }
 
-bool Sink::strings(std::size_t count) {
+bool Sink::string(std::size_t characters) {
     if (spec_.type != Type::string) {
         return mismatch(Got::string);
     }
+    std::size_t count = 1;
     bool outgrown = false;
     if (!enter_elements(Got::string, &count, &outgrown)) {
         return false;
     }
-    commit(count);
-    return outgrown ? fail(Fault::outgrown) : true;
+    if (outgrown) {
+        return fail(Fault::outgrown);
+    }
+    if (spec_.most_characters >= 0 &&
+        characters > static_cast<std::size_t>(spec_.most_characters)) {
+        expected_values_ = spec_.most_characters;
+        got_values_ = static_cast<std::int64_t>(characters);
+        return fail(Fault::too_long);
+    }
+    commit(1);
+    return true;
+}
+
+bool Sink::refuse_number(bool out_of_range) {
+    return fail(out_of_range ? Fault::out_of_range : Fault::not_an_integer);
 }
 
 bool Sink::other(Got got) { return mismatch(got); }

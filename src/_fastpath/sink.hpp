@@ -26,6 +26,7 @@ struct Spec {
     bool open;                    // the model declares no axes: any rank is taken
     bool batched;                 // the leading axis is a batch: it may not be empty
     bool flat_items;              // [batch, 1]: a value with one axis is a list of items
+    std::int64_t most_characters; // of a string; -1 for any
 };
 
 // Bytes that the sink writes to. The caller owns them; `grow` must leave `data` with room for
@@ -47,6 +48,7 @@ enum class Fault : int {
     out_of_range,
     not_an_integer,
     not_finite,
+    too_long,          // a string
     ragged,            // a list is not as long as its siblings
     outgrown,          // a list is longer than the model's fixed size
     too_deep,
@@ -76,7 +78,7 @@ public:
     bool integers(const std::int64_t* numbers, std::size_t count);
     bool naturals(const std::uint64_t* numbers, std::size_t count);
     bool booleans(const std::uint8_t* values, std::size_t count);
-    bool strings(std::size_t count);  // the strings themselves stay with the caller
+    bool string(std::size_t characters);  // the string itself stays with the caller
     bool other(Got got);              // null, an object, or something that JSON does not have
     bool huge_integer();              // beyond 64 bits, or for a float type beyond float64
     // Sibling elements of a number type without a call for each: claim() answers where the next
@@ -85,10 +87,14 @@ public:
     // many those were. No event comes in between.
     unsigned char* claim(std::size_t* count);
     void commit(std::size_t count);
+    // The next claimed element is a number that the type does not have.
+    bool refuse_number(bool out_of_range);
     // The axes below this place, from one who knows them although there are no elements (an array).
     bool axes_below(int count, const std::ptrdiff_t* sizes);
     // The value has ended: judges its shape. Call once, after the last event.
     bool finish();
+
+    int depth() const { return depth_; }  // lists open
 
     // After finish(): the tensor.
     int axes() const { return axes_; }

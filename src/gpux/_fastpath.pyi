@@ -1,10 +1,11 @@
 """The fast path, in Cython over a C++ core: src/_fastpath/."""
 
+from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from gpux.tensor import TensorSpec
 
-__all__ = ["InputSpec", "activate", "encode", "walk"]
+__all__ = ["InputSpec", "InputTable", "activate", "decode", "encode", "walk"]
 
 class _Block(Protocol):
     @property
@@ -23,12 +24,24 @@ class InputSpec:
 
     @property
     def name(self) -> str: ...
-    def __init__(self, declared: TensorSpec) -> None: ...
+    def __init__(self, declared: TensorSpec, most_characters: int | None = None) -> None: ...
+
+class InputTable:
+    """The inputs that a body may have. Immutable; shared by all threads."""
+
+    @property
+    def specs(self) -> tuple[InputSpec, ...]: ...
+    def __init__(self, specs: Sequence[InputSpec], groups: Sequence[int]) -> None: ...
 
 def walk(
     spec: InputSpec, value: object, pool: _Pool[_B]
 ) -> tuple[_B | list[str], tuple[int, ...], bool, bool]:
     """Checks one value against a model input and writes it down as that input's tensor."""
+
+def decode(
+    body: bytes, table: InputTable, pool: _Pool[_B]
+) -> list[tuple[str, _B | list[str], tuple[int, ...], bool, bool]]:
+    """Reads the body of a request."""
 
 def activate(name: str, type_code: int, shape: tuple[int, ...], source: int, target: int) -> None:
     """Applies an activation over the last axis of a tensor."""

@@ -11,6 +11,7 @@ GpuxError
 │   ├── InputError                   one input is at fault: `.name`                     400
 │   │   ├── MissingInputError
 │   │   ├── UnknownInputError
+│   │   ├── DuplicateInputError      its name stands twice
 │   │   ├── InvalidTypeError         the value as a whole
 │   │   ├── InvalidValueError        one element: `.place`
 │   │   ├── InvalidShapeError        its lists: `.place`
@@ -116,6 +117,13 @@ class UnknownInputError(InputError):
         else:
             hint = f"the model's inputs are {', '.join(map(_quote, known))}"
         super().__init__(name, f"Unknown input: {_quote(name)}; {hint}")
+
+
+class DuplicateInputError(InputError):
+    """The request has an input twice."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, f"Duplicate input: {_quote(name)}")
 
 
 class InvalidTypeError(InputError):

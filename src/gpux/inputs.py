@@ -12,13 +12,12 @@ from typing import Any
 import numpy
 from msgspec import UNSET
 
-from gpux._fastpath import InputSpec, walk
+from gpux._fastpath import InputSpec, InputTable, decode, walk
 from gpux.declaration import Declaration
 from gpux.errors import (
     ClashingInputsError,
     ClientError,
     InvalidShapeError,
-    InvalidValueError,
     MissingInputError,
     UnknownInputError,
 )
@@ -26,6 +25,9 @@ from gpux.interface import IDS, TEXT, TYPES, Accepted, Interface
 from gpux.memory import Block, HostPool, StringTensor, Tensor
 from gpux.tensor import BY_NAME, ElementType, Given, TensorSpec
 from gpux.text import MOST_CHARACTERS, TextReader
+
+# A value that was read: the input, its block or its strings, the shape, and how it was given.
+Read = tuple[str, Block | list[str], tuple[int, ...], bool, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +54,6 @@ class Request:
             self._pool.give(self._blocks.pop())
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """An input that may be sent."""
-
-    spec: TensorSpec
-    native: InputSpec
-    most_characters: int | None
-
-
 class InputReader:
     """Reads the inputs of one model. Immutable; used by all threads at once.
 
@@ -84,16 +77,19 @@ class InputReader:
         self._signature = interface.signature
         self._pool = pool
         self._text = text
-        self._inputs = {
-            entry.name: _Known(
-                entry.spec,
-                InputSpec(entry.spec),
-                MOST_CHARACTERS if entry.is_text else entry.declared.max_length,
+        self._types = {entry.name: entry.spec.type for entry in interface.inputs}
+        self._specs = {
+            entry.name: InputSpec(
+                entry.spec, MOST_CHARACTERS if entry.is_text else entry.declared.max_length
             )
             for entry in interface.inputs
         }
-        self._from_text = frozenset(entry.name for entry in interface.inputs if entry.from_text)
-        self._texts = frozenset(entry.name for entry in interface.inputs if entry.is_text)
+        # Texts, and what is made from them, do not stand in one body.
+        self._groups = {
+            entry.name: 1 if entry.is_text else 2 if entry.from_text else 0
+            for entry in interface.inputs
+        }
+        self._table = InputTable(list(self._specs.values()), list(self._groups.values()))
         self._defaults: dict[str, _Default] = {}
         for entry in interface.inputs:
             if entry.default is not UNSET:
@@ -104,30 +100,62 @@ class InputReader:
                         "inputs", entry.name, "default", problem=str(error)
                     )
 
+    def decode(self, body: bytes) -> Request:
+        """The tensors of a body.
+
+        Args:
+            body: any bytes.
+
+        Raises:
+            ClientError: the first thing that is wrong: in the text, in its order; then missing
+                inputs in the model's order, then sizes that disagree.
+            InferenceError: the tokenizer failed.
+            MemoryError: there is no room for the tensors.
+
+        The GIL is released while a long body is read.
+        """
+        return self._complete(decode(body, self._table, self._pool))
+
     def collect(self, values: Mapping[str, object]) -> Request:
-        """The tensors that these values make.
+        """The tensors that Python values make.
 
         Args:
             values: by input name, in the order in which errors are looked for. What a value may be:
                 gpux._fastpath.walk.
 
         Raises:
-            ClientError: the first thing that is wrong: the values in their order, then missing
-                inputs in the model's order, then sizes that disagree.
-            InferenceError: the tokenizer failed.
-            MemoryError: there is no room for the tensors.
+            ClientError, InferenceError, MemoryError: as decode().
         """
+        read: list[Read] = []
+        try:
+            for name, value in values.items():
+                spec = self._specs.get(name)
+                if spec is None:
+                    raise UnknownInputError(str(name), list(self._specs))
+                self._check_clash(name, read)
+                read.append((name, *walk(spec, value, self._pool)))
+        except BaseException:
+            for _, content, *_ in read:
+                if isinstance(content, Block):
+                    self._pool.give(content)
+            raise
+        return self._complete(read)
+
+    def _check_clash(self, name: str, read: Sequence[Read]) -> None:
+        group = self._groups[name]
+        for other, *_ in read:
+            if group and self._groups[other] == 3 - group:
+                raise ClashingInputsError(*((name, other) if group == 1 else (other, name)))
+
+    def _complete(self, read: Sequence[Read]) -> Request:
+        """The request that values make, with what is made from texts and what is left out."""
         tensors: dict[str, Tensor | StringTensor] = {}
         given: dict[str, Given] = {}
         request_blocks: list[Block] = []
+        for name, content, shape, as_items, as_one_item in read:
+            given[name] = Given(shape, as_items, as_one_item)
+            tensors[name] = self._tensor(name, content, shape, request_blocks)
         try:
-            for name, value in values.items():
-                known = self._inputs.get(name)
-                if known is None:
-                    raise UnknownInputError(str(name), list(self._inputs))
-                if self._text is not None:
-                    self._check_clash(name, given)
-                tensors[name], given[name] = self._read(known, value, request_blocks)
             if self._text is not None:
                 self._read_texts(self._text, tensors, given, request_blocks)
             unbatched = self._signature.is_unbatched(given)
@@ -140,29 +168,13 @@ class InputReader:
             raise
         return Request(tensors, unbatched, request_blocks, self._pool)
 
-    def _read(
-        self, known: _Known, value: object, blocks: list[Block]
-    ) -> tuple[Tensor | StringTensor, Given]:
-        """The tensor that a value makes, and how it was given."""
-        content, shape, as_items, as_one_item = walk(known.native, value, self._pool)
-        given = Given(shape, as_items, as_one_item)
+    def _tensor(
+        self, name: str, content: Block | list[str], shape: tuple[int, ...], blocks: list[Block]
+    ) -> Tensor | StringTensor:
         if isinstance(content, list):
-            if known.most_characters is not None:
-                _check_lengths(known.spec, content, known.most_characters, given)
-            return StringTensor(shape, content), given
+            return StringTensor(shape, content)
         blocks.append(content)
-        return Tensor(known.spec.type, shape, content.address, content), given
-
-    def _check_clash(self, name: str, given: Mapping[str, Given]) -> None:
-        """Ids are sent, or made from a text: not both."""
-        others = self._from_text if name in self._texts else self._texts
-        if name not in self._texts and name not in self._from_text:
-            return
-        for other in given:
-            if other in others:
-                raise ClashingInputsError(
-                    *((name, other) if name in self._texts else (other, name))
-                )
+        return Tensor(self._types[name], shape, content.address, content)
 
     def _read_texts(
         self,
@@ -174,23 +186,24 @@ class InputReader:
         """Puts ids in the place of texts, and types beside ids that came without them."""
         texts: dict[str, list[str]] = {}
         sent: list[Given] = []
-        for name in self._texts & given.keys():
+        for name in [name for name in given if self._groups[name] == 1]:
             tensor = tensors.pop(name)
             assert isinstance(tensor, StringTensor)
             texts[name] = tensor.values
             sent.append(given.pop(name))
         if not texts:
-            if self._from_text.isdisjoint(given) and IDS not in self._defaults:
+            has_ids = any(self._groups[name] == 2 for name in given)
+            if not has_ids and IDS not in self._defaults:
                 raise MissingInputError(TEXT)
-            is_sent = TYPES in given or TYPES in self._defaults
-            if TYPES in self._from_text and IDS in given and not is_sent:
+            needs_types = self._groups.get(TYPES) == 2 and TYPES not in self._defaults
+            if needs_types and IDS in given and TYPES not in given:
                 self._add_types(tensors, given, blocks)
             return
         for name, rows in reader.encode(texts).items():
-            tensor, whole = self._read(self._inputs[name], rows, blocks)
-            tensors[name] = tensor
+            content, shape, _, _ = walk(self._specs[name], rows, self._pool)
+            tensors[name] = self._tensor(name, content, shape, blocks)
             given[name] = Given(
-                whole.shape,
+                shape,
                 as_items=any(each.as_items for each in sent),
                 as_one_item=all(each.as_one_item for each in sent),
                 sent_as=TEXT,
@@ -203,7 +216,7 @@ class InputReader:
         blocks: list[Block],
     ) -> None:
         """Ids by themselves are all of one type, 0, as transformers in Python take them."""
-        element, shape = self._inputs[TYPES].spec.type, given[IDS].shape
+        element, shape = self._types[TYPES], given[IDS].shape
         block = self._pool.take(math.prod(shape) * element.nbytes)
         blocks.append(block)
         block.array(_stored_as(element), shape)[...] = 0
@@ -243,7 +256,9 @@ class _Default:
         is_one_value = spec.least_axes > 0 and not isinstance(entry.default, list)
         # An element by itself is what an input without declared axes takes.
         read_as = TensorSpec(spec.name, spec.type, ()) if is_one_value else spec
-        content, shape, _, _ = walk(InputSpec(read_as), entry.default, pool)
+        content, shape, _, _ = walk(
+            InputSpec(read_as, entry.declared.max_length), entry.default, pool
+        )
         if is_one_value:
             _check_sizes_are_known(spec, interface)
             self._dims = spec.dims
@@ -255,9 +270,6 @@ class _Default:
         self._array: numpy.ndarray[Any, Any] | None = None
         if isinstance(content, list):
             self._values = content
-            if entry.declared.max_length is not None:
-                given = Given(shape, as_items=False, as_one_item=False)
-                _check_lengths(spec, content, entry.declared.max_length, given)
         else:
             self._array = content.array(_stored_as(spec.type), shape).copy()
             pool.give(content)
@@ -318,16 +330,3 @@ def _check_sizes_are_known(spec: TensorSpec, interface: Interface) -> None:
                 f"one value cannot fill {spec.shape_text}: no other input tells its axis {axis}"
             )
             raise InvalidShapeError(spec.name, (), problem)
-
-
-def _check_lengths(spec: TensorSpec, values: Sequence[str], most: int, given: Given) -> None:
-    """Checks that no text has more than `most` characters."""
-    for index, value in enumerate(values):
-        if len(value) > most:
-            place = [int(i) for i in numpy.unravel_index(index, given.shape)] if given.shape else []
-            if given.as_one_item:
-                place = place[len(place) - spec.least_axes :]
-            elif given.as_items:  # a flat list for [batch, 1]
-                place = place[:1]
-            problem = f"expected at most {most} characters, got {len(value)}"
-            raise InvalidValueError(spec.name, place, problem)

@@ -6,10 +6,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy
-import orjson
 
 from gpux._fastpath import encode as encode_members
-from gpux.errors import InvalidBodyError, InvalidJSONError, UnsupportedMediaTypeError
+from gpux.errors import UnsupportedMediaTypeError
 from gpux.inputs import InputReader, Request
 from gpux.memory import StringTensor, Tensor
 from gpux.model import Answer, Other
@@ -58,16 +57,10 @@ def decode(body: bytes, inputs: InputReader) -> Request:
         inputs: of the model that the request is for.
 
     Raises:
-        ClientError: and nothing else, whatever the bytes are (but for MemoryError).
+        ClientError: and nothing else, whatever the bytes are (but for MemoryError, and
+            InferenceError where a tokenizer fails).
     """
-    try:
-        values = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        byte = len(error.doc[: error.pos].encode("utf-8", "surrogatepass"))
-        raise InvalidJSONError(byte, error.msg) from None
-    if not isinstance(values, dict):
-        raise InvalidBodyError
-    return inputs.collect(values)
+    return inputs.decode(body)
 
 
 def encode(answer: Answer) -> bytes:
