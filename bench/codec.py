@@ -1,227 +1,178 @@
-"""Numbers in and out of tensors: lists and arrays beside NumPy, JSON beside json and orjson.
+"""JSON text to tensors and back, beside other libraries, in one thread and in several.
 
-One call is timed at a time, in one thread, with all data in memory. Every result is compared with
-NumPy's bit for bit.
+A decoder has the whole body of a request and makes a tensor; an encoder has a tensor and makes the
+whole answer. Every result is compared bit for bit with float(text) → float64 → type by NumPy.
 """
 
 import argparse
-import importlib.util
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy
-from answers import check_bits
-from report import Report, table
-from timing import Contender, count, race
+from answers import MismatchError
+from codec_bodies import SEVENTEEN_DIGITS, TOKEN_IDS, Body, bodies
+from codec_contenders import (
+    MACHINE,
+    OURS,
+    PACKAGES,
+    Libraries,
+    decoders,
+    encoders,
+    installed,
+    machine,
+)
+from codec_table import Figure, tables
+from report import Report
+from timing import Contender, Durations, count, on_one_core, race, race_threads
 
-from gpux._fastpath import InputSpec, encode, walk
-from gpux.memory import Block, HostPool
-from gpux.tensor import BY_NAME, Dim, TensorSpec
-
-Array = numpy.ndarray[Any, Any]
-Random = numpy.random.Generator
-
-_OURS = "gpux"
+_GROUPS = {"decode": decoders, "encode": encoders}
+_THREADS = (1, 2, 4)
+_THREADED_BODIES = (SEVENTEEN_DIGITS, TOKEN_IDS)
+_THREADED = (OURS, "orjson + numpy", "pysimdjson", "orjson")
+# At the start and the end of a turn some threads wait: it is so much longer than a single one's.
+_THREADS_TURN = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
-    """Something to convert.
+class Pace:
+    """How long to measure.
 
     Attributes:
-        name: shown.
-        type: the tensor's element type.
-        make: the value to convert; for `encode` the tensor itself.
-        goal: how many times faster than the first peer it must be; None if nothing is said.
+        rounds: turns of each contender.
+        round_seconds: about how long a turn lasts.
     """
 
-    name: str
-    type: str
-    make: Callable[[Random], Any]
-    goal: float | None = None
-
-
-def _image(random: Random) -> Array:
-    return random.random((1, 3, 224, 224))
-
-
-def _integers(type_name: str, *shape: int) -> Callable[[Random], Array]:
-    """Integers over the whole range of a type."""
-    limits = numpy.iinfo(type_name)
-    return lambda random: random.integers(limits.min, limits.max, shape, type_name, endpoint=True)
-
-
-def _token_ids(random: Random) -> Array:
-    return random.integers(0, 30_522, (32, 512))
-
-
-def _listed(make: Callable[[Random], Array]) -> Callable[[Random], Any]:
-    return lambda random: make(random).tolist()
-
-
-LISTS = (
-    Case("image 3x224x224", "float32", _listed(_image), goal=8),
-    Case("image 3x224x224", "float64", _listed(_image)),
-    Case("image 3x224x224", "float16", _listed(_image)),
-    Case("pixels 3x224x224", "uint8", _listed(_integers("uint8", 1, 3, 224, 224))),
-    Case("pixels, ints", "float32", _listed(_integers("uint8", 1, 3, 224, 224))),
-    Case("token ids 32x512", "int64", _listed(_token_ids)),
-    Case("token ids 32x512", "int32", _listed(_token_ids)),
-    Case("whole range 32x512", "int8", _listed(_integers("int8", 32, 512))),
-    Case("whole range 32x512", "int64", _listed(_integers("int64", 32, 512))),
-    Case("mask 32x512", "bool", _listed(lambda random: random.random((32, 512)) < 0.5)),
-    Case("rows 20000x3", "float32", _listed(lambda random: random.standard_normal((20_000, 3)))),
-    Case("row 1x4", "float32", _listed(lambda random: random.standard_normal((1, 4)))),
-)
-
-ARRAYS = (
-    Case("float32 as it is", "float32", lambda random: _image(random).astype("float32")),
-    Case("float64 as it is", "float64", _image),
-    Case("float64, narrowed", "float32", _image),
-    Case("float32, widened", "float64", lambda random: _image(random).astype("float32")),
-    Case("uint8, as floats", "float32", _integers("uint8", 1, 3, 224, 224)),
-    Case(
-        "float32, HWC as CHW",
-        "float32",
-        lambda random: random.random((1, 224, 224, 3), "float32").transpose(0, 3, 1, 2),
-    ),
-)
-
-ENCODES = (
-    Case("uniform 3x224x224", "float32", lambda random: _image(random).astype("float32")),
-    Case("uniform 3x224x224", "float64", _image),
-    Case("normal 32x1000", "float32", lambda random: random.standard_normal((32, 1000), "float32")),
-    Case("token ids 32x512", "int64", _token_ids),
-    Case("whole range 32x512", "int64", _integers("int64", 32, 512)),
-    Case("row 1x10", "float32", lambda random: random.random((1, 10), "float32")),
-)
+    rounds: int
+    round_seconds: float
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own options."""
     parser.add_argument(
-        "--rounds", type=count, default=9, help="turns of each contender (default 9)"
+        "--rounds", type=count, default=15, help="turns of each contender (default 15)"
     )
     parser.add_argument(
-        "--round-ms", type=float, default=50, help="about how long a turn lasts (default 50)"
+        "--round-ms", type=float, default=30, help="about how long a turn lasts (default 30)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="3 rounds of 5 ms: seconds instead of minutes"
     )
 
 
 def measure(options: argparse.Namespace) -> Report:
-    """Measures all cases."""
-    figures = []
-    for group, cases, contenders in (
-        ("list to tensor", LISTS, _walkers),
-        ("array to tensor", ARRAYS, _walkers),
-        ("tensor to JSON", ENCODES, _writers),
-    ):
-        for case in cases:
-            figures += list(_measure_case(group, case, contenders, options))
-    rows = [
-        [
-            figure["group"],
-            figure["case"],
-            figure["type"],
-            f"{figure['numbers']:,}",
-            f"{figure['gpux_median_ns']:.2f}",
-            figure["peer"],
-            f"{figure['peer_median_ns']:.2f}",
-            f"{figure['ratio_median']:.1f}x",
-            f"{figure['ratio_best']:.1f}x",
-            f"≥ {figure['goal']:.0f}x" if figure["goal"] else "",
-        ]
-        for figure in figures
-    ]
-    titles = ["", "case", "type", "numbers", "gpux", "peer", "peer's", "ratio", "of best", "goal"]
+    """Measures all bodies."""
+    pace = Pace(3, 5e-3) if options.quick else Pace(options.rounds, options.round_ms / 1e3)
+    return measure_bodies(list(bodies()), pace)
+
+
+def measure_bodies(measured: Sequence[Body], pace: Pace) -> Report:
+    """Measures these bodies, with the libraries that are installed."""
+    load = os.getloadavg()[0]
+    libraries = installed()
+    figures: list[Figure] = []
+    with on_one_core():
+        for group in _GROUPS:
+            for body in measured:
+                figures += _measure_one_thread(group, body, libraries, pace)
+    for group in _GROUPS:
+        for body in measured:
+            if body.name in _THREADED_BODIES:
+                figures += _measure_threads(group, body, libraries, pace)
+    missing = [package for module, package in PACKAGES.items() if module not in libraries]
+    differing = sum(bool(figure["differs"]) for figure in figures)
     return Report(
         benchmark="codec",
-        settings={"rounds": options.rounds, "round_ms": options.round_ms},
+        settings={
+            "rounds": pace.rounds,
+            "round_ms": pace.round_seconds * 1e3,
+            "threads_round_ms": pace.round_seconds * _THREADS_TURN * 1e3,
+            "load_average_before": load,
+            "not_installed": missing,
+        },
         figures=figures,
-        table=table(titles, rows),
+        table=tables(figures),
         notes=[
-            f"gpux, peer's: ns per number, median of {options.rounds} rounds.",
-            "ratio, of best: the peer's time over gpux's, of the median and of the fastest round.",
-            "All results were equal bit for bit.",
+            f"Medians of {pace.rounds} rounds, and the best one. GB/s of JSON text, each its own.",
+            "Decode and encode: one thread, kept on one core. Threads: on all "
+            f"{len(os.sched_getaffinity(0))} cores, GB/s of all together.",
+            "gpux is: the other's time over gpux's.",
+            f"{differing} results differed from float(text) → float64 → type: see the tables."
+            if differing
+            else "All results were equal bit for bit to float(text) → float64 → type.",
+            *(f"{package} is not installed: left out." for package in missing),
+            f"Load average before the run: {load:.1f}.",
         ],
     )
 
 
-def _measure_case(
-    group: str,
-    case: Case,
-    contenders: Callable[[Case, Any], Sequence[Contender]],
-    options: argparse.Namespace,
-) -> Iterator[dict[str, Any]]:
-    """One line of figures for each peer."""
-    value = case.make(numpy.random.default_rng(0))
-    numbers = int(numpy.size(value))
-    durations = race(contenders(case, value), options.rounds, options.round_ms / 1e3)
-    ours = durations.pop(_OURS)
-    for place, (peer, theirs) in enumerate(durations.items()):
+def _measure_one_thread(
+    group: str, body: Body, libraries: Libraries, pace: Pace
+) -> Iterator[Figure]:
+    differs: dict[str, str] = {}
+    contenders = _tolerated(_GROUPS[group](body, libraries), differs)
+    durations = race(contenders, pace.rounds, pace.round_seconds)
+    ours = durations[OURS]
+    for contender in contenders:
+        theirs = durations[contender.name]
         yield {
-            "group": group,
-            "case": case.name,
-            "type": case.type,
-            "numbers": numbers,
-            "gpux_best_ns": ours.best / numbers * 1e9,
-            "gpux_median_ns": ours.median / numbers * 1e9,
-            "peer": peer,
-            "peer_best_ns": theirs.best / numbers * 1e9,
-            "peer_median_ns": theirs.median / numbers * 1e9,
-            "ratio_best": theirs.best / ours.best,
+            **_figure(group, body, contender, theirs, differs),
             "ratio_median": theirs.median / ours.median,
-            "goal": case.goal if place == 0 else None,
+            "ratio_best": theirs.best / ours.best,
         }
 
 
-def _walkers(case: Case, value: Any) -> Sequence[Contender]:
-    """A list or an array → a tensor."""
-    expected = numpy.asarray(value, case.type, order="C")
-    element = BY_NAME[case.type]
-    dims: tuple[Dim, ...] = ("batch", *expected.shape[1:])
-    spec = InputSpec(TensorSpec("x", element, dims))
-    pool = HostPool()
-
-    def ours() -> Block:
-        block, *_ = walk(spec, value, pool)
-        assert isinstance(block, Block)
-        pool.give(block)
-        return block  # nobody takes it again before it is checked
-
-    def check_block(block: Block) -> None:
-        check_bits(f"gpux, {case.name}", block.array(element, expected.shape), expected)
-
-    def check_array(array: Array) -> None:
-        check_bits(f"NumPy, {case.name}", array, expected)
-
-    # Both make memory of their own, as a caller of NumPy does; ours comes from the pool.
-    if not isinstance(value, numpy.ndarray):
-        name, theirs = "numpy.asarray", lambda: numpy.asarray(value, case.type)
-    elif value.dtype == case.type:
-        name, theirs = "array.copy", lambda: value.copy(order="C")
-    else:
-        name, theirs = "array.astype", lambda: value.astype(case.type, order="C")
-    return [Contender(_OURS, ours, check_block), Contender(name, theirs, check_array)]
+def _measure_threads(group: str, body: Body, libraries: Libraries, pace: Pace) -> Iterator[Figure]:
+    differs: dict[str, str] = {}
+    threaded = [each for each in _GROUPS[group](body, libraries) if each.name in _THREADED]
+    contenders = _tolerated([*threaded, machine(body)], differs)
+    turn_seconds = pace.round_seconds * _THREADS_TURN
+    durations = race_threads(contenders, _THREADS, pace.rounds, turn_seconds)
+    for contender in contenders:
+        one = durations[contender.name, 1]
+        for threads in _THREADS:
+            all_together = durations[contender.name, threads]
+            yield {
+                **_figure(f"{group}, threads", body, contender, all_together, differs),
+                "threads": threads,
+                "ratio_median": one.median / all_together.median,
+                "ratio_best": one.best / all_together.best,
+            }
 
 
-def _writers(case: Case, tensor: Array) -> Sequence[Contender]:
-    """A tensor → JSON text."""
-    member = (b'"y"', BY_NAME[case.type].code, tensor.shape, tensor.ctypes.data)
+def _tolerated(contenders: Sequence[Contender], differs: dict[str, str]) -> list[Contender]:
+    """The others' wrong answers are reported; ours end the run."""
 
-    def check(text: bytes) -> None:
-        check_bits(case.name, numpy.asarray(json.loads(text)["y"], case.type), tensor)
+    def tolerate(contender: Contender) -> Contender:
+        def check(result: Any) -> None:
+            try:
+                contender.check(result)
+            except MismatchError as error:
+                differs[contender.name] = str(error)
 
-    contenders = [
-        Contender(_OURS, lambda: encode([member]), check),
-        Contender("json", lambda: json.dumps({"y": tensor.tolist()}).encode(), check),
-    ]
-    if importlib.util.find_spec("orjson") is not None:
-        import orjson
+        return contender if contender.name == OURS else replace(contender, check=check)
 
-        option = orjson.OPT_SERIALIZE_NUMPY
-        contenders.append(
-            Contender("orjson", lambda: orjson.dumps({"y": tensor}, option=option), check)
-        )
-    return contenders
+    return [tolerate(contender) for contender in contenders]
+
+
+def _figure(
+    group: str, body: Body, contender: Contender, taken: Durations, differs: dict[str, str]
+) -> Figure:
+    """What all figures have."""
+    numbers = body.tensor.size
+    is_decode = "decode" in group
+    reads = is_decode or contender.name == MACHINE
+    text_bytes = len(body.text if reads else contender.call())
+    return {
+        "group": group,
+        "body": body.name,
+        "type": (body.tensor if is_decode else body.answer).dtype.name,
+        "by": contender.name,
+        "numbers": numbers,
+        "text_bytes": text_bytes,
+        "median_ns": taken.median / numbers * 1e9,
+        "best_ns": taken.best / numbers * 1e9,
+        "median_gb_s": text_bytes / taken.median / 1e9,
+        "best_gb_s": text_bytes / taken.best / 1e9,
+        "differs": differs.get(contender.name, ""),
+    }

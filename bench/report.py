@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 # What the figures depend on, besides the machine.
-_PACKAGES = ("gpux", "numpy", "onnxruntime", "orjson", "falcon", "waitress")
+_PACKAGES = (
+    *("gpux", "numpy", "onnxruntime", "falcon", "waitress"),
+    *("orjson", "msgspec", "pysimdjson"),
+)
 
 
 class CannotMeasureError(Exception):

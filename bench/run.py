@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import codec
+import lists
 import server
 import stages
 from answers import MismatchError
@@ -32,7 +33,12 @@ class Benchmark(Protocol):
         """Measures, and checks what it measures."""
 
 
-BENCHMARKS: dict[str, Benchmark] = {"codec": codec, "stages": stages, "server": server}
+BENCHMARKS: dict[str, Benchmark] = {
+    "codec": codec,
+    "lists": lists,
+    "stages": stages,
+    "server": server,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

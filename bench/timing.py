@@ -5,11 +5,21 @@ A figure is only ever read beside the others of its run.
 
 import argparse
 import gc
+import os
+import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from threading import Barrier
+from typing import Any, TypeVar
+
+_K = TypeVar("_K", bound=Hashable)
+
+# A thread that waits so long for the others of its turn waits for one that has failed.
+_GATE_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +72,25 @@ def count(text: str) -> int:
     return int(text)
 
 
+@contextmanager
+def on_one_core() -> Iterator[None]:
+    """Keeps this thread on one core, where its caches are, while the context lasts."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 def race(
     contenders: Sequence[Contender], rounds: int, round_seconds: float
 ) -> dict[str, Durations]:
-    """Times contenders in turns.
+    """Times contenders in turns, in this thread.
 
     Args:
         contenders: with different names.
-        rounds: how many turns each has; a new one begins each round.
+        rounds: how many turns each has; each round has an order of its own, by chance.
         round_seconds: about how long a turn lasts: a call is repeated until then.
 
     Returns:
@@ -78,19 +99,61 @@ def race(
     Raises:
         MismatchError: a result was wrong.
 
-    The garbage collector is off while a turn is timed.
+    The garbage collector is off while a turn is timed. The first call of a turn, which finds the
+    caches full of the others' data, is not counted.
     """
-    calls = {contender.name: _calibrate(contender, round_seconds) for contender in contenders}
-    seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
-    for number in range(rounds):
-        first = number % len(contenders)
-        for contender in (*contenders[first:], *contenders[:first]):
-            seconds[contender.name].append(_time_turn(contender, calls[contender.name]))
-    return {name: Durations(values) for name, values in seconds.items()}
+
+    def turn(contender: Contender) -> Callable[[], float]:
+        calls = _calibrate(contender, round_seconds)
+        return lambda: _time_turn(contender, calls)
+
+    return _take_turns({contender.name: turn(contender) for contender in contenders}, rounds)
+
+
+def race_threads(
+    contenders: Sequence[Contender], threads: Sequence[int], rounds: int, round_seconds: float
+) -> dict[tuple[str, int], Durations]:
+    """Times contenders in turns, in several threads at once.
+
+    Args:
+        contenders: with different names; their calls may run at once.
+        threads: how many, each number a contest of its own.
+        rounds: as in race().
+        round_seconds: about how long a turn lasts with one thread. With more it has as many calls,
+            and each thread takes the next one as soon as it is free.
+
+    Returns:
+        By name and number of threads: the time from the first call's start to the last one's end,
+        in seconds, divided by the calls.
+
+    Raises:
+        MismatchError: a result was wrong.
+    """
+    with ThreadPoolExecutor(max(threads)) as workers:
+
+        def turn(contender: Contender, number: int, calls: int) -> Callable[[], float]:
+            return lambda: _time_threads(workers, contender, number, calls)
+
+        turns: dict[tuple[str, int], Callable[[], float]] = {}
+        for contender in contenders:
+            calls = max(2 * max(threads), _calibrate(contender, round_seconds))
+            turns |= {(contender.name, n): turn(contender, n, calls) for n in threads}
+        return _take_turns(turns, rounds)
+
+
+def _take_turns(turns: Mapping[_K, Callable[[], float]], rounds: int) -> dict[_K, Durations]:
+    seconds: dict[_K, list[float]] = {key: [] for key in turns}
+    order = list(turns)
+    chance = random.Random(0)
+    for _ in range(rounds):
+        chance.shuffle(order)
+        for key in order:
+            seconds[key].append(turns[key]())
+    return {key: Durations(values) for key, values in seconds.items()}
 
 
 def _calibrate(contender: Contender, round_seconds: float) -> int:
-    """How many calls fill a turn. The first ones, which find everything cold, are not counted."""
+    """How many calls fill a turn."""
     calls = 1
     while True:
         seconds = _time_turn(contender, calls) * calls
@@ -101,15 +164,45 @@ def _calibrate(contender: Contender, round_seconds: float) -> int:
 
 def _time_turn(contender: Contender, calls: int) -> float:
     call = contender.call
-    result = None
+    result = call()
+    with _no_collector():
+        start = time.perf_counter()
+        for _ in range(calls):
+            result = None  # freed before the next call, as on a server
+            result = call()
+        seconds = time.perf_counter() - start
+    contender.check(result)
+    return seconds / calls
+
+
+def _time_threads(
+    workers: ThreadPoolExecutor, contender: Contender, number: int, calls: int
+) -> float:
+    call = contender.call
+    tickets = iter(range(calls))  # shared: the GIL gives each to one thread
+    starts: list[float] = []
+    gate = Barrier(number, lambda: starts.append(time.perf_counter()))
+
+    def work() -> tuple[float, Any]:
+        result = call()
+        gate.wait(_GATE_SECONDS)
+        for _ in tickets:
+            result = None
+            result = call()
+        return time.perf_counter(), result
+
+    with _no_collector():
+        ends = [task.result() for task in [workers.submit(work) for _ in range(number)]]
+    for _, result in ends:
+        contender.check(result)
+    return (max(end for end, _ in ends) - starts[0]) / calls
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
     gc.collect()
     gc.disable()
     try:
-        start = time.perf_counter()
-        for _ in range(calls):
-            result = call()
-        seconds = time.perf_counter() - start
+        yield
     finally:
         gc.enable()
-    contender.check(result)
-    return seconds / calls

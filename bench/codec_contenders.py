@@ -1,0 +1,166 @@
+"""Who decodes and encodes for `codec`: ours as the server calls it, and libraries beside it.
+
+Each decoder makes of the whole body a contiguous array of the input's type and shape.
+"""
+
+import hashlib
+import importlib
+import json
+import threading
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy
+from answers import check_bits
+from codec_bodies import Body
+from timing import Contender
+
+from gpux import protocol
+from gpux.declaration import Declaration
+from gpux.inputs import InputReader, Request
+from gpux.interface import declare
+from gpux.memory import Block, HostPool, Tensor
+from gpux.tensor import BY_NAME, Signature, TensorSpec
+
+Array = numpy.ndarray[Any, Any]
+Libraries = Mapping[str, ModuleType]
+
+OURS = "gpux"
+MACHINE = "sha256, no GIL"
+# Packages by the name of their module.
+PACKAGES = {"orjson": "orjson", "msgspec": "msgspec", "simdjson": "pysimdjson"}
+
+# Left in a block that was checked: what is not written again is found out the next time.
+_STALE = 0xA5
+
+
+def installed() -> Libraries:
+    """Those of the libraries that are here, by the name of their module."""
+    found = {}
+    for module in PACKAGES:
+        try:
+            found[module] = importlib.import_module(module)
+        except ImportError:
+            continue
+    return found
+
+
+def decoders(body: Body, libraries: Libraries) -> list[Contender]:
+    """A body → a tensor; ours is the first."""
+    text, shape, dtype = body.text, body.tensor.shape, body.type
+
+    def check(array: Array) -> None:
+        check_bits(f"decode, {body.name}", array, body.tensor)
+
+    def by(name: str, call: Callable[[], Array]) -> Contender:
+        return Contender(name, call, check)
+
+    contenders = [
+        _our_decoder(body),
+        by("json + numpy", lambda: numpy.asarray(json.loads(text)["x"], dtype)),
+    ]
+    if orjson := libraries.get("orjson"):
+        loads = orjson.loads
+        contenders.append(by("orjson + numpy", lambda: numpy.asarray(loads(text)["x"], dtype)))
+    if msgspec := libraries.get("msgspec"):
+        decode = msgspec.json.Decoder().decode
+        contenders.append(by("msgspec + numpy", lambda: numpy.asarray(decode(text)["x"], dtype)))
+    if simdjson := libraries.get("simdjson"):
+        contenders.append(by("pysimdjson", _simdjson_decode(simdjson, text, shape, dtype)))
+    return contenders
+
+
+def encoders(body: Body, libraries: Libraries) -> list[Contender]:
+    """A tensor → an answer; ours is the first."""
+    array = body.answer
+
+    def by(name: str, call: Callable[[], bytes]) -> Contender:
+        return Contender(name, call, _text_check(body))
+
+    answer = {"y": Tensor(BY_NAME[array.dtype.name], array.shape, array.ctypes.data, array)}
+    contenders = [
+        by(OURS, lambda: protocol.encode(answer)),
+        by("json", lambda: json.dumps({"y": array.tolist()}).encode()),
+    ]
+    if orjson := libraries.get("orjson"):
+        dumps, option = orjson.dumps, orjson.OPT_SERIALIZE_NUMPY
+        contenders.append(by("orjson", lambda: dumps({"y": array}, option=option)))
+    if msgspec := libraries.get("msgspec"):
+        encode = msgspec.json.Encoder().encode
+        contenders.append(by("msgspec", lambda: encode({"y": array.tolist()})))
+    return contenders
+
+
+def machine(body: Body) -> Contender:
+    """What threads can gain here: work that never needs the GIL, over the same bytes."""
+    text = body.text
+    expected = hashlib.sha256(text).digest()
+
+    def check(digest: bytes) -> None:
+        assert digest == expected
+
+    return Contender(MACHINE, lambda: hashlib.sha256(text).digest(), check)
+
+
+class _Decoded:
+    """A request that gives its blocks back when it is dropped, as NumPy's arrays do."""
+
+    __slots__ = ("request",)
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+
+    def __del__(self) -> None:
+        self.request.release()
+
+
+def _our_decoder(body: Body) -> Contender:
+    element, text = BY_NAME[body.type], body.text
+    spec = TensorSpec("x", element, ("batch", *body.tensor.shape[1:]))
+    reader = InputReader(declare(Signature((spec,), ()), Declaration()), HostPool())
+
+    def check(decoded: _Decoded) -> None:
+        tensor = decoded.request.tensors["x"]
+        assert isinstance(tensor, Tensor)
+        assert isinstance(tensor.owner, Block)
+        array = tensor.owner.array(element, tensor.shape)
+        check_bits(f"gpux, decode, {body.name}", array, body.tensor)
+        array.view(numpy.uint8)[...] = _STALE
+
+    return Contender(OURS, lambda: _Decoded(protocol.decode(text, reader)), check)
+
+
+def _simdjson_decode(
+    simdjson: ModuleType, text: bytes, shape: tuple[int, ...], dtype: str
+) -> Callable[[], Array]:
+    """The best of pysimdjson: a parser is kept, one a thread; the shape is known beforehand."""
+
+    class Kept(threading.local):
+        def __init__(self) -> None:
+            self.parser = simdjson.Parser()
+
+    kept = Kept()
+    of_type, wide = ("d", "float64") if dtype.startswith("float") else ("i", "int64")
+
+    def decode() -> Array:
+        buffer = kept.parser.parse(text)["x"].as_buffer(of_type=of_type)
+        return numpy.frombuffer(buffer, wide).astype(dtype, copy=False).reshape(shape)
+
+    return decode
+
+
+def _text_check(body: Body) -> Callable[[bytes], None]:
+    """Checks the first text number by number; the later ones need only be the same text."""
+    expected = body.answer
+    wide = "float64" if expected.dtype.kind == "f" else "int64"
+    right: bytes | None = None
+
+    def check(text: bytes) -> None:
+        nonlocal right
+        if text != right:
+            read = numpy.asarray(json.loads(text)["y"], wide)
+            check_bits(f"encode, {body.name}", read.astype(expected.dtype), expected)
+            right = text
+
+    return check
