@@ -74,8 +74,23 @@ constexpr double kNearest[] = {
     1e12,  1e13,  1e14,  1e15,  1e16,  1e17,  1e18,  1e19,  1e20};
 constexpr std::int64_t kLeastNearest = -44;
 constexpr std::uint64_t kNearestCount = sizeof kNearest / sizeof *kNearest;
-constexpr std::uint64_t kIntegers[] = {1,      10,      100,      1000,     10000,
-                                       100000, 1000000, 10000000, 100000000};
+constexpr std::uint64_t kIntegers[] = {1,
+                                       10,
+                                       100,
+                                       1000,
+                                       10000,
+                                       100000,
+                                       1000000,
+                                       10000000,
+                                       100000000,
+                                       1000000000,
+                                       10000000000,
+                                       100000000000,
+                                       1000000000000,
+                                       10000000000000,
+                                       100000000000000,
+                                       1000000000000000,
+                                       10000000000000000};
 }  // namespace powers
 
 inline bool is_digit(char character) { return static_cast<unsigned char>(character - '0') < 10; }
@@ -96,12 +111,6 @@ inline std::uint64_t load_8_digits(const char* at) {
     std::uint64_t bytes;
     std::memcpy(&bytes, at, sizeof bytes);
     return bytes ^ 0x3030303030303030;
-}
-
-// The first `count` of eight digits, 0 to 8, as if zeros stood before them.
-inline std::uint64_t keep_first(std::uint64_t values, std::ptrdiff_t count) {
-    // In two steps, as a shift by 64 is none.
-    return values << (4 * (8 - count)) << (4 * (8 - count));
 }
 
 // Whether all values are those of digits: others reach the highest bit of their byte, by themselves
@@ -127,66 +136,93 @@ inline const char* read_digits(const char* at, const char* end, std::uint64_t* n
     return at;
 }
 
-// Bytes behind a number that scan_plain_number() may look at.
-constexpr std::ptrdiff_t kLookahead = 24;
+// The number of the last `count` (0 to 16) of 16 bytes, if they are digits: false if not.
+inline bool read_last_digits(const char* bytes, std::ptrdiff_t count, std::uint64_t* number) {
+#ifdef __SSE2__  // every x86-64
+    // From place 16 - count on, it has as many zeros, and then ones.
+    alignas(16) static constexpr signed char kKept[32] = {0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,
+                                                          0,  0,  0,  0,  0,  -1, -1, -1, -1, -1, -1,
+                                                          -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+    const __m128i kept = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kKept + count));
+    const __m128i loaded = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
+    const __m128i values = _mm_and_si128(_mm_sub_epi8(loaded, _mm_set1_epi8('0')), kept);
+    const __m128i are_digits = _mm_cmpeq_epi8(_mm_min_epu8(values, _mm_set1_epi8(9)), values);
+    // Sixteen digits make eight numbers of two, four of four, two of eight.
+    const __m128i tens = _mm_mullo_epi16(_mm_and_si128(values, _mm_set1_epi16(0xFF)),
+                                         _mm_set1_epi16(10));
+    const __m128i twos = _mm_add_epi16(tens, _mm_srli_epi16(values, 8));
+    const __m128i fours = _mm_madd_epi16(twos, _mm_set1_epi32(100 + (1 << 16)));
+    const __m128i eights = _mm_madd_epi16(_mm_packs_epi32(fours, fours),
+                                          _mm_set1_epi32(10000 + (1 << 16)));
+    const std::uint64_t both = static_cast<std::uint64_t>(_mm_cvtsi128_si64(eights));
+    *number = (both & 0xFFFFFFFF) * 100000000 + (both >> 32);
+    return _mm_movemask_epi8(are_digits) == 0xFFFF;
+#else
+    const std::ptrdiff_t in_low = count < 8 ? count : 8;
+    const std::ptrdiff_t in_high = count - in_low;
+    constexpr std::uint64_t kAll = ~std::uint64_t{0};
+    // The last bytes are the highest ones. In two steps, as a shift by 64 is none.
+    const std::uint64_t high =
+        load_8_digits(bytes) & (kAll << (4 * (8 - in_high)) << (4 * (8 - in_high)));
+    const std::uint64_t low =
+        load_8_digits(bytes + 8) & (kAll << (4 * (8 - in_low)) << (4 * (8 - in_low)));
+    *number = number_of_8_digits(high) * 100000000 + number_of_8_digits(low);
+    return are_digits(high) && are_digits(low);
+#endif
+}
 
-// Takes a number whose end is known already, if it is of the usual kinds: `1234` of up to 8 digits,
+// Bytes in front of a number's end that scan_plain_number() may look at.
+constexpr std::ptrdiff_t kLookback = 16;
+
+// Takes a number whose end is known already, if it is of the usual kinds: `1234` of up to 16 digits,
 // and `1.234` of one digit before the point and up to 18 behind it, with or without a minus sign.
-// kLookahead bytes behind `end` must be readable. Answers false for any other, right or wrong.
+// kLookback bytes in front of `end`, and 3 from `begin` on, must be readable. Answers false for any
+// other, right or wrong.
 //
-// As nothing here waits for the number before, and few branches depend on lengths, several numbers
-// are worked on at once.
+// As nothing here waits for the number before, and no branch depends on a length that differs from
+// number to number, several numbers are worked on at once.
 inline bool scan_plain_number(const char* begin, const char* end, Decimal* decimal) {
     decimal->begin = begin;
     decimal->end = end;
     decimal->whole = true;
-    const std::ptrdiff_t sign = *begin == '-';  // a number, so that it is no branch
+    const std::ptrdiff_t sign = *begin == '-';
     decimal->negative = static_cast<bool>(sign);
     begin += sign;
-    const std::uint64_t first = static_cast<std::uint64_t>(static_cast<unsigned char>(*begin) ^ '0');
+    const auto value = [](char character) {
+        return static_cast<std::uint64_t>(static_cast<unsigned char>(character - '0'));
+    };
+    const std::uint64_t first = value(*begin);
+    std::uint64_t digits;
     if (begin[1] != '.') {
         const std::ptrdiff_t count = end - begin;
-        const bool is_usual = count == 1 || (count > 1 && count <= 8 && first != 0);
-        const std::uint64_t values = keep_first(load_8_digits(begin), is_usual ? count : 0);
-        decimal->digits = number_of_8_digits(values);
         decimal->exponent = 0;
-        return is_usual && are_digits(values);
+        if (count < 1 || count > 16 || (first == 0 && count > 1)) {
+            return false;
+        }
+        return read_last_digits(end - kLookback, count, &decimal->digits);
     }
-    const char* const fraction = begin + 2;
-    const std::ptrdiff_t count = end - fraction;
-    decimal->exponent = -count;
-    if (first > 9 || count < 1) {
+    const std::ptrdiff_t count = end - begin - 2;
+    if (count < 1 || count > 18 || first > 9) {
         return false;
     }
-    // The cases overlap in what they could take: each has lengths that stand together in practice
-    // (rounded by a person; shortest float32; shortest float64), so that the branches are foreseen.
-    const std::uint64_t high = load_8_digits(fraction);
-    if (count <= 6) {
-        const std::uint64_t values = keep_first(high, count);
-        decimal->digits = first * powers::kIntegers[count] + number_of_8_digits(values);
-        return are_digits(values);
+    decimal->exponent = -count;
+    if (count <= 14) {  // float32, or rounded by a person: never more; float64: hardly ever so few
+        const bool are_right = read_last_digits(end - kLookback, count, &digits);
+        decimal->digits = first * powers::kIntegers[count] + digits;
+        return are_right;
     }
-    const std::uint64_t middle = load_8_digits(fraction + 8);
-    if (count <= 14) {
-        const std::ptrdiff_t in_high = count < 8 ? count : 8;
-        const std::uint64_t values = keep_first(high, in_high);
-        const std::uint64_t rest = keep_first(middle, count - in_high);
-        const std::uint64_t digits =
-            first * powers::kIntegers[in_high] + number_of_8_digits(values);
-        decimal->digits = digits * powers::kIntegers[count - in_high] + number_of_8_digits(rest);
-        return are_digits(values) && are_digits(rest);
-    }
-    if (count <= 18) {
-        const std::ptrdiff_t in_middle = count < 16 ? count - 8 : 8;
-        const std::uint64_t values = keep_first(middle, in_middle);
-        const std::uint64_t rest = keep_first(load_8_digits(fraction + 16), count - 8 - in_middle);
-        std::uint64_t digits = first * 100000000 + number_of_8_digits(high);
-        digits = digits * powers::kIntegers[in_middle] + number_of_8_digits(values);
-        decimal->digits =
-            digits * powers::kIntegers[count - 8 - in_middle] + number_of_8_digits(rest);
-        return are_digits(high) && are_digits(values) && are_digits(rest);
-    }
-    return false;
+    // The last sixteen by themselves, and in front of them what is left.
+    const std::ptrdiff_t last = count < 16 ? count : 16;
+    const bool are_right = read_last_digits(end - kLookback, last, &digits);
+    const std::uint64_t has_17 = count >= 17;  // numbers, so that they are no branches
+    const std::uint64_t has_18 = count >= 18;
+    const std::uint64_t second = value(begin[2]) * has_17;
+    const std::uint64_t third = value(begin[3]) * has_18;
+    std::uint64_t front = first * (1 + 9 * has_17) + second;
+    front = front * (1 + 9 * has_18) + third;
+    decimal->digits = front * powers::kIntegers[last] + digits;
+    return static_cast<int>(are_right) & static_cast<int>(second <= 9) &
+           static_cast<int>(third <= 9);
 }
 
 // Which of 64 bytes are a comma or a closing bracket, the first in the lowest bit.

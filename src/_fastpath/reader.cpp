@@ -30,8 +30,9 @@ bool is_literal(const char* at, std::size_t left, const Literal& literal) {
 }
 
 bool starts_number(char character) {
-    // Both are looked at, as signs are not to be foreseen.
-    return static_cast<int>(character == '-') | static_cast<int>(is_digit(character));
+    // Without a branch, as signs are not to be foreseen: a bit for each of "-./0123456789".
+    const unsigned place = static_cast<unsigned char>(character - '-');
+    return (0x1FF9ull >> std::min(place, 63u)) & 1;
 }
 
 // The number that follows from behind another one with no more than a comma and a space; or null.
@@ -327,7 +328,7 @@ bool Reader::read_numbers() {
     }
 }
 
-// Numbers of the usual kinds, from at_ on: at most `room`, and none near the end of the body. Answers
+// Numbers of the usual kinds, from at_ on: at most `room`, and none near an end of the body. Answers
 // how many; at_ then stands at a number that is left to others, or behind the last one, if none
 // follows it directly.
 template <class Element>
@@ -335,7 +336,7 @@ std::size_t Reader::read_plain_numbers(Element* out, std::size_t room) {
     constexpr std::ptrdiff_t kBlock = 64;
     const char* at = at_;
     std::size_t count = 0;
-    while (end_ - at >= kBlock + kLookahead) {
+    while (end_ - at >= kBlock && at - body_ >= kLookback) {
         const char* const block = at;
         for (std::uint64_t ends = find_ends(block); ends != 0; ends &= ends - 1) {
             const char* const end = block + __builtin_ctzll(ends);
