@@ -89,6 +89,7 @@ cdef extern from "sink.hpp" namespace "gpux" nogil:
         bool integers(const int64_t* numbers, size_t count) noexcept
         bool naturals(const uint64_t* numbers, size_t count) noexcept
         bool booleans(const uint8_t* values, size_t count) noexcept
+        bool expect_string() noexcept
         bool string(size_t characters) noexcept
         bool other(Got got) noexcept
         bool huge_integer() noexcept

@@ -293,12 +293,12 @@ cdef class _Walk:
     cdef bint string(self, object value) except -1:
         """A str, or of a class derived from it."""
         cdef Py_ssize_t size = 0
+        if not self.sink.expect_string():
+            return False
         try:
             PyUnicode_AsUTF8AndSize(value, &size)
         except UnicodeEncodeError:
             place = sizes_tuple(self.sink.place(), self.sink.place_axes())
-            if not self.sink.string(0):
-                return False  # it should not stand here at all
             problem = "the string has a lone surrogate"
             raise InvalidValueError(self.spec.name, place, problem) from None
         if not self.sink.string(str.__len__(value)):

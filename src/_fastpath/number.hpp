@@ -249,7 +249,7 @@ inline std::uint64_t find_ends(const char* at) {
 }
 
 // Reads the number that starts at `at`: a digit or a minus sign. `end` is where the text ends; the
-// byte there must be readable and no part of a number. Answers false if it is no number; `*stop` is
+// byte there must be NUL. Answers false if it is no number; `*stop` is
 // then the first byte that cannot be.
 inline bool scan_number(const char* at, const char* end, Decimal* decimal, const char** stop) {
     decimal->begin = at;

@@ -374,8 +374,8 @@ bool Reader::read_literal() {
 }
 
 bool Reader::read_string_element() {
-    if (spec_->type != Type::string) {
-        return sink_->other(Got::string) || fail_value();
+    if (!sink_->expect_string()) {
+        return fail_value();
     }
     String string;
     std::size_t characters = 0;

@@ -59,7 +59,7 @@ enum class ReadFault : int {
 
 class Reader {
 public:
-    // The byte at `body + size` must be readable. `owner` and `grow` are for Memory: the reader asks
+    // The byte at `body + size` must be NUL, as in a bytes object. `owner` and `grow` are for Memory: the reader asks
     // for all memory by it, for the input that current() names.
     Reader(
         const char* body, std::size_t size, const std::vector<Input>& inputs, void* owner,

@@ -169,7 +169,7 @@ bool Sink::booleans(const std::uint8_t* values, std::size_t count) {
     return outgrown ? fail(Fault::outgrown) : true;
 }
 
-bool Sink::string(std::size_t characters) {
+bool Sink::expect_string() {
     if (spec_.type != Type::string) {
         return mismatch(Got::string);
     }
@@ -178,9 +178,10 @@ bool Sink::string(std::size_t characters) {
     if (!enter_elements(Got::string, &count, &outgrown)) {
         return false;
     }
-    if (outgrown) {
-        return fail(Fault::outgrown);
-    }
+    return outgrown ? fail(Fault::outgrown) : true;
+}
+
+bool Sink::string(std::size_t characters) {
     if (spec_.most_characters >= 0 &&
         characters > static_cast<std::size_t>(spec_.most_characters)) {
         expected_values_ = spec_.most_characters;

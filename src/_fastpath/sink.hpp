@@ -78,7 +78,9 @@ public:
     bool integers(const std::int64_t* numbers, std::size_t count);
     bool naturals(const std::uint64_t* numbers, std::size_t count);
     bool booleans(const std::uint8_t* values, std::size_t count);
-    bool string(std::size_t characters);  // the string itself stays with the caller
+    // A string, which stays with the caller: may one stand here, and then how long it is.
+    bool expect_string();
+    bool string(std::size_t characters);
     bool other(Got got);              // null, an object, or something that JSON does not have
     bool huge_integer();              // beyond 64 bits, or for a float type beyond float64
     // Sibling elements of a number type without a call for each: claim() answers where the next
