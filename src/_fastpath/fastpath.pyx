@@ -42,12 +42,15 @@ cdef extern from "Python.h":
     PyObject* PyBytes_FromStringAndSize(const char*, Py_ssize_t) except NULL
     char* PyBytes_AS_STRING(PyObject*)
     int _PyBytes_Resize(PyObject**, Py_ssize_t) except -1
+    void* PyMem_RawMalloc(size_t)
+    void PyMem_RawFree(void*)
 
 
 cdef enum:
     RUN = 32  # numbers collected on the stack before the sink is called: few, so that both overlap
     # Taken before a value has shown its size; what is declared or promised may be anything.
     MOST_FIRST_BYTES = 1 << 24
+    LARGE_BYTES = 1 << 17  # glibc maps blocks from here on, to begin with
     SHORT_BODY = 4096  # bytes: read in the time in which another thread could be woken
     LONGEST_NUMBER = 60  # characters of a number that are quoted
 
@@ -110,16 +113,25 @@ cdef boolean grow(void* owner, Memory* memory, size_t needed) noexcept with gil:
     """Memory::grow of the core: moves the tensor to a larger block of the pool."""
     cdef _Walk walk = <_Walk>owner
     try:
+        # Taking and giving may raise, being Python code: the new block is the walk's before the old
+        # one is given back.
+        before = walk.block
         larger = walk.pool.take(max(needed, 2 * memory.capacity))
+        move(memory, larger.address, larger.nbytes)
+        walk.block = larger
+        walk.pool.give(before)
     except BaseException as error:
         walk.error = error
         return False
-    memcpy(<void*><uintptr_t>larger.address, memory.data, memory.capacity)
-    walk.pool.give(walk.block)
-    walk.block = larger
-    memory.data = <unsigned char*><uintptr_t>larger.address
-    memory.capacity = larger.nbytes
     return True
+
+
+cdef void move(Memory* memory, uintptr_t address, size_t nbytes) noexcept:
+    """Copies what was written to a larger block, which takes the old one's place."""
+    if memory.capacity > 0:  # memcpy takes no null pointer, not even for nothing
+        memcpy(<void*>address, memory.data, memory.capacity)
+    memory.data = <unsigned char*>address
+    memory.capacity = nbytes
 
 
 cdef class _Walk:
@@ -539,22 +551,20 @@ cdef boolean grow_body(void* owner, Memory* memory, size_t needed) noexcept with
     cdef InputSpec spec = read.table.specs[index]
     cdef size_t wanted
     try:
-        block = read.blocks.get(index)
-        if block is None:
+        before = read.blocks.get(index)
+        wanted = 2 * memory.capacity
+        if before is None:
             # What is left of the body tells how much may come: mostly six bytes a number or more.
             wanted = read.reader.left() // 6 * core.element_bytes(spec.native.type)
-            larger = read.pool.take(max(needed, spec.first_bytes, min(wanted, <size_t>MOST_FIRST_BYTES)))
-        else:
-            larger = read.pool.take(max(needed, 2 * memory.capacity))
+            wanted = max(spec.first_bytes, min(wanted, <size_t>MOST_FIRST_BYTES))
+        larger = read.pool.take(max(needed, wanted))
+        move(memory, larger.address, larger.nbytes)
+        read.blocks[index] = larger
+        if before is not None:
+            read.pool.give(before)
     except BaseException as error:
         read.error = error
         return False
-    if block is not None:
-        memcpy(<void*><uintptr_t>larger.address, memory.data, memory.capacity)
-        read.pool.give(block)
-    read.blocks[index] = larger
-    memory.data = <unsigned char*><uintptr_t>larger.address
-    memory.capacity = larger.nbytes
     return True
 
 
@@ -785,6 +795,11 @@ def encode(members not None):
             raise MemoryError("the answer is too large")
         most += piece.name_size + 2 + size
         pieces.push_back(piece)
+    # glibc maps a large block afresh and unmaps it when it is freed, so that each page of each
+    # answer would fault. What is large, it learns from the largest one that was freed; ours are cut
+    # before they are. Hence one that is not cut, and never touched.
+    if most >= LARGE_BYTES:
+        PyMem_RawFree(PyMem_RawMalloc(most))
     cdef PyObject* answer = PyBytes_FromStringAndSize(NULL, most)
     cdef char* start = PyBytes_AS_STRING(answer)
     cdef char* out = start
