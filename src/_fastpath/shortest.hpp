@@ -29,7 +29,7 @@
 namespace gpux {
 
 // digits * 10^exponent. The digits may end in zeros.
-struct Decimal {
+struct ShortDecimal {
     std::uint64_t digits;
     int exponent;
 };
@@ -57,12 +57,12 @@ using BFloat16 = FloatFormat<std::uint16_t, 7, 3>;
 
 // For any finite magnitude other than 0: its exponent field and its explicit mantissa.
 template <class Format>
-Decimal shortest_exactly(int exponent, typename Format::Bits mantissa);
+ShortDecimal shortest_exactly(int exponent, typename Format::Bits mantissa);
 
-extern template Decimal shortest_exactly<Float64>(int, Float64::Bits);
-extern template Decimal shortest_exactly<Float32>(int, Float32::Bits);
-extern template Decimal shortest_exactly<Float16>(int, Float16::Bits);
-extern template Decimal shortest_exactly<BFloat16>(int, BFloat16::Bits);
+extern template ShortDecimal shortest_exactly<Float64>(int, Float64::Bits);
+extern template ShortDecimal shortest_exactly<Float32>(int, Float32::Bits);
+extern template ShortDecimal shortest_exactly<Float16>(int, Float16::Bits);
+extern template ShortDecimal shortest_exactly<BFloat16>(int, BFloat16::Bits);
 
 // 2^q / 10^k for the k of a regular interval, in [1, 10): in 4.124 fixed point, cut.
 struct Scale {

@@ -136,7 +136,7 @@ struct Decimals {
 
 // Zeros, powers of two, subnormals, infinities, NaN, and what shortest() is not certain of.
 template <class Format>
-__attribute__((noinline)) Decimal special_decimal(typename Format::Bits magnitude) {
+__attribute__((noinline)) ShortDecimal special_decimal(typename Format::Bits magnitude) {
     const int exponent = static_cast<int>(magnitude >> Format::kMantissa);
     if (exponent == Format::kMostExponent) {
         return {0, kNull};
@@ -144,7 +144,7 @@ __attribute__((noinline)) Decimal special_decimal(typename Format::Bits magnitud
     if (magnitude == 0) {
         return {0, Decimals<Format>::kZeroExponent};
     }
-    Decimal found = shortest_exactly<Format>(exponent, magnitude & (Format::kHidden - 1));
+    ShortDecimal found = shortest_exactly<Format>(exponent, magnitude & (Format::kHidden - 1));
     while (found.digits < power_of_10(Format::kLeastDigits - 1)) {
         found.digits *= 10;
         --found.exponent;
@@ -179,7 +179,7 @@ GPUX_INLINE void fill(Decimals<Format>& __restrict block, const unsigned char* _
     if (GPUX_UNLIKELY(any_special != 0)) {
         for (int i = 0; i < kDecimals; ++i) {
             if (special[i] != 0) {
-                const Decimal found =
+                const ShortDecimal found =
                     special_decimal<Format>(load<Bits>(data, i) & Format::kMagnitude);
                 tens[i] = found.digits / 10;
                 ones[i] = found.digits % 10;

@@ -294,9 +294,93 @@ def test_an_integer_is_written_in_full(type_name: str) -> None:
     assert [reference.encode_number(one, type_name) for one in bits] == [str(v) for v in values]
 
 
+def test_each_of_all_16_bit_integers_is_written_in_full() -> None:
+    assert texts_of("int16", range(2**16)) == [str(n - 2**16 * (n >= 2**15)) for n in range(2**16)]
+    assert texts_of("uint16", range(2**16)) == [str(n) for n in range(2**16)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 63)), max_size=200))
+def test_any_64_bit_integer_is_written_in_full(numbers: list[tuple[int, int]]) -> None:
+    bits = [number >> fewer for number, fewer in numbers]
+    values = as_bits("uint64", bits)
+    assert text_of("uint64", values) == json.dumps(values.tolist(), separators=(",", ":"))
+    signed = values.view("i8") * numpy.array([1, -1])[values % 2]
+    text = text_of("int64", signed.view("u8"))
+    assert text == json.dumps(signed.tolist(), separators=(",", ":"))
+
+
 def test_a_boolean_is_true_or_false_whatever_its_byte_is() -> None:
     assert texts_of("bool", [0, 1]) == ["false", "true"]
     assert texts_of("bool", range(2, 256)) == ["true"] * 254
+
+
+# Blocks: the writer takes elements many at once, and some of them apart.
+
+
+def examples(type_name: str) -> list[int]:
+    """Bits of elements that are written in different ways."""
+    if type_name in reference.FLOATS:
+        target = reference.FLOATS[type_name]
+        one, ulp = reference.round_to_bits(Fraction(1), target), 1
+        positive = [0, 1, one, one + 3 * ulp, 2 * one - 1, one // 2, target.infinity - 1]
+        return [
+            *positive,
+            target.infinity,
+            target.infinity + 1,
+            *(b | target.sign for b in positive),
+        ]
+    if type_name == "bool":
+        return [0, 1]
+    low, high = reference.INTEGERS[type_name]
+    numbers = [
+        0,
+        7,
+        -8,
+        123,
+        -120,
+        2**19 - 1,
+        2**19,
+        -(10**6),
+        10**8,
+        10**16 - 1,
+        10**16,
+        low,
+        high,
+    ]
+    return [number % (high - low + 1) for number in numbers if low <= number <= high]
+
+
+@pytest.mark.parametrize("type_name", TYPE_NAMES)
+def test_an_element_is_written_alike_wherever_it_stands(type_name: str) -> None:
+    usual, *others = reversed(examples(type_name))
+    right = {one: reference.encode_number(one, type_name) for one in (usual, *others)}
+    for other in others:
+        for place in (*range(70), 127, 128, 129):
+            for behind in (0, 1, 31, 64):
+                bits = [usual] * place + [other] + [usual] * behind
+                assert texts_of(type_name, bits) == [right[one] for one in bits]
+
+
+@pytest.mark.parametrize("type_name", TYPE_NAMES)
+@pytest.mark.parametrize("columns", [1, 2, 5, 31, 32, 33, 63, 64, 65, 100])
+def test_rows_may_end_anywhere_in_a_block(type_name: str, columns: int) -> None:
+    some = examples(type_name)
+    right = {one: reference.encode_number(one, type_name) for one in some}
+    bits = [some[index * index % len(some)] for index in range(7 * columns)]
+    text = text_of(type_name, as_bits(type_name, bits), (7, columns))
+    assert text == reference.encode_tensor((7, columns), [right[one] for one in bits])
+
+
+@pytest.mark.parametrize("type_name", TYPE_NAMES)
+def test_a_tensor_need_not_be_aligned(type_name: str) -> None:
+    elements = as_bits(type_name, [1] * 100)
+    memory = numpy.zeros(elements.nbytes + 8, "u1")
+    right = text_of(type_name, elements)
+    for start in range(8):
+        memory[start : start + elements.nbytes] = elements.view("u1")
+        member = (b'"y"', BY_NAME[type_name].code, (100,), memory.ctypes.data + start)
+        assert encode([member]).decode() == f'{{"y":{right}}}'
 
 
 # Nesting.
