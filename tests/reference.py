@@ -16,6 +16,10 @@ Where the contract is silent, these hold here:
 - What starts past a fixed size is `got more`, whatever it is. Then its kind is judged (list or
   element, number or string), and only then its value.
 - An array (NumPy) is the equal nested list, but knows its axes even where it has no elements.
+- Of a text, whatever is at fault first is named; what comes behind it is not read. Where a value
+  may not stand, or not be of its kind, that shows at its first byte; whether a number fits, or a
+  string is too long, at its last. Syntax is at fault at the first byte that cannot be; a literal,
+  an escape and a character of several bytes that are none, at their own first byte.
 """
 
 import math
@@ -26,7 +30,17 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from gpux.errors import EmptyBatchError, InvalidShapeError, InvalidTypeError, InvalidValueError
+from gpux.errors import (
+    ClashingInputsError,
+    DuplicateInputError,
+    EmptyBatchError,
+    InvalidBodyError,
+    InvalidJSONError,
+    InvalidShapeError,
+    InvalidTypeError,
+    InvalidValueError,
+    UnknownInputError,
+)
 from gpux.tensor import Dim, Given, TensorSpec
 
 # The element types.
@@ -229,21 +243,24 @@ class _Reader:
         self.end_list(len(array), place)
 
     def read_element(self, value: Any, place: tuple[int, ...]) -> None:
-        if place == () and min(self.ranks) > 0:
-            raise InvalidTypeError(self.name, "array")
-        got = _word(value)
-        fits = got == self.word or (self.word == "boolean" and got == "number")
-        if fits and self.rank is None:
-            self.rank = len(place)
-        self.check_room(place)
-        if not fits or len(place) != self.rank:
-            raise self.mismatch(got, place)
+        self.check_may_stand(_word(value), place)
         if self.word == "string":
             if any("\ud800" <= character <= "\udfff" for character in value):
                 raise InvalidValueError(self.name, place, "the string has a lone surrogate")
             self.strings.append(str.__str__(value))
         else:
             self.numbers.append(self.stored(value, place))
+
+    def check_may_stand(self, got: str, place: tuple[int, ...]) -> None:
+        """An element of the kind that JSON calls `got` may stand here."""
+        if place == () and min(self.ranks) > 0:
+            raise InvalidTypeError(self.name, "array")
+        fits = got == self.word or (self.word == "boolean" and got == "number")
+        if fits and self.rank is None:
+            self.rank = len(place)
+        self.check_room(place)
+        if not fits or len(place) != self.rank:
+            raise self.mismatch(got, place)
 
     def check_room(self, place: tuple[int, ...]) -> None:
         """What starts here must not be past the list's fixed size."""
@@ -282,14 +299,17 @@ class _Reader:
         """A number or a boolean in the input's type."""
         if isinstance(value, bool):
             return bytes([value])
-        if isinstance(value, float):
+        if isinstance(value, WrittenNumber):
+            text, exact, negative = value.quoted, value.exact, value.negative
+        elif isinstance(value, float):
             text = float.__repr__(value)
             if not math.isfinite(value):
                 raise InvalidValueError(self.name, place, f"{text} is not a finite number")
+            exact, negative = Fraction(value), math.copysign(1, value) < 0
         else:
             bits = int.bit_length(value)
             text = int.__repr__(value) if bits <= 256 else f"an integer of {bits} bits"
-        exact = Fraction(value)
+            exact, negative = Fraction(value), value < 0
         too_large = InvalidValueError(self.name, place, f"{text} is out of range for {self.type}")
         if self.type == "bool":
             if exact not in (0, 1):
@@ -303,14 +323,14 @@ class _Reader:
                 raise too_large
             width = high.bit_length() + (1 if low < 0 else 0)
             return int(exact).to_bytes(width // 8, "little", signed=low < 0)
-        bits = _float64_bits(value)
-        if bits & ~FLOATS["float64"].sign == FLOATS["float64"].infinity:
+        bits = round_to_bits(abs(exact), FLOATS["float64"])
+        if bits == FLOATS["float64"].infinity:
             raise too_large
         target = FLOATS[self.type]
         rounded = round_to_bits(exact_value(bits, FLOATS["float64"]), target)
         if rounded == target.infinity:
             raise too_large
-        if bits & FLOATS["float64"].sign:
+        if negative:
             rounded |= target.sign
         return rounded.to_bytes(target.width // 8, "little")
 
@@ -366,15 +386,304 @@ def _word(value: object) -> str:
     return type(value).__name__
 
 
-def _float64_bits(value: float) -> int:
-    """The bits of the float64 that is nearest to a number; a number's sign is that of its bits."""
-    negative = math.copysign(1, value) < 0 if isinstance(value, float) else value < 0
-    bits = round_to_bits(abs(Fraction(value)), FLOATS["float64"])
-    return bits | FLOATS["float64"].sign if negative else bits
-
-
 def _list_text(sizes: Sequence[Dim]) -> str:
     return f"[{', '.join(str(size) for size in sizes)}]"
+
+
+# From the text of a body to tensors.
+
+
+class TextInput(NamedTuple):
+    """An input that a body may have.
+
+    Attributes:
+        declared: by the model.
+        most_characters: of each string; None for any number.
+        group: inputs of group 1 do not stand beside inputs of group 2.
+    """
+
+    declared: TensorSpec
+    most_characters: int | None = None
+    group: int = 0
+
+
+def decode(body: bytes, inputs: Sequence[TextInput]) -> list[tuple[str, Converted]]:
+    """The tensors of a body, in its order.
+
+    Raises:
+        InvalidJSONError: with the right position and no words.
+        ClientError: whatever else is wrong first.
+    """
+    text = _Text(body)
+    text.skip_space()
+    if text.kind() != "object":
+        raise InvalidBodyError
+    text.at += 1
+    text.skip_space()
+    read: dict[str, Converted] = {}
+    if text.next() != b"}":
+        while True:
+            text.skip_space()
+            given = _read_name(text, inputs, list(read))
+            text.skip_space()
+            text.expect(b":")
+            text.skip_space()
+            read[given.declared.name] = _read_value(text, given)
+            text.skip_space()
+            if text.next() != b",":
+                break
+            text.at += 1
+    text.expect(b"}")
+    text.skip_space()
+    if text.next() != b"":
+        raise text.fault()
+    return list(read.items())
+
+
+def _read_name(text: "_Text", inputs: Sequence[TextInput], before: Sequence[str]) -> TextInput:
+    if text.next() != b'"':
+        raise text.fault()
+    name = text.string()
+    by_name = {one.declared.name: one for one in inputs}
+    if name not in by_name:
+        raise UnknownInputError(name, list(by_name))
+    if name in before:
+        raise DuplicateInputError(name)
+    for other in before:
+        groups = (by_name[name].group, by_name[other].group)
+        if groups == (1, 2):
+            raise ClashingInputsError(name, other)
+        if groups == (2, 1):
+            raise ClashingInputsError(other, name)
+    return by_name[name]
+
+
+def _read_value(text: "_Text", given: TextInput) -> Converted:
+    reader = _Reader(given.declared)
+
+    def read(place: tuple[int, ...]) -> None:
+        kind = text.kind()
+        if kind == "array":
+            reader.check_room(place)
+            reader.check_may_open(place)
+            reader.end_list(read_items(place), place)
+            return
+        reader.check_may_stand(kind, place)
+        if kind == "number":
+            reader.numbers.append(reader.stored(text.number(), place))
+        elif kind == "boolean":
+            reader.numbers.append(reader.stored(text.literal(), place))
+        else:
+            string = text.string()
+            most = given.most_characters
+            if most is not None and len(string) > most:
+                problem = f"expected at most {most} characters, got {len(string)}"
+                raise InvalidValueError(given.declared.name, place, problem)
+            reader.strings.append(string)
+
+    def read_items(place: tuple[int, ...]) -> int:
+        size = 0
+        text.at += 1
+        text.skip_space()
+        if text.next() != b"]":
+            while True:
+                text.skip_space()
+                read((*place, size))
+                size += 1
+                text.skip_space()
+                if text.next() != b",":
+                    break
+                text.at += 1
+        text.expect(b"]")
+        return size
+
+    read(())
+    return reader.finish()
+
+
+class _Text:
+    """A text and the place in it up to which it was read. Source: RFC 8259, RFC 3629."""
+
+    LITERALS: Mapping[bytes, bool | None] = {b"true": True, b"false": False, b"null": None}
+    ESCAPES: Mapping[bytes, str] = {
+        b'"': '"',
+        b"\\": "\\",
+        b"/": "/",
+        b"b": "\b",
+        b"f": "\f",
+        b"n": "\n",
+        b"r": "\r",
+        b"t": "\t",
+    }
+    DIGITS = tuple(b"%d" % digit for digit in range(10))
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.at = 0
+
+    def next(self) -> bytes:
+        """The next byte; none at the end."""
+        return self.body[self.at : self.at + 1]
+
+    def fault(self, at: int | None = None) -> InvalidJSONError:
+        return InvalidJSONError(self.at if at is None else at, "")
+
+    def skip_space(self) -> None:
+        while self.next() in (b" ", b"\t", b"\n", b"\r"):
+            self.at += 1
+
+    def expect(self, byte: bytes) -> None:
+        if self.next() != byte:
+            raise self.fault()
+        self.at += 1
+
+    def kind(self) -> str:
+        """What JSON calls the value that starts here."""
+        kinds = {b"[": "array", b"{": "object", b'"': "string", b"-": "number"}
+        kinds |= dict.fromkeys(self.DIGITS, "number")
+        if self.next() in kinds:
+            return kinds[self.next()]
+        for word in self.LITERALS:
+            if self.body.startswith(word, self.at):
+                return _word(self.LITERALS[word])
+        raise self.fault()
+
+    def literal(self) -> bool | None:
+        word = next(word for word in self.LITERALS if self.body.startswith(word, self.at))
+        self.at += len(word)
+        return self.LITERALS[word]
+
+    def digits(self) -> str:
+        """One digit or more."""
+        start = self.at
+        while self.next() in self.DIGITS:
+            self.at += 1
+        if self.at == start:
+            raise self.fault()
+        return self.body[start : self.at].decode()
+
+    def number(self) -> "WrittenNumber":
+        start = self.at
+        negative = self.next() == b"-"
+        if negative:
+            self.at += 1
+        if self.next() == b"0":
+            self.at += 1
+            integer = "0"
+        else:
+            integer = self.digits()
+        fraction, exponent = "", "0"
+        if self.next() == b".":
+            self.at += 1
+            fraction = self.digits()
+        if self.next() in (b"e", b"E"):
+            self.at += 1
+            sign = ""
+            if self.next() in (b"-", b"+"):
+                sign = "-" if self.next() == b"-" else ""
+                self.at += 1
+            exponent = sign + self.digits()
+        text = self.body[start : self.at].decode()
+        return WrittenNumber(text, negative, integer, fraction, exponent)
+
+    def string(self) -> str:
+        self.at += 1
+        characters: list[str] = []
+        while self.next() != b'"':
+            if self.next() == b"" or self.next() < b" ":
+                raise self.fault()
+            characters.append(self.escape() if self.next() == b"\\" else self.character())
+        self.at += 1
+        return "".join(characters)
+
+    def character(self) -> str:
+        """One character of one byte to four."""
+        for size in (1, 2, 3, 4):
+            try:
+                character = self.body[self.at : self.at + size].decode()
+            except UnicodeDecodeError:
+                continue
+            self.at += size
+            return character
+        raise self.fault()
+
+    def escape(self) -> str:
+        start = self.at
+        self.at += 1
+        kind = self.next()
+        self.at += 1
+        if kind in self.ESCAPES:
+            return self.ESCAPES[kind]
+        if kind != b"u":
+            raise self.fault(start)
+        unit = self.hexadecimal()
+        if 0xD800 <= unit < 0xDC00 and self.body.startswith(b"\\u", self.at):
+            self.at += 2
+            second = self.hexadecimal()
+            if 0xDC00 <= second < 0xE000:
+                return chr(0x10000 + (unit - 0xD800) * 0x400 + (second - 0xDC00))
+        if 0xD800 <= unit < 0xE000:
+            raise self.fault(start)
+        return chr(unit)
+
+    def hexadecimal(self) -> int:
+        value = 0
+        for _ in range(4):
+            digit = b"0123456789abcdef".find(self.next().lower() or b"none")
+            if digit < 0:
+                raise self.fault()
+            value = 16 * value + digit
+            self.at += 1
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenNumber:
+    """A number as a text has it.
+
+    Attributes:
+        text: all of it.
+        negative: it has a minus sign.
+        integer, fraction, exponent: its parts; the exponent with its sign.
+    """
+
+    text: str
+    negative: bool
+    integer: str
+    fraction: str
+    exponent: str
+
+    @property
+    def quoted(self) -> str:
+        """The text for a message, of bounded length."""
+        return self.text if len(self.text) <= 60 else self.text[:60] + "…"
+
+    @property
+    def exact(self) -> Fraction:
+        """The value.
+
+        What is beyond 10**1000, or below 10**-1000, is another number that is so too, and is an
+        integer where the value is one: a written exponent may be as long as it likes.
+        """
+        significant = (self.integer + self.fraction).rstrip("0")
+        zeros = len(self.integer + self.fraction) - len(significant)
+        digits = _integer(significant.lstrip("0"))
+        if digits == 0:
+            return Fraction(0)
+        cut = self.exponent.removeprefix("-").lstrip("0")[:18]
+        written = int(cut or "0") * (-1 if self.exponent.startswith("-") else 1)
+        exponent = written + zeros - len(self.fraction)
+        exponent = min(max(exponent, -1000 - len(significant)), 1000)
+        return digits * _power(10, exponent) * (-1 if self.negative else 1)
+
+
+def _integer(digits: str) -> int:
+    """The integer of any number of digits; int() refuses very many."""
+    value = 0
+    for start in range(0, len(digits), 4000):
+        part = digits[start : start + 4000]
+        value = value * 10 ** len(part) + int(part)
+    return value
 
 
 # From a tensor to its text.
