@@ -24,8 +24,10 @@ types: $(VENV)/dev.stamp
 
 # Cython's "performance hint" means a call that takes the GIL where none was meant to.
 hints: $(VENV)/dev.stamp
-	@$(BIN)/cython -3 --cplus -Wextra -I src/_fastpath --module-name gpux._fastpath \
-		-o $(VENV)/fastpath.cpp src/_fastpath/fastpath.pyx 2>&1 | tee $(VENV)/cython.log
+	@for module in fastpath dlpack; do \
+		$(BIN)/cython -3 --cplus -Wextra -I src/_fastpath --module-name gpux._$$module \
+			-o $(VENV)/$$module.cpp src/_fastpath/$$module.pyx || echo "warning: $$module fails"; \
+	done 2>&1 | tee $(VENV)/cython.log
 	@! grep -qiE 'performance hint|warning' $(VENV)/cython.log
 
 # The tests of the fast path, with AddressSanitizer and UndefinedBehaviorSanitizer in the extension.

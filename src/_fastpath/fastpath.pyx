@@ -18,12 +18,13 @@ from core cimport (
     Activation, Fault, Got, Memory, Number, NumberKind, ReadFault, Reader, Sink, Type,
 )
 
+from gpux._dlpack import place_of, take
 from gpux.errors import (
     ClashingInputsError, DuplicateInputError, EmptyBatchError, InvalidBodyError, InvalidJSONError,
     InvalidShapeError, InvalidTypeError, InvalidValueError, UnknownInputError,
 )
 
-__all__ = ["InputSpec", "InputTable", "activate", "decode", "encode", "walk"]
+__all__ = ["InputSpec", "InputTable", "activate", "decode", "encode", "fit", "walk"]
 
 
 cdef extern from "Python.h":
@@ -53,6 +54,15 @@ cdef enum:
     LARGE_BYTES = 1 << 17  # glibc maps blocks from here on, to begin with
     SHORT_BODY = 4096  # bytes: read in the time in which another thread could be woken
     LONGEST_NUMBER = 60  # characters of a number that are quoted
+
+
+# DLPack's device types: those whose memory the CPU reads, and what the others are called.
+HOST = (1, 0)
+READABLE = {1, 3, 11, 13}  # CPU, CUDAHost, ROCMHost, CUDAManaged
+DEVICES = {
+    2: "cuda", 4: "opencl", 7: "vulkan", 8: "metal", 9: "vpi", 10: "rocm", 14: "oneapi",
+    15: "webgpu", 16: "hexagon", 17: "maia",
+}
 
 
 cdef class InputSpec:
@@ -143,6 +153,8 @@ cdef class _Walk:
     cdef object block       # memory.Block; None for strings
     cdef list strings       # for strings
     cdef object culprit     # the object at the place of the fault, where the core does not know it
+    cdef str problem        # of the culprit, where its type alone does not say it
+    cdef object cause       # the error that the problem stands for
     cdef object error       # raised by the pool
     cdef int unwrapped      # tolist() of tolist() of …, so far
 
@@ -189,7 +201,15 @@ cdef class _Walk:
             return self.sink.other(Got.object)
         if PyObject_CheckBuffer(value) and not isinstance(value, (bytes, bytearray)):
             return self.array(value)
+        if lends(value):
+            return self.tensor(value)
+        return self.refuse(value)
+
+    cdef bint refuse(self, object value, str problem=None, object cause=None) except -1:
+        """What has no value that an input could take stands here."""
         self.culprit = value
+        self.problem = problem
+        self.cause = cause
         return self.sink.other(Got.other)
 
     cdef bint sequence(self, object values) except -1:
@@ -327,19 +347,28 @@ cdef class _Walk:
         cdef Type type = Type.string
         cdef boolean fed
         try:
+            dtype = getattr(value, "dtype", None)
+            kind = getattr(dtype, "kind", "")
             # NumPy gives single dates out as their bytes, arrays of them not at all.
-            if getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M"):
+            if kind in ("m", "M"):
                 raise TypeError
-            PyObject_GetBuffer(value, &view, PyBUF_STRIDES | PyBUF_FORMAT)
-        except (BufferError, TypeError, ValueError):
-            self.culprit = value
-            return self.sink.other(Got.other)
+            # A buffer cannot say bfloat16, which NumPy has from ml_dtypes; but its bits can be had.
+            is_bfloat = kind == "V" and dtype.name == "bfloat16" and dtype.isnative
+            bits = value.view("uint16") if is_bfloat else value
+            PyObject_GetBuffer(bits, &view, PyBUF_STRIDES | PyBUF_FORMAT)
+        except (AttributeError, BufferError, TypeError, ValueError):
+            # JAX' arrays have a buffer while they are on the host.
+            if lends(value) and place_of(value) != HOST:
+                return self.tensor(value)
+            return self.refuse(value)
         try:
             # An array without elements knows more axes than the equal lists, which end at the
             # first empty one.
             if view.len == 0 and not self.sink.axes_below(view.ndim, view.shape):
                 return False
             if element_type(&view, &type):
+                if is_bfloat and type == Type.uint16:
+                    type = Type.bfloat16
                 if view.strides == NULL:  # asked for, but ctypes leaves them out: C order
                     stride = view.itemsize
                     for axis in range(min(view.ndim, core.kMaxAxes) - 1, -1, -1):
@@ -355,12 +384,51 @@ cdef class _Walk:
             PyBuffer_Release(&view)
         # Arrays of objects or of text, foreign byte orders: slowly, through the equal lists.
         if not hasattr(value, "tolist") or self.unwrapped == 2 * core.kMaxAxes:
-            self.culprit = value
-            return self.sink.other(Got.other)
+            return self.refuse(value)
         # Bounded: NumPy's longdouble answers with itself, an array of objects may hold itself.
         self.unwrapped += 1
         fed = self.value(value.tolist())
         self.unwrapped -= 1
+        return fed
+
+    cdef bint tensor(self, object value) except -1:
+        """Anything with DLPack, without a buffer: tensors of PyTorch, CuPy, JAX and others."""
+        cdef Py_ssize_t sizes[32]
+        cdef Py_ssize_t strides[32]
+        cdef int axis
+        cdef int axes
+        cdef uintptr_t address
+        cdef Type type
+        cdef boolean fed
+        view = None
+        try:
+            place = place_of(value)
+            if place is None or place[0] in READABLE:
+                view = take(value)
+                place = view.place
+            if place[0] not in READABLE:
+                try:
+                    view = take(value, place=HOST)
+                except MemoryError:
+                    raise
+                except Exception as error:
+                    device = device_text(place)
+                    problem = f"the tensor is on {device}, and its library cannot bring it to the host"
+                    return self.refuse(value, problem, error)
+        except BufferError as error:  # the protocol's own: this tensor cannot be lent
+            return self.refuse(value, f"the tensor cannot be taken: {error}", error)
+        if view.type_code == 0:
+            return self.refuse(value)
+        type = <Type><int>view.type_code
+        address = view.address
+        axes = len(view.shape)
+        for axis in range(axes):
+            sizes[axis] = view.shape[axis]
+            strides[axis] = view.strides[axis]
+        if 0 in view.shape and not self.sink.axes_below(axes, sizes):  # as for an array
+            return False
+        with nogil:
+            fed = core.feed(self.sink[0], <unsigned char*>address, type, axes, sizes, strides)
         return fed
 
     cdef object item_at_fault(self, object values):
@@ -372,8 +440,13 @@ cdef class _Walk:
 
     cdef object fault(self):
         """The error that the sink's fault stands for."""
-        if self.sink.fault() == Fault.out_of_memory:
+        cdef Fault fault = self.sink.fault()
+        if fault == Fault.out_of_memory:
             return self.error if self.error is not None else MemoryError()
+        # Only where the culprit itself is at fault, and not that anything stands in its place.
+        if self.problem is not None and fault in (Fault.wrong_type, Fault.wrong_type_at_top):
+            place = sizes_tuple(self.sink.place(), self.sink.place_axes())
+            return InvalidValueError(self.spec.name, place, self.problem)
         return value_error(self.spec, self.sink, self.culprit, self.number_text())
 
     cdef str number_text(self):
@@ -449,6 +522,18 @@ cdef str got_text(Got got, object culprit):
     return type(culprit).__name__
 
 
+cdef bint lends(object value) except -1:
+    """Whether an object has DLPack's `__dlpack__`."""
+    # Its type is asked, as Python does for its own protocols: some objects answer to any name.
+    return hasattr(type(value), "__dlpack__")
+
+
+cdef str device_text(tuple place):
+    """A device as PyTorch writes it: `cuda:0`."""
+    name = DEVICES.get(place[0])
+    return f"device type {place[0]}" if name is None else f"{name}:{place[1]}"
+
+
 cdef tuple sizes_tuple(const int64_t* sizes, int axes):
     return tuple([sizes[axis] for axis in range(axes)])
 
@@ -488,8 +573,10 @@ def walk(InputSpec spec not None, value, pool not None):
     Args:
         spec: the input.
         value: a bool, int, float or str; lists or tuples of them; anything with the buffer
-            protocol, alone or inside lists. Whatever is met is judged by the same rules (tensor.py
-            says which kinds of input take which axes).
+            protocol (NumPy's arrays and scalars, those of ml_dtypes' bfloat16 too) or with DLPack's
+            `__dlpack__` (tensors of PyTorch, CuPy, JAX), alone or inside lists. Whatever is met is
+            judged by the same rules (tensor.py says which kinds of input take which axes). What
+            lies where the CPU cannot read it, its library is asked to bring to the host.
         pool: where blocks come from: `take(nbytes)` answers one with `address` and `nbytes` at
             least as large, `give(block)` takes it back.
 
@@ -502,14 +589,20 @@ def walk(InputSpec spec not None, value, pool not None):
         ClientError: one of InvalidTypeError, InvalidValueError, InvalidShapeError, EmptyBatchError.
             The block has gone back to the pool.
         MemoryError: the pool had none.
+        Whatever a value's own code raises, but for what means that it cannot be lent: those become
+            an InvalidValueError, with the reason.
 
-    The GIL is held for lists and released for the elements of arrays.
+    The GIL is held for lists and released for the elements of arrays and tensors, which nobody must
+    change meanwhile: which of its values is taken is open then, though none is taken unchecked.
     """
     cdef _Walk state = _Walk(spec, value, pool)
     cdef bint done = False
     try:
         if not (state.value(value) and state.sink.finish()):
-            raise state.fault()
+            error = state.fault()
+            if state.cause is not None:  # an error of the pool's keeps its own
+                error.__cause__ = state.cause
+            raise error
         done = True
     finally:
         if not done and state.block is not None:
@@ -517,6 +610,51 @@ def walk(InputSpec spec not None, value, pool not None):
     shape = sizes_tuple(state.sink.shape(), state.sink.axes())
     content = state.block if state.strings is None else state.strings
     return content, shape, state.sink.as_items(), state.sink.as_one_item()
+
+
+cdef boolean never_grow(void* owner, Memory* memory, size_t needed) noexcept nogil:
+    return False
+
+
+def fit(InputSpec spec not None, shape not None):
+    """What walk() says of the shape of an array whose elements all fit.
+
+    For arrays whose elements are on a device, where nobody looks at them.
+
+    Args:
+        spec: the input.
+        shape: the array's sizes.
+
+    Returns:
+        (shape, as_items, as_one_item), as walk() does.
+
+    Raises:
+        InvalidShapeError, EmptyBatchError: the input takes no such shape.
+
+    Nothing is stored, and the GIL is held.
+    """
+    cdef Memory memory
+    cdef Sink* sink
+    cdef Py_ssize_t sizes[32]
+    cdef int axes = min(len(shape), core.kMaxAxes + 1)
+    cdef int axis
+    if any([size < 0 for size in shape]):
+        text = ", ".join(map(str, shape))
+        raise InvalidShapeError(spec.name, (), f"expected {spec.shape_text}, got [{text}]")
+    for axis in range(min(axes, core.kMaxAxes)):
+        sizes[axis] = shape[axis]
+    memory.data = NULL
+    memory.capacity = 0
+    memory.owner = NULL
+    memory.grow = never_grow
+    sink = new Sink(spec.native, memory)
+    try:
+        # No input takes more axes than there are sizes here.
+        if not (sink.axes_below(axes, sizes) and sink.finish()):
+            raise value_error(spec, sink, None, "")
+        return sizes_tuple(sink.shape(), sink.axes()), sink.as_items(), sink.as_one_item()
+    finally:
+        del sink
 
 
 cdef class InputTable:

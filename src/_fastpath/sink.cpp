@@ -138,13 +138,13 @@ bool Sink::put(const Source* numbers, std::size_t count) {
     return outgrown ? fail(Fault::outgrown) : true;
 }
 
-unsigned char* Sink::claim(std::size_t* count) {
+unsigned char* Sink::claim(std::size_t* count, Got got) {
     bool outgrown = false;
     if (spec_.type == Type::string) {
-        mismatch(Got::number);
+        mismatch(got);
         return nullptr;
     }
-    if (!enter_elements(Got::number, count, &outgrown)) {
+    if (!enter_elements(got, count, &outgrown)) {
         return nullptr;
     }
     if (*count == 0 && outgrown) {

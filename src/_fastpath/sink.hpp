@@ -86,8 +86,9 @@ public:
     // Sibling elements of a number type without a call for each: claim() answers where the next
     // `*count` of them go, cut to what the model's fixed size leaves room for, or null if there is
     // none; the caller stores as many as it can (store() of element.hpp) and tells commit() how
-    // many those were. No event comes in between.
-    unsigned char* claim(std::size_t* count);
+    // many those were. No event comes in between; without a commit() nothing has been taken. `got`
+    // is what they are called where none may stand.
+    unsigned char* claim(std::size_t* count, Got got = Got::number);
     void commit(std::size_t count);
     // The next claimed element is a number that the type does not have.
     bool refuse_number(bool out_of_range);
@@ -96,6 +97,7 @@ public:
     // The value has ended: judges its shape. Call once, after the last event.
     bool finish();
 
+    Type type() const { return spec_.type; }
     int depth() const { return depth_; }  // lists open
 
     // After finish(): the tensor.

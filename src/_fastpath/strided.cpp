@@ -15,6 +15,7 @@ bool put(Sink& sink, const std::uint64_t* run, std::size_t count) { return sink.
 bool put(Sink& sink, const std::uint8_t* run, std::size_t count) { return sink.booleans(run, count); }
 
 double widen(Half element) { return to_double(element); }
+double widen(BFloat element) { return to_double(element); }
 std::uint8_t widen(Boolean element) { return element.value; }
 template <class Element>
 Element widen(Element element) { return element; }
@@ -38,23 +39,100 @@ bool feed_row(Sink& sink, const unsigned char* data, std::size_t size, std::ptrd
     return true;
 }
 
+// Copies floats of `Bits`, and answers whether all are finite. Each is read once, so that it is the
+// stored one that was looked at. An exponent of ones, plus its lowest bit, carries into the bit of
+// the sign: no branches, nor comparisons, which SSE2 does not have for 64 bits. So the compiler
+// vectorizes this, and it takes as long as a mere copy.
+template <class Bits>
+bool copy_finite(unsigned char* out, const unsigned char* data, std::size_t count, Bits exponent) {
+    constexpr Bits kSign = static_cast<Bits>(Bits{1} << (8 * sizeof(Bits) - 1));
+    const Bits lowest = static_cast<Bits>(kSign - exponent);
+    Bits seen = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        Bits bits;
+        std::memcpy(&bits, data + i * sizeof bits, sizeof bits);
+        std::memcpy(out + i * sizeof bits, &bits, sizeof bits);
+        const Bits masked = static_cast<Bits>(bits & exponent);
+        seen = static_cast<Bits>(seen | static_cast<Bits>(masked + lowest));
+    }
+    return (seen & kSign) == 0;
+}
+
+bool copy_booleans(unsigned char* out, const unsigned char* data, std::size_t count) {
+    unsigned char seen = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        const unsigned char value = data[i];
+        out[i] = value;
+        seen |= value;
+    }
+    return seen <= 1;
+}
+
+// Copies elements; answers whether their type takes them all just as they are.
+template <class Element>
+bool copy_checked(unsigned char* out, const unsigned char* data, std::size_t count) {
+    if constexpr (std::is_same_v<Element, float>) {
+        return copy_finite<std::uint32_t>(out, data, count, 0x7F800000u);
+    } else if constexpr (std::is_same_v<Element, double>) {
+        return copy_finite<std::uint64_t>(out, data, count, 0x7FF0000000000000u);
+    } else if constexpr (std::is_same_v<Element, Half>) {
+        return copy_finite<std::uint16_t>(out, data, count, 0x7C00u);
+    } else if constexpr (std::is_same_v<Element, BFloat>) {
+        return copy_finite<std::uint16_t>(out, data, count, 0x7F80u);
+    } else if constexpr (std::is_same_v<Element, Boolean>) {
+        return copy_booleans(out, data, count);
+    } else {
+        std::memcpy(out, data, count * sizeof(Element));  // any bits are an integer
+        return true;
+    }
+}
+
+// A row of the input's own type. If it has gaps, or something in it is refused, feed_row() takes it
+// from there, which knows what to say, or how to mend it (a boolean that is neither 0 nor 1).
+template <class Element, class Wide>
+bool copy_row(Sink& sink, const unsigned char* data, std::size_t size, std::ptrdiff_t stride) {
+    constexpr Got kGot = std::is_same_v<Element, Boolean> ? Got::boolean : Got::number;
+    if (stride != static_cast<std::ptrdiff_t>(sizeof(Element))) {
+        return feed_row<Element, Wide>(sink, data, size, stride);
+    }
+    while (size > 0) {
+        std::size_t room = size;  // less only where the row is longer than the model's fixed size
+        unsigned char* out = sink.claim(&room, kGot);
+        if (out == nullptr) {
+            return false;
+        }
+        if (!copy_checked<Element>(out, data, room)) {
+            return feed_row<Element, Wide>(sink, data, size, stride);
+        }
+        sink.commit(room);
+        data += room * sizeof(Element);
+        size -= room;
+    }
+    return true;
+}
+
 using FeedRow = bool (*)(Sink&, const unsigned char*, std::size_t, std::ptrdiff_t);
 
-FeedRow row_feeder(Type type) {
+template <class Element, class Wide>
+FeedRow choose(bool own_type) {
+    return own_type ? copy_row<Element, Wide> : feed_row<Element, Wide>;
+}
+
+FeedRow row_feeder(Type type, bool own_type) {
     switch (type) {
-        case Type::float32: return feed_row<float, double>;
-        case Type::float64: return feed_row<double, double>;
-        case Type::float16: return feed_row<Half, double>;
-        case Type::int8: return feed_row<std::int8_t, std::int64_t>;
-        case Type::int16: return feed_row<std::int16_t, std::int64_t>;
-        case Type::int32: return feed_row<std::int32_t, std::int64_t>;
-        case Type::int64: return feed_row<std::int64_t, std::int64_t>;
-        case Type::uint8: return feed_row<std::uint8_t, std::int64_t>;
-        case Type::uint16: return feed_row<std::uint16_t, std::int64_t>;
-        case Type::uint32: return feed_row<std::uint32_t, std::int64_t>;
-        case Type::uint64: return feed_row<std::uint64_t, std::uint64_t>;
-        case Type::boolean: return feed_row<Boolean, std::uint8_t>;
-        case Type::bfloat16:
+        case Type::float32: return choose<float, double>(own_type);
+        case Type::float64: return choose<double, double>(own_type);
+        case Type::float16: return choose<Half, double>(own_type);
+        case Type::bfloat16: return choose<BFloat, double>(own_type);
+        case Type::int8: return choose<std::int8_t, std::int64_t>(own_type);
+        case Type::int16: return choose<std::int16_t, std::int64_t>(own_type);
+        case Type::int32: return choose<std::int32_t, std::int64_t>(own_type);
+        case Type::int64: return choose<std::int64_t, std::int64_t>(own_type);
+        case Type::uint8: return choose<std::uint8_t, std::int64_t>(own_type);
+        case Type::uint16: return choose<std::uint16_t, std::int64_t>(own_type);
+        case Type::uint32: return choose<std::uint32_t, std::int64_t>(own_type);
+        case Type::uint64: return choose<std::uint64_t, std::uint64_t>(own_type);
+        case Type::boolean: return choose<Boolean, std::uint8_t>(own_type);
         case Type::string: break;
     }
     return nullptr;
@@ -83,7 +161,7 @@ bool feed_axes(Sink& sink, FeedRow feed_row, const unsigned char* data, int axes
 
 bool feed(Sink& sink, const unsigned char* data, Type type, int axes, const std::ptrdiff_t* sizes,
           const std::ptrdiff_t* strides) {
-    return feed_axes(sink, row_feeder(type), data, axes, sizes, strides);
+    return feed_axes(sink, row_feeder(type, type == sink.type()), data, axes, sizes, strides);
 }
 
 }  // namespace gpux

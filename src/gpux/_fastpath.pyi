@@ -5,7 +5,7 @@ from typing import Protocol, TypeVar
 
 from gpux.tensor import TensorSpec
 
-__all__ = ["InputSpec", "InputTable", "activate", "decode", "encode", "walk"]
+__all__ = ["InputSpec", "InputTable", "activate", "decode", "encode", "fit", "walk"]
 
 class _Block(Protocol):
     @property
@@ -37,6 +37,9 @@ def walk(
     spec: InputSpec, value: object, pool: _Pool[_B]
 ) -> tuple[_B | list[str], tuple[int, ...], bool, bool]:
     """Checks one value against a model input and writes it down as that input's tensor."""
+
+def fit(spec: InputSpec, shape: Sequence[int]) -> tuple[tuple[int, ...], bool, bool]:
+    """What walk() says of the shape of an array whose elements all fit."""
 
 def decode(
     body: bytes, table: InputTable, pool: _Pool[_B]

@@ -2,6 +2,7 @@
 
 import array
 import ctypes
+import math
 from itertools import cycle
 from typing import Any
 
@@ -140,6 +141,65 @@ def test_an_array_of_objects_without_axes_is_its_object(item: object) -> None:
             assert check(declared, with_one) == walked(declared, [item])
 
 
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_a_row_of_the_input_s_own_type_is_copied_up_to_what_is_not_finite(dtype: str) -> None:
+    largest = numpy.finfo(dtype).max
+    edges = [largest, -largest, numpy.finfo(dtype).tiny, numpy.finfo(dtype).smallest_subnormal]
+    declared = spec(numpy.dtype(dtype).name, "n")
+    for size in (*range(1, 10), 16, 17, 33, 255, 257):
+        good = numpy.resize(numpy.array([*edges, 0.0, -0.0, 1.5], dtype), size)
+        outcome = check(declared, good)
+        assert isinstance(outcome, reference.Converted)
+        for bad in (math.nan, -math.nan, math.inf, -math.inf):
+            for place in {0, size // 2, size - 1}:
+                values = good.copy()
+                values[place] = bad
+                check(declared, values)
+                check(spec(numpy.dtype(dtype).name, "n", "m"), [good, values])
+                # Before and behind a place past the model's fixed size.
+                for fixed in {place, place + 1, size - 1, size}:
+                    check(spec(numpy.dtype(dtype).name, fixed), values)
+
+
+def test_a_row_of_booleans_is_copied_whatever_its_bytes_are() -> None:
+    for size in (*range(1, 20), 31, 33, 64, 257, 600):
+        row = (numpy.arange(size) % 2).astype("u1")
+        check(spec("bool", "n"), row.view("?"))
+        for true in (2, 128, 254, 255):
+            for place in {0, size // 2, size - 1}:
+                values = row.copy()
+                values[place] = true
+                check(spec("bool", "n"), values.view("?"))
+                check(spec("bool", size - 1), values.view("?"))
+                check(spec("bool", "n", "m"), [row.view("?"), values.view("?")])
+    # What stands in the way of a boolean is not in the way of a number.
+    for declared in (spec("bool", "n"), spec("bool"), spec("bool", "n", 2)):
+        for value in ([True, row.view("?")], [[True], row.view("?")[0]], row.view("?")[0, ...]):
+            check(declared, value)
+
+
+@pytest.mark.parametrize("dtype", [*NATIVE[1:11], *NATIVE[11:]])
+def test_an_array_of_the_input_s_own_type_fits_bit_by_bit(dtype: str) -> None:
+    size = numpy.dtype(dtype).itemsize
+    memory = numpy.random.default_rng(7).integers(0, 256, 6 * 7 * size, "u1")
+    if numpy.dtype(dtype).kind == "f":
+        memory[size - 1 :: size] &= 0x3F  # small enough to be finite
+    values = memory.view(dtype).reshape(6, 7)
+    name = numpy.dtype(dtype).name
+    for laid_out in (
+        values,
+        values[1:, 2:],
+        values[::-2],
+        values[:, ::-1],
+        values.T,
+        values[:, :1],
+    ):
+        for dims in ((), ("n", "m"), ("n", 7), (6, 7), (5, "m"), ("n", 5)):
+            outcome = check(spec(name, *dims), laid_out)
+            if isinstance(outcome, reference.Converted):
+                assert b"".join(map(bytes, outcome.elements)) == laid_out.tobytes()  # type: ignore[arg-type]
+
+
 def test_an_array_may_lie_anywhere_in_memory() -> None:
     memory = bytes(range(1, 50))
     for offset in range(8):
@@ -241,8 +301,8 @@ def test_more_axes_than_any_tensor_are_refused() -> None:
     [
         (numpy.array(["2020-01-01"], "M8[D]"), "ndarray"),
         (numpy.array([1], "m8[s]"), "ndarray"),
-        (numpy.array([1], ml_dtypes.bfloat16), "ndarray"),
-        (ml_dtypes.bfloat16(1), "bfloat16"),
+        (numpy.array([1], ml_dtypes.float8_e5m2), "ndarray"),
+        (ml_dtypes.float8_e5m2(1), "float8_e5m2"),
         (numpy.longdouble(1), "longdouble"),
         (numpy.clongdouble(1), "clongdouble"),
     ],

@@ -1,0 +1,43 @@
+"""DLPack, taken and lent without a copy: src/_fastpath/dlpack.pyx."""
+
+from collections.abc import Sequence
+from typing import Any, final
+
+__all__ = ["View", "capsule", "place_of", "take"]
+
+@final
+class View:
+    """Memory that a producer has lent. Immutable; made by take() only."""
+
+    @property
+    def address(self) -> int: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def strides(self) -> tuple[int, ...]: ...
+    @property
+    def type_code(self) -> int: ...
+    @property
+    def itemsize(self) -> int: ...
+    @property
+    def place(self) -> tuple[int, int]: ...
+    @property
+    def is_dense(self) -> bool: ...
+    @property
+    def read_only(self) -> bool: ...
+
+def take(value: Any, stream: int | None = None, place: tuple[int, int] | None = None) -> View:
+    """Borrows the memory of another library's tensor."""
+
+def place_of(value: object) -> tuple[int, int] | None:
+    """Where a tensor lies, as its `__dlpack_device__` says."""
+
+def capsule(
+    owner: object,
+    address: int,
+    type_code: int,
+    shape: Sequence[int],
+    place: tuple[int, int],
+    versioned: bool,
+) -> object:
+    """Lends memory: what a `__dlpack__` answers."""

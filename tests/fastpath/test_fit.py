@@ -1,0 +1,131 @@
+"""The shape of an array whose elements nobody looks at: as the walk and the reference see it."""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import numpy
+import pytest
+import reference
+from walking import NUMBER_TYPES, GuardedPool, Refusal, refusal, spec
+
+from gpux._fastpath import InputSpec, fit, walk
+from gpux.errors import ClientError, EmptyBatchError, InvalidShapeError
+from gpux.tensor import Dim, TensorSpec
+
+Answer = tuple[tuple[int, ...], bool, bool]
+
+SIZES: list[Dim] = ["n", 0, 1, 2, 3]
+
+
+def specs() -> Iterator[TensorSpec]:
+    """All inputs of up to three axes, but for the order of their names."""
+    for axes in range(4):
+        for dims in product(SIZES, repeat=axes):
+            for batched in (None, True, False) if dims else (None,):
+                yield spec("float32", *dims, batched=batched)
+
+
+SHAPES = [shape for axes in range(5) for shape in product((0, 1, 2, 3), repeat=axes)]
+
+
+def fitted(declared: TensorSpec, shape: Any) -> Answer | Refusal:
+    try:
+        return fit(InputSpec(declared), shape)
+    except ClientError as error:
+        return refusal(error)
+
+
+def wanted(declared: TensorSpec, shape: tuple[int, ...]) -> Answer | Refusal:
+    """As the reference's finish() judges the axes of an array."""
+    reader = reference._Reader(declared)
+    try:
+        if len(shape) > max(reader.ranks):
+            raise reader.too_deep()
+        reader.rank = len(shape)
+        reader.sizes = dict(enumerate(shape))
+        outcome = reader.finish()
+    except ClientError as error:
+        return refusal(error)
+    return outcome.shape, outcome.as_items, outcome.as_one_item
+
+
+def test_every_small_shape_is_judged_as_the_reference_does() -> None:
+    taken = 0
+    for declared in specs():
+        native = InputSpec(declared)
+        for shape in SHAPES:
+            try:
+                outcome: Answer | Refusal = fit(native, shape)
+                taken += 1
+            except ClientError as error:
+                outcome = refusal(error)
+            assert outcome == wanted(declared, shape), (declared, shape)
+    assert taken > 1000
+
+
+def test_the_walk_takes_the_same_shapes() -> None:
+    for number, declared in enumerate(specs()):
+        for shape in SHAPES[number % 3 :: 3]:
+            answer = fitted(declared, shape)
+            pool = GuardedPool()
+            try:
+                _, *answered = walk(InputSpec(declared), numpy.zeros(shape, "f4"), pool)
+            except ClientError as error:
+                # The walk names the first element that is one too many, or that is no list.
+                refused = refusal(error)
+                assert isinstance(answer, Refusal)
+                assert (refused.error is EmptyBatchError) == (answer.error is EmptyBatchError)
+            else:
+                assert tuple(answered) == answer
+
+
+@pytest.mark.parametrize("type_name", [*NUMBER_TYPES, "bool", "string"])
+def test_the_type_of_the_elements_does_not_matter(type_name: str) -> None:
+    assert fitted(spec(type_name, "n", 3), (5, 3)) == ((5, 3), False, False)
+    assert fitted(spec(type_name, "n", 3), (3,)) == ((1, 3), True, True)
+    assert fitted(spec(type_name, "n", 1), (3,)) == ((3, 1), True, False)
+    assert fitted(spec(type_name), ()) == ((), False, False)
+
+
+@pytest.mark.parametrize(
+    ("dims", "shape", "message"),
+    [
+        (("batch", 3), (2, 4), "Invalid shape for 'x': expected [batch, 3], got [2, 4]"),
+        (("batch", 3), (), "Invalid shape for 'x': expected [batch, 3], got []"),
+        (("batch", 3), (0, 3), None),
+        (
+            ("batch", 3),
+            (1, 2, 3),
+            "Invalid shape for 'x': expected [batch, 3], got more than 2 axes",
+        ),
+        (("n",), (1, 1), "Invalid shape for 'x': expected [n], got more than 1 axis"),
+        ((), (1,) * 33, "Invalid shape for 'x': expected at most 32 axes, got more than 32 axes"),
+        ((), (1,) * 5000, "Invalid shape for 'x': expected at most 32 axes, got more than 32 axes"),
+        (("n", 3), (-1, 3), "Invalid shape for 'x': expected [n, 3], got [-1, 3]"),
+        (
+            (),
+            (2, -(2**70)),
+            f"Invalid shape for 'x': expected at most 32 axes, got [2, {-(2**70)}]",
+        ),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_refused(
+    dims: tuple[Dim, ...], shape: tuple[int, ...], message: str | None
+) -> None:
+    outcome = fitted(spec("float32", *dims), shape)
+    assert isinstance(outcome, Refusal)
+    if message is None:
+        assert outcome.error is EmptyBatchError
+    else:
+        assert outcome == Refusal(InvalidShapeError, message, ())
+
+
+def test_a_shape_may_be_larger_than_memory() -> None:
+    assert fitted(spec("float32"), [2**62, 2**62]) == ((2**62, 2**62), False, False)
+    assert fitted(spec("float32"), (1,) * 32) == ((1,) * 32, False, False)
+    with pytest.raises(OverflowError):
+        fit(InputSpec(spec("float32")), (2**63,))
+    for nonsense in (("a",), (1.5,), 3, None):
+        with pytest.raises(TypeError):
+            fit(InputSpec(spec("float32")), nonsense)  # type: ignore[arg-type]
