@@ -20,7 +20,7 @@ from gpux import protocol
 from gpux.declaration import Declaration
 from gpux.inputs import InputReader, Request
 from gpux.interface import declare
-from gpux.memory import Block, HostPool, Tensor
+from gpux.memory import Block, Pool, Tensor
 from gpux.tensor import BY_NAME, Signature, TensorSpec
 
 Array = numpy.ndarray[Any, Any]
@@ -118,7 +118,7 @@ class _Decoded:
 def _our_decoder(body: Body) -> Contender:
     element, text = BY_NAME[body.type], body.text
     spec = TensorSpec("x", element, ("batch", *body.tensor.shape[1:]))
-    reader = InputReader(declare(Signature((spec,), ()), Declaration()), HostPool())
+    reader = InputReader(declare(Signature((spec,), ()), Declaration()), Pool())
 
     def check(decoded: _Decoded) -> None:
         tensor = decoded.request.tensors["x"]

@@ -15,7 +15,7 @@ from report import Report, table
 from timing import Contender, count, race
 
 from gpux._fastpath import InputSpec, walk
-from gpux.memory import Block, HostPool
+from gpux.memory import Block, Pool
 from gpux.tensor import BY_NAME, Dim, TensorSpec
 
 Array = numpy.ndarray[Any, Any]
@@ -162,7 +162,7 @@ def _contenders(case: Case, value: Any) -> Sequence[Contender]:
     element = BY_NAME[case.type]
     dims: tuple[Dim, ...] = ("batch", *expected.shape[1:])
     spec = InputSpec(TensorSpec("x", element, dims))
-    pool = HostPool()
+    pool = Pool()
 
     def ours() -> Block:
         block, *_ = walk(spec, value, pool)

@@ -19,7 +19,7 @@ from contenders import CONTENDERS, DEFAULT_THREADS, Client, install, started
 from report import Report, table
 from timing import Durations, count
 
-from gpux.model import load_runtime
+from gpux.runtime import load_runtime
 from gpux.tensor import BY_ONNX
 
 _WARM_UP_REQUESTS = 3  # of every turn: after the others', caches and clocks are theirs

@@ -22,8 +22,10 @@ from timing import Durations, count
 from gpux import protocol
 from gpux.app import read_body
 from gpux.engine import Engine
+from gpux.execution import HostExecution
 from gpux.memory import Block, StringTensor
-from gpux.model import Answer, Model, load, load_runtime
+from gpux.model import Answer, Model, load
+from gpux.runtime import load_runtime
 from gpux.tensor import TensorSpec, names
 
 # The whole, its stages and the model alone take turns. The first requests of a turn, which find the
@@ -114,7 +116,9 @@ def _stages_way(model: Model, body: bytes, expected: Mapping[str, Any]) -> _Way:
     """A request stage by stage."""
     check = _same_text_check("the stages", expected)
     outputs = names(model.signature.outputs)
-    runner = model.create_runner()
+    execution = model.execution
+    assert isinstance(execution, HostExecution)
+    runner = execution.create_runner()
 
     def way(laps: Laps) -> None:
         environment = _environment(body)
@@ -126,11 +130,11 @@ def _stages_way(model: Model, body: bytes, expected: Mapping[str, Any]) -> _Way:
         try:
             answer: Answer
             if model.signature.is_numeric:
-                model.bind(runner, request)
+                execution.bind(runner, request)
                 laps.take("bind")
-                model.execute(runner)
+                execution.execute(runner)
                 laps.take("run")
-                answer = dict(zip(outputs, model.fetch(runner), strict=True))
+                answer = dict(zip(outputs, execution.fetch(runner), strict=True))
                 laps.take("fetch")
             else:  # strings, sequences and maps: through session.run, all in one
                 answer = model.run(request)

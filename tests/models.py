@@ -328,6 +328,32 @@ def detector() -> ModelProto:
     )
 
 
+def boxes() -> ModelProto:
+    """Picks boxes by their scores: how many there are, only the run can tell."""
+    return _model(
+        [
+            helper.make_node(
+                "NonMaxSuppression", ["boxes", "scores", "most", "overlap", "least"], ["selected"]
+            )
+        ],
+        [_tensor("boxes", _FLOAT, [1, "n", 4]), _tensor("scores", _FLOAT, [1, 1, "n"])],
+        [_tensor("selected", _INT64, ["found", 3])],
+        [_constant("most", [100], "int64"), _constant("overlap", [0.5]), _constant("least", [0.1])],
+    )
+
+
+def doubled() -> ModelProto:
+    """Answers its rows twice, although its names promise as many as it was given."""
+    return _model(
+        [
+            helper.make_node("Concat", ["x", "x"], ["twice"], axis=0),
+            helper.make_node("Neg", ["x"], ["negative"]),
+        ],
+        [_tensor("x", _FLOAT, ["batch", "n"])],
+        [_tensor("twice", _FLOAT, ["batch", "n"]), _tensor("negative", _FLOAT, ["batch", "n"])],
+    )
+
+
 def zipmap() -> ModelProto:
     """Numbers as sequences of maps, keyed by integers and by strings, and the inverse of each."""
 
@@ -421,6 +447,23 @@ def alias() -> ModelProto:
         [helper.make_node("Add", ["x", "x"], ["doubled"])],
         [_tensor("x", _FLOAT, ["batch", "n"])],
         [_tensor("doubled", _FLOAT, ["batch", "n"]), _tensor("x", _FLOAT, ["batch", "n"])],
+    )
+
+
+def constant() -> ModelProto:
+    """An output that is a constant of the model, and one that is that constant renamed."""
+    return _model(
+        [
+            helper.make_node("Identity", ["weights"], ["renamed"]),
+            helper.make_node("Neg", ["x"], ["y"]),
+        ],
+        [_tensor("x", _FLOAT, ["batch", 2])],
+        [
+            _tensor("weights", _FLOAT, [2]),
+            _tensor("renamed", _FLOAT, [2]),
+            _tensor("y", _FLOAT, ["batch", 2]),
+        ],
+        [_constant("weights", [1.5, 2.5])],
     )
 
 
@@ -610,12 +653,15 @@ BUILDERS: dict[str, Callable[[], ModelProto]] = {
         optional,
         quotients,
         detector,
+        boxes,
+        doubled,
         zipmap,
         scalars,
         sequences,
         table,
         sevens,
         alias,
+        constant,
         nonfinite,
         repeat,
         slow,

@@ -120,6 +120,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--provider", metavar="|".join(PROVIDERS), help="where the model runs (default: auto)"
     )
     parser.add_argument("--device", metavar="N", help="the number of the GPU (default: 0)")
+    parser.add_argument(
+        "--verbose", action="store_true", help="name the nodes that a GPU leaves to the CPU"
+    )
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -139,6 +142,8 @@ def _serve(options: argparse.Namespace) -> int:
     shown = "localhost" if settings.host is None else server.addresses[0]
     host = f"[{shown}]" if ":" in shown else shown
     print(_summary(model))
+    if options.verbose:
+        print(_left_to_the_cpu(model))
     print(f"Serving   http://{host}:{server.port}/predict (Ctrl-C to stop)", flush=True)
     server.run(on_drain=engine.drain)
     print("Stopped", flush=True)
@@ -178,6 +183,8 @@ def _inspect(options: argparse.Namespace) -> int:
         print(next(iter(examples.values())).body.decode())
         return 0
     print(_summary(model))
+    if options.verbose:
+        print(_left_to_the_cpu(model))
     for title, example in examples.items():
         print(f"{title:<9} {_cut(example.body.decode())}")
         print(f"{'':<9} {_cut(example.answer.decode())}")
@@ -215,10 +222,28 @@ def _summary(model: Model) -> str:
     return "\n".join(
         [
             f"Model     {model.name} ({model.file}, {_size_text(size)})",
-            f"Provider  {model.provider} (onnxruntime {model.runtime_version})",
+            f"Provider  {model.device} (onnxruntime {model.runtime_version}){_nodes_text(model)}",
             *(line.rstrip() for line in lines),
         ]
     )
+
+
+def _nodes_text(model: Model) -> str:
+    """How many nodes run where, if they do not all run on the CPU."""
+    if model.provider == "cpu" or model.placement is None:
+        return ""
+    counts = ", ".join(f"{len(nodes)} on {name}" for name, nodes in model.placement.items())
+    return f", nodes: {counts}"
+
+
+def _left_to_the_cpu(model: Model) -> str:
+    """The nodes that a model on a GPU runs on the CPU all the same."""
+    if model.placement is None:
+        return "Nodes     ONNX Runtime does not tell where they run: 1.24 or newer does"
+    if model.provider == "cpu":
+        return "Nodes     all on the CPU"
+    nodes = model.placement.get("cpu", [])
+    return "\n".join(f"On CPU    {node}" for node in nodes) or "Nodes     none on the CPU"
 
 
 def _columns(entry: Accepted | Answered) -> tuple[str, str, str]:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from gpux.declaration import (
     FILE_NAMES,
     Bytes,
+    CudaGraph,
     Declaration,
     Device,
     GraphOptimization,
@@ -39,6 +40,7 @@ class Settings:
         device: the number of the GPU.
         run_threads: CPU threads that one run may use; None for one a core.
         gpu_memory_limit_bytes: of the CUDA provider's arena; None for all.
+        cuda_graph: whether runs are captured as CUDA graphs and replayed.
         graph_optimization: how much ONNX Runtime may rewrite the graph.
         provider_options: further options of the CUDA provider.
         host: the address to listen on; None for 127.0.0.1 and, where there is one, ::1.
@@ -56,6 +58,7 @@ class Settings:
     device: int = 0
     run_threads: int | None = None
     gpu_memory_limit_bytes: int | None = None
+    cuda_graph: CudaGraph = "auto"
     graph_optimization: GraphOptimization = "all"
     provider_options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     host: str | None = None
@@ -76,6 +79,15 @@ _SETTINGS: dict[str, tuple[str, Any]] = {
     "max_body": ("max_body_bytes", Bytes),
     "timeout": ("timeout_seconds", Seconds),
     "cors_origins": ("cors_origins", Origins),
+}
+
+# Options of the CUDA provider that are ours to set.
+_OUR_PROVIDER_OPTIONS = {
+    "device_id": "expected runtime.device instead",
+    "gpu_mem_limit": "expected runtime.gpu_memory_limit instead",
+    "enable_cuda_graph": "expected runtime.cuda_graph instead",
+    "user_compute_stream": "the stream is the server's own",
+    "has_user_compute_stream": "the stream is the server's own",
 }
 
 
@@ -124,6 +136,9 @@ def read_settings(
         Path(model[0]) if model else None, Path(config[0]) if config else None, variables
     )
     runtime = declaration.content.runtime
+    for option, instead in _OUR_PROVIDER_OPTIONS.items():
+        if option in runtime.provider_options:
+            declaration.refuse("runtime", "provider_options", option, problem=instead)
     for name, (attribute, _) in _SETTINGS.items():
         section = runtime if name in ("provider", "device") else declaration.content.serving
         in_file = getattr(section, name)
@@ -135,6 +150,7 @@ def read_settings(
         declaration=declaration,
         run_threads=runtime.threads,
         gpu_memory_limit_bytes=runtime.gpu_memory_limit,
+        cuda_graph=runtime.cuda_graph,
         graph_optimization=runtime.graph_optimization,
         provider_options=runtime.provider_options,
         **settings,

@@ -26,6 +26,7 @@ _T = TypeVar("_T")
 FILE_NAMES = ("gpux.yml", "gpux.yaml")
 
 Activation = Literal["softmax", "sigmoid", "normalize"]
+CudaGraph = Literal["auto", "on", "off"]
 GraphOptimization = Literal["all", "extended", "basic", "disabled"]
 Provider = Literal["auto", "cpu", "cuda"]
 
@@ -121,6 +122,8 @@ class Runtime(_Section, frozen=True):
         device: the number of the GPU.
         threads: CPU threads that one run may use.
         gpu_memory_limit: of the CUDA provider's arena.
+        cuda_graph: whether runs are captured as CUDA graphs and replayed; `auto` where that can be
+            done, for shapes that come again and again.
         provider_options: further options of the CUDA provider.
     """
 
@@ -128,6 +131,7 @@ class Runtime(_Section, frozen=True):
     device: Device | None = None
     threads: Threads | None = None
     gpu_memory_limit: Bytes | None = None
+    cuda_graph: CudaGraph = "auto"
     graph_optimization: GraphOptimization = "all"
     provider_options: dict[str, Option] = {}
 

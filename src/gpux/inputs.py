@@ -12,7 +12,9 @@ from typing import Any
 import numpy
 from msgspec import UNSET
 
-from gpux._fastpath import InputSpec, InputTable, decode, walk
+from gpux._dlpack import View, place_of, take
+from gpux._fastpath import InputSpec, InputTable, decode, fit, walk
+from gpux.cuda import Stream
 from gpux.declaration import Declaration
 from gpux.errors import (
     ClashingInputsError,
@@ -22,12 +24,14 @@ from gpux.errors import (
     UnknownInputError,
 )
 from gpux.interface import IDS, TEXT, TYPES, Accepted, Interface
-from gpux.memory import Block, HostPool, StringTensor, Tensor
+from gpux.memory import ALIGNMENT_BYTES, Block, Place, Pool, StringTensor, Tensor
 from gpux.tensor import BY_NAME, ElementType, Given, TensorSpec
 from gpux.text import MOST_CHARACTERS, TextReader
 
-# A value that was read: the input, its block or its strings, the shape, and how it was given.
-Read = tuple[str, Block | list[str], tuple[int, ...], bool, bool]
+# What a value became: a block of ours, strings, or a tensor that another library lent.
+Content = Block | list[str] | View
+# A value that was read: the input, its content, the shape, and how it was given.
+Read = tuple[str, Content, tuple[int, ...], bool, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,17 @@ class Request:
     tensors: Mapping[str, Tensor | StringTensor]
     unbatched: bool
     _blocks: list[Block]
-    _pool: HostPool
+    _pool: Pool
+
+    def hand_over(self) -> list[Block]:
+        """The request's blocks: the caller's from now on, and no longer released with it."""
+        blocks = self._blocks.copy()
+        self._blocks.clear()
+        return blocks
+
+    def keep(self, block: Block) -> None:
+        """Takes a block of the same pool, and gives it back with its own."""
+        self._blocks.append(block)
 
     def release(self) -> None:
         """Gives the blocks back.
@@ -62,6 +76,7 @@ class InputReader:
         pool: where the blocks of tensors come from.
         text: makes ids of texts, where the model takes them.
         told: gpux.yml, for what is wrong with a default.
+        stream: of the GPU that the model runs on; None for the CPU.
 
     Raises:
         ConfigurationError: a default does not fit its input.
@@ -70,13 +85,15 @@ class InputReader:
     def __init__(
         self,
         interface: Interface,
-        pool: HostPool,
+        pool: Pool,
         text: TextReader | None = None,
         told: Declaration | None = None,
+        stream: Stream | None = None,
     ) -> None:
         self._signature = interface.signature
         self._pool = pool
         self._text = text
+        self._stream = stream
         self._types = {entry.name: entry.spec.type for entry in interface.inputs}
         self._specs = {
             entry.name: InputSpec(
@@ -133,13 +150,29 @@ class InputReader:
                 if spec is None:
                     raise UnknownInputError(str(name), list(self._specs))
                 self._check_clash(name, read)
-                read.append((name, *walk(spec, value, self._pool)))
+                read.append(self._borrow(spec, value) or (name, *walk(spec, value, self._pool)))
         except BaseException:
             for _, content, *_ in read:
                 if isinstance(content, Block):
                     self._pool.give(content)
             raise
         return self._complete(read)
+
+    def _borrow(self, spec: InputSpec, value: object) -> Read | None:
+        """A tensor that another library has on the model's own GPU, to be read where it lies.
+
+        Only what can be bound as it is; anything else goes through the host, element by element.
+        The elements themselves are not looked at: infinities and NaN pass.
+        """
+        stream = self._stream
+        if stream is None or not self._signature.is_numeric or place_of(value) != stream.place:
+            return None
+        # The library makes our stream wait for what it has still to write.
+        view = take(value, stream=stream.address)
+        is_same = view.type_code == self._types[spec.name].code
+        if not is_same or not view.is_dense or view.address % ALIGNMENT_BYTES:
+            return None
+        return (spec.name, view, *fit(spec, view.shape))
 
     def _check_clash(self, name: str, read: Sequence[Read]) -> None:
         group = self._groups[name]
@@ -169,12 +202,13 @@ class InputReader:
         return Request(tensors, unbatched, request_blocks, self._pool)
 
     def _tensor(
-        self, name: str, content: Block | list[str], shape: tuple[int, ...], blocks: list[Block]
+        self, name: str, content: Content, shape: tuple[int, ...], blocks: list[Block]
     ) -> Tensor | StringTensor:
         if isinstance(content, list):
             return StringTensor(shape, content)
-        blocks.append(content)
-        return Tensor(self._types[name], shape, content.address, content)
+        if isinstance(content, Block):
+            blocks.append(content)
+        return Tensor(self._types[name], shape, content.address, content, Place(*content.place))
 
     def _read_texts(
         self,
@@ -220,7 +254,7 @@ class InputReader:
         block = self._pool.take(math.prod(shape) * element.nbytes)
         blocks.append(block)
         block.array(_stored_as(element), shape)[...] = 0
-        tensors[TYPES] = Tensor(element, shape, block.address, block)
+        tensors[TYPES] = Tensor(element, shape, block.address, block, block.place)
         given[TYPES] = given[IDS]
 
     def _fill_in(
@@ -250,7 +284,7 @@ class _Default:
         ClientError: the value does not fit its input.
     """
 
-    def __init__(self, entry: Accepted, interface: Interface, pool: HostPool) -> None:
+    def __init__(self, entry: Accepted, interface: Interface, pool: Pool) -> None:
         spec = entry.spec
         self._spec = spec
         is_one_value = spec.least_axes > 0 and not isinstance(entry.default, list)
@@ -275,7 +309,7 @@ class _Default:
             pool.give(content)
 
     def fill(
-        self, sizes: Mapping[str | None, int], pool: HostPool, blocks: list[Block]
+        self, sizes: Mapping[str | None, int], pool: Pool, blocks: list[Block]
     ) -> Tensor | StringTensor:
         """The tensor for a request.
 
@@ -302,7 +336,7 @@ class _Default:
         block = pool.take(count * self._spec.type.nbytes)
         blocks.append(block)
         block.array(_stored_as(self._spec.type), shape)[...] = self._array
-        return Tensor(self._spec.type, shape, block.address, block)
+        return Tensor(self._spec.type, shape, block.address, block, block.place)
 
 
 # Sizes of a request multiply: a default may not take more memory than bodies may.

@@ -9,9 +9,10 @@ import numpy
 
 from gpux._fastpath import encode as encode_members
 from gpux.errors import UnsupportedMediaTypeError
+from gpux.execution import Output
 from gpux.inputs import InputReader, Request
 from gpux.memory import StringTensor, Tensor
-from gpux.model import Answer, Other
+from gpux.model import Answer
 from gpux.tensor import BY_NAME
 
 MEDIA_TYPE = "application/json"
@@ -73,7 +74,7 @@ def encode(answer: Answer) -> bytes:
 
 
 def _member(
-    name: str, value: Tensor | StringTensor | Other
+    name: str, value: Output
 ) -> tuple[bytes, bytes] | tuple[bytes, int, tuple[int, ...], int]:
     if isinstance(value, Tensor):
         return _key(name), value.type.code, value.shape, value.address

@@ -233,6 +233,30 @@ class Signature:
                     sizes.setdefault(dim, size)
         return sizes
 
+    def output_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[int, ...] | None]:
+        """The shapes of the outputs, where they follow from those of the inputs.
+
+        Args:
+            shapes: of a run's inputs, by name, all axes included.
+
+        Returns:
+            For each output its shape if each axis is fixed, or named as an axis of an input is;
+            None where only the run can tell. A model's nodes need not keep what names promise.
+        """
+        sizes: dict[str, int] = {}
+        for spec in self.inputs:
+            for dim, size in zip(spec.dims, shapes.get(spec.name, ()), strict=False):
+                if isinstance(dim, str):
+                    sizes.setdefault(dim, size)
+        foreseen: list[tuple[int, ...] | None] = []
+        for output in self.outputs:
+            # Without declared axes it may be a scalar, or anything.
+            dims = output.dims if isinstance(output, TensorSpec) else ()
+            found = [dim if isinstance(dim, int) else sizes.get(dim or "") for dim in dims]
+            is_known = bool(found) and None not in found
+            foreseen.append(tuple(size for size in found if size is not None) if is_known else None)
+        return foreseen
+
     def is_unbatched(self, given: Mapping[str, Given]) -> bool:
         """Whether a request is one item: each batched input in it came as one, one at least."""
         batched = [

@@ -19,13 +19,13 @@ import numpy
 
 from gpux._fastpath import InputSpec, InputTable, decode
 from gpux.errors import ClientError
-from gpux.memory import Block, HostPool
+from gpux.memory import Block, Pool
 from gpux.tensor import BY_NAME, TensorSpec
 
 Array = numpy.ndarray[Any, Any]
 
 BATCH = 20_000
-POOL = HostPool()
+POOL = Pool()
 
 
 # The types: float64 → bits.

@@ -26,7 +26,7 @@ from walking import NUMBER_TYPES, Refusal
 
 from gpux._fastpath import decode
 from gpux.errors import ClientError, InvalidJSONError
-from gpux.memory import Block, HostPool
+from gpux.memory import Block, Pool
 from gpux.tensor import BY_NAME
 
 TYPES = [*NUMBER_TYPES, "bool"]
@@ -239,7 +239,7 @@ def lengths() -> Iterator[str]:
     yield from ("01", "1.", "-", "1.2x", "12345x", "0.123456789012x4", "-x", "1e", "0.5.5")
 
 
-def stands(type_name: str, text: str, start: int, end: int, pool: HostPool) -> None:
+def stands(type_name: str, text: str, start: int, end: int, pool: Pool) -> None:
     """The number is what it is behind `start` bytes of a list and `end` bytes before the end.
 
     Args:
@@ -277,7 +277,7 @@ STARTS = [0, *range(2, 70)]
 
 @pytest.mark.parametrize("type_name", ["float32", "int64"])
 def test_numbers_of_every_length_at_every_distance(type_name: str) -> None:
-    pool = HostPool()
+    pool = Pool()
     for text in lengths():
         for start in STARTS:
             for end in range(92):
@@ -286,7 +286,7 @@ def test_numbers_of_every_length_at_every_distance(type_name: str) -> None:
 
 @pytest.mark.parametrize("type_name", ["float64", "float16", "bfloat16", "uint8", "bool"])
 def test_numbers_of_every_length_at_many_distances(type_name: str) -> None:
-    pool = HostPool()
+    pool = Pool()
     random = Random(0)
     for text in lengths():
         for start in STARTS:

@@ -19,7 +19,7 @@ from walking import GuardedBlock, Refusal
 
 from gpux._fastpath import InputSpec, InputTable, decode
 from gpux.errors import ClientError
-from gpux.memory import Block, HostPool
+from gpux.memory import Block, Pool
 
 X = an_input("float32", "n")
 INPUTS = (
@@ -174,7 +174,7 @@ def test_tensors_without_elements_have_blocks_too() -> None:
 
 
 def test_a_block_of_the_host_pool_serves_again() -> None:
-    pool = HostPool()
+    pool = Pool()
     addresses = set()
     for _ in range(100):
         ((_, block, _, _, _),) = decode(b'{"x":[1,2,3]}', table(X), pool)
@@ -190,9 +190,9 @@ def test_a_block_of_the_host_pool_serves_again() -> None:
 def test_arguments_of_other_types_are_refused() -> None:
     for body in (None, "{}", bytearray(b"{}"), memoryview(b"{}")):
         with pytest.raises(TypeError):
-            decode(body, table(X), HostPool())  # type: ignore[arg-type]
+            decode(body, table(X), Pool())  # type: ignore[arg-type]
     with pytest.raises(TypeError):
-        decode(b"{}", None, HostPool())  # type: ignore[arg-type]
+        decode(b"{}", None, Pool())  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         decode(b"{}", table(X), None)  # type: ignore[arg-type]
 
@@ -205,7 +205,7 @@ def test_a_table_keeps_what_it_points_to() -> None:
         made = InputTable([InputSpec(one.declared)], [0])
         gc.collect()
         junk = [numpy.full(200, 0xDD, numpy.uint8) for _ in range(20)]
-        ((name, _, shape, _, _),) = decode(body, made, HostPool())
+        ((name, _, shape, _, _),) = decode(body, made, Pool())
         assert (name, shape) == (one.declared.name, (2,))
         del junk
 
@@ -227,7 +227,7 @@ REFUSED = [
 ]
 
 
-def decode_once(body: bytes, made: InputTable, pool: HostPool) -> None:
+def decode_once(body: bytes, made: InputTable, pool: Pool) -> None:
     try:
         values = decode(body, made, pool)
     except ClientError:
@@ -240,7 +240,7 @@ def decode_once(body: bytes, made: InputTable, pool: HostPool) -> None:
 @pytest.mark.parametrize("body", [ACCEPTED, *REFUSED, LONG], ids=lambda body: repr(body[:30]))
 def test_reading_leaves_all_reference_counts_as_they_were(body: bytes) -> None:
     made = InputTable([InputSpec(one.declared) for one in INPUTS], [0] * len(INPUTS))
-    pool = HostPool()
+    pool = Pool()
     body = bytes(bytearray(body)) or body
     counted = [body, made, pool, pool.take, pool.give, made.specs, *made.specs]
     counted += [spec.name for spec in made.specs]
@@ -258,7 +258,7 @@ def test_strings_belong_to_the_caller_alone() -> None:
     ((_, content, _, _, _),) = decode(
         b'{"x":["a text that nobody else has","\\u0101 another"]}',
         table(an_input("string", "n")),
-        HostPool(),
+        Pool(),
     )
     assert isinstance(content, list)
     # The list's, and the argument of the call.
@@ -273,7 +273,7 @@ def resident_bytes() -> int:
 def test_nothing_grows_over_many_requests() -> None:
     """Neither Python's memory nor the core's, over small requests and over refused ones."""
     made = table(*INPUTS)
-    pool = HostPool()
+    pool = Pool()
     # What a refused body leaves in the core must show: long names, decoded strings.
     refused = [*REFUSED, b'{"' + b"n" * 3000 + b'":1}', b'{"text":["' + b"\\u00e9" * 500 + b'",1]}']
 
@@ -361,13 +361,13 @@ def was_seen_in_the_middle(body: bytes) -> bool:
     reading = threading.Event()
     finished: list[bool] = []
 
-    class Pool(HostPool):
+    class NoticedPool(Pool):
         def take(self, nbytes: int) -> Block:
             reading.set()
             return super().take(nbytes)
 
     def run() -> None:
-        decode(body, table(X), Pool())
+        decode(body, table(X), NoticedPool())
         finished.append(True)
 
     thread = threading.Thread(target=run)

@@ -24,7 +24,7 @@ from gpux.errors import (
     ClientError,
     InvalidValueError,
 )
-from gpux.memory import Block, HostPool
+from gpux.memory import Block, Pool
 from gpux.tensor import TensorSpec
 
 # Blocks: taken once or grown, handed out once or given back.
@@ -55,7 +55,7 @@ def test_a_regular_list_takes_one_block_of_its_size() -> None:
     assert [block.nbytes for block in pool.taken] == [2 * 3 * 300 * 4]
 
 
-class SmallPool(HostPool):
+class SmallPool(Pool):
     """A pool of a machine with little memory."""
 
     def take(self, nbytes: int) -> Block:
@@ -125,7 +125,7 @@ def test_strings_take_no_block() -> None:
 
 
 def test_a_block_of_the_host_pool_serves_again() -> None:
-    pool = HostPool()
+    pool = Pool()
     native = InputSpec(spec("float64", "n"))
     addresses = set()
     for _ in range(100):
@@ -196,7 +196,7 @@ def everything_in(value: object) -> list[object]:
 def test_a_walk_leaves_all_reference_counts_as_they_were(case: int) -> None:
     declared, value = reference_cases()[case]
     native = InputSpec(declared)
-    pool = HostPool()
+    pool = Pool()
     counted = [*everything_in(value), native, pool, pool.take, pool.give, declared]
     refused = isinstance(expected(declared, value), Refusal)
 
@@ -224,7 +224,7 @@ def test_a_walk_leaves_all_reference_counts_as_they_were(case: int) -> None:
 def test_the_strings_of_a_tensor_are_those_of_the_value() -> None:
     text = mortal_text(2)
     before = sys.getrefcount(text)
-    content, _, _, _ = walk(InputSpec(spec("string", "n")), [text, text], HostPool())
+    content, _, _, _ = walk(InputSpec(spec("string", "n")), [text, text], Pool())
     assert isinstance(content, list)
     assert content[0] is text
     assert sys.getrefcount(text) == before + 2

@@ -26,7 +26,7 @@ from gpux._fastpath import InputSpec, walk
 from gpux.errors import (
     ClientError,
 )
-from gpux.memory import HostPool
+from gpux.memory import Pool
 from gpux.tensor import TensorSpec
 
 # Threads.
@@ -34,7 +34,7 @@ from gpux.tensor import TensorSpec
 
 @pytest.mark.usefixtures("eager_threads")
 def test_eight_threads_at_once_get_the_same_answers() -> None:
-    pool = HostPool()
+    pool = Pool()
     grid = numpy.arange(3000, dtype="f8").reshape(30, 100)
     walks = [
         (spec("float32", "n", "m"), grid),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import gpux
-from gpux import _fastpath
+from gpux import _dlpack, _fastpath
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "gpux"
@@ -30,11 +30,19 @@ ORDER = [
     "engine",
     "protocol",
     "model",
+    "executor",
+    "frame",
+    "execution",
+    "runtime",
+    "graphs",
+    "packing",
     "deadline",
     "inputs",
     "_fastpath",
     "text",
+    "cuda",
     "memory",
+    "_dlpack",
     "interface",
     "tensor",
     "config",
@@ -46,15 +54,15 @@ ORDER = [
 ONLY_IMPORTER = {
     "waitress": "server",
     "falcon": "app",
-    "onnxruntime": "model",
-    "cupy": "memory",
-    "cupyx": "memory",
+    "onnxruntime": "runtime",
+    "cupy": "cuda",
     "tokenizers": "text",
     "yaml": "document",
 }
 NOWHERE = {"asyncio", "pickle"}
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+EXTENSIONS = {"_dlpack": _dlpack, "_fastpath": _fastpath}
 
 
 def imports(module: str) -> Iterator[tuple[str, str | None]]:
@@ -80,7 +88,7 @@ def imported_modules(module: str) -> set[str]:
 
 
 def test_the_order_names_every_module() -> None:
-    assert sorted({*MODULES, "_fastpath"}) == sorted(ORDER)
+    assert sorted({*MODULES, *EXTENSIONS}) == sorted(ORDER)
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -91,11 +99,12 @@ def test_imports_point_down(module: str) -> None:
     assert imported_modules(module) <= below
 
 
-def test_the_extension_imports_down() -> None:
-    source = (CORE / "fastpath.pyx").read_text()
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_the_extensions_import_down(extension: str) -> None:
+    source = (CORE / f"{extension[1:]}.pyx").read_text()
     found = set(re.findall(r"^\s*(?:from|import)\s+gpux\.(\w+)", source, re.MULTILINE))
-    assert found
-    assert found <= set(ORDER[ORDER.index("_fastpath") + 1 :])
+    assert found or extension == "_dlpack"
+    assert found <= set(ORDER[ORDER.index(extension) + 1 :])
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -109,7 +118,7 @@ def test_the_named_importers_import() -> None:
     found = {
         (library.split(".")[0], module) for module in MODULES for library, _ in imports(module)
     }
-    assert {item for item in ONLY_IMPORTER.items() if not item[0].startswith("cupy")} <= found
+    assert set(ONLY_IMPORTER.items()) <= found
 
 
 def test_importing_the_package_does_no_work() -> None:
@@ -153,37 +162,42 @@ def test_the_core_does_not_know_python() -> None:
         assert re.findall(r"\bPy[A-Z_]\w+", source.read_text()) == [], source.name
 
 
-def stub() -> ast.Module:
-    return ast.parse((PACKAGE / "_fastpath.pyi").read_text())
+def stub(extension: str) -> ast.Module:
+    return ast.parse((PACKAGE / f"{extension}.pyi").read_text())
 
 
-def test_the_stub_has_the_extensions_names() -> None:
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_the_stubs_have_the_extensions_names(extension: str) -> None:
     public = {
         node.name
-        for node in stub().body
+        for node in stub(extension).body
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_")
     }
     listed = next(
         ast.literal_eval(node.value)
-        for node in stub().body
+        for node in stub(extension).body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
     )
-    assert listed == _fastpath.__all__
-    assert public == set(_fastpath.__all__)
+    assert listed == EXTENSIONS[extension].__all__
+    assert public == set(listed)
 
 
-def test_the_stub_has_the_extensions_parameters() -> None:
-    for node in stub().body:
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_the_stubs_have_the_extensions_parameters(extension: str) -> None:
+    for node in stub(extension).body:
         if isinstance(node, ast.FunctionDef):
             declared = [argument.arg for argument in node.args.args]
-            assert list(inspect.signature(getattr(_fastpath, node.name)).parameters) == declared
+            function = getattr(EXTENSIONS[extension], node.name)
+            assert list(inspect.signature(function).parameters) == declared
 
 
-def test_the_stub_has_the_classes_members() -> None:
-    for node in stub().body:
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_the_stubs_have_the_classes_members(extension: str) -> None:
+    for node in stub(extension).body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             declared = {member.name for member in node.body if isinstance(member, ast.FunctionDef)}
-            members = {name for name in vars(getattr(_fastpath, node.name)) if name[0] != "_"}
+            found = vars(getattr(EXTENSIONS[extension], node.name))
+            members = {name for name in found if name[0] != "_"}
             assert {name for name in declared if name[0] != "_"} == members
 
 
@@ -213,7 +227,7 @@ def test_the_architecture_names_the_modules_in_their_order() -> None:
     page = (ROOT / "ARCHITECTURE.md").read_text()
     listed = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
     assert [name for name in listed if name in ORDER] == [
-        name for name in ORDER if name not in ("__init__", "_fastpath")
+        name for name in ORDER if name not in ("__init__", *EXTENSIONS)
     ]
 
 

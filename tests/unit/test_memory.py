@@ -10,13 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpux.memory import ALIGNMENT_BYTES, Block, HostPool
+from gpux.memory import (
+    ALIGNMENT_BYTES,
+    PINNED,
+    Block,
+    Place,
+    Pool,
+    PoolFigures,
+    Tensor,
+    allocate,
+    block_size,
+    on_gpu,
+)
 from gpux.tensor import BY_NAME, ELEMENT_TYPES
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 63, 64, 65, 4096, 4097, 10**6])
 def test_a_block_is_aligned_and_all_its_bytes_can_be_written(nbytes: int) -> None:
-    blocks = [Block(nbytes) for _ in range(20)]
+    blocks = [allocate(nbytes) for _ in range(20)]
     for number, block in enumerate(blocks):
         assert block.nbytes == nbytes
         assert block.address % 64 == 0
@@ -34,7 +45,7 @@ def test_the_alignment_is_that_of_a_cache_line() -> None:
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (0,), (2, 0, 3), (1, 1, 4)])
 def test_an_array_of_a_block_is_its_front(name: str, shape: tuple[int, ...]) -> None:
     element = BY_NAME[name]
-    block = Block(256)
+    block = allocate(256)
     array = block.array(element, shape)
     assert array.shape == shape
     assert array.dtype == numpy.dtype(element.numpy)
@@ -48,104 +59,170 @@ def test_an_array_of_a_block_is_its_front(name: str, shape: tuple[int, ...]) -> 
 
 
 def test_an_array_of_the_whole_block_fits_exactly() -> None:
-    block = Block(4096)
+    block = allocate(4096)
     assert block.array(BY_NAME["float32"], (1024,)).nbytes == 4096
     with pytest.raises(ValueError, match="reshape"):
         block.array(BY_NAME["float32"], (4096,))
 
 
 def test_an_array_keeps_the_memory_alive() -> None:
-    array = Block(4096).array(BY_NAME["uint8"], (4096,))
+    array = allocate(4096).array(BY_NAME["uint8"], (4096,))
     array[:] = 7
-    others = [Block(4096) for _ in range(100)]
+    others = [allocate(4096) for _ in range(100)]
     for other in others:
         ctypes.memset(other.address, 1, 4096)
     assert (array == 7).all()
 
 
 def test_memory_that_nobody_holds_is_freed() -> None:
-    pool = HostPool()
+    pool = Pool()
     block = pool.take(10_000)
     array = block.array(BY_NAME["uint8"], (1,))
-    assert array.base is not None
-    memory = weakref.ref(array.base)
-    del array
-    assert memory() is not None
+    memory = weakref.ref(block)
     del block
+    assert memory() is not None, "the array needs it"
+    del array
     assert memory() is None
     assert pool.idle_bytes == 0
+
+
+def test_a_block_on_a_gpu_is_no_array() -> None:
+    block = Block(object(), 4096, 64, on_gpu(0))
+    with pytest.raises(ValueError, match="lies on a GPU"):
+        block.array(BY_NAME["uint8"], (64,))
 
 
 # The pool.
 
 
 @given(st.integers(0, 2**22))
-def test_a_block_is_as_large_as_asked_and_at_most_twice_that(nbytes: int) -> None:
-    block = HostPool().take(nbytes)
-    assert nbytes <= block.nbytes <= max(2 * nbytes, 4096)
-    assert block.nbytes & (block.nbytes - 1) == 0
+def test_a_block_is_as_large_as_asked_and_hardly_larger(nbytes: int) -> None:
+    block = Pool().take(nbytes)
+    assert nbytes <= block.nbytes <= max(nbytes * 5 / 4, 4096)
+    assert block.nbytes == block_size(nbytes) == block_size(block.nbytes)
     assert block.address % 64 == 0
 
 
-@pytest.mark.parametrize("power", range(12, 22))
+def test_there_are_four_sizes_to_a_power_of_two() -> None:
+    sizes = sorted({block_size(nbytes) for nbytes in range(2**14 + 1)})
+    assert sizes == [4096, 5120, 6144, 7168, 8192, 10240, 12288, 14336, 16384]
+
+
+@pytest.mark.parametrize("power", range(12, 40))
 def test_a_power_of_two_is_not_rounded_up(power: int) -> None:
-    assert HostPool().take(2**power).nbytes == 2**power
-    assert HostPool().take(2**power + 1).nbytes == 2 ** (power + 1)
+    assert block_size(2**power) == 2**power
+    assert block_size(2**power + 1) == 2**power + 2**power // 4
 
 
 def test_a_block_that_came_back_is_lent_again() -> None:
-    pool = HostPool()
-    first, second = pool.take(5000), pool.take(5000)
+    pool = Pool()
+    first, second = pool.take(7500), pool.take(7500)
     assert first is not second
     assert first.address != second.address
     pool.give(first)
     pool.give(second)
     assert pool.idle_bytes == 2 * 8192
-    again = {id(pool.take(8000)), id(pool.take(4097))}
+    again = {id(pool.take(8000)), id(pool.take(7169))}
     assert again == {id(first), id(second)}
     assert pool.idle_bytes == 0
     assert id(pool.take(8000)) not in again
 
 
 def test_a_block_of_another_size_is_not_lent() -> None:
-    pool = HostPool()
+    pool = Pool()
     small = pool.take(5000)
     pool.give(small)
     large = pool.take(9000)
-    assert large.nbytes == 16384
+    assert large.nbytes == 10240
     assert pool.idle_bytes == small.nbytes
 
 
 def test_idle_blocks_stay_within_their_limit() -> None:
-    pool = HostPool(most_idle_bytes=3 * 4096)
+    pool = Pool(most_idle_bytes=3 * 4096)
     blocks = [pool.take(4096) for _ in range(5)]
     for idle, block in enumerate(blocks, 1):
         pool.give(block)
         assert pool.idle_bytes == min(idle, 3) * 4096
-    pool.give(Block(8192))
-    assert pool.idle_bytes == 3 * 4096
     taken = [pool.take(4096) for _ in range(5)]
     assert len({id(block) for block in taken} & {id(block) for block in blocks}) == 3
 
 
+def test_what_was_not_asked_for_longest_is_freed_first() -> None:
+    pool = Pool(most_idle_bytes=3 * 8192)
+    old, used, new = pool.take(4096), pool.take(8192), pool.take(12288)
+    for block in (old, used):
+        pool.give(block)
+    pool.give(pool.take(4096))  # 8192 is now the size that was used longest ago
+    pool.give(new)
+    assert pool.idle_bytes == 4096 + 8192 + 12288
+    pool.give(pool.take(6144))
+    assert pool.idle_bytes == 4096 + 12288 + 6144
+    assert pool.take(4096) is old
+    assert pool.take(12288) is new
+
+
+def test_a_block_over_the_limit_moves_no_other_out() -> None:
+    pool = Pool(most_idle_bytes=10_000)
+    small = pool.take(4096)
+    pool.give(small)
+    pool.give(pool.take(20_000))
+    assert pool.idle_bytes == 4096
+    assert pool.take(4096) is small
+
+
 def test_a_pool_without_room_for_idle_blocks_keeps_none() -> None:
-    pool = HostPool(most_idle_bytes=0)
+    pool = Pool(most_idle_bytes=0)
     pool.give(pool.take(1))
     assert pool.idle_bytes == 0
     assert pool.take(1).nbytes == 4096
 
 
+def test_the_figures_of_a_pool() -> None:
+    pool = Pool()
+    blocks = [pool.take(4096), pool.take(8192)]
+    assert pool.figures == PoolFigures(12288, 0, 2)
+    pool.give(blocks[0])
+    assert pool.figures == PoolFigures(8192, 4096, 2)
+    pool.take(4096)
+    assert pool.figures == PoolFigures(12288, 0, 2)
+    pool.give(blocks[1])
+    pool.free_idle()
+    assert pool.figures == PoolFigures(4096, 0, 2)
+
+
 def test_a_block_that_is_too_large_is_a_memory_error() -> None:
-    pool = HostPool()
+    pool = Pool()
     with pytest.raises(MemoryError):
         pool.take(2**61)
     # The pool goes on.
     assert pool.take(1).nbytes == 4096
 
 
+def test_idle_blocks_make_room_for_one_that_is_needed() -> None:
+    room = 20_000
+    made: list[weakref.ref[Block]] = []
+
+    def make(nbytes: int) -> Block:
+        if sum(block.nbytes for block in (each() for each in made) if block) + nbytes > room:
+            raise MemoryError
+        block = allocate(nbytes)
+        made.append(weakref.ref(block))
+        return block
+
+    pool = Pool(make)
+    blocks = [pool.take(4096) for _ in range(4)]
+    while blocks:
+        pool.give(blocks.pop())
+    large = pool.take(16384)
+    assert pool.figures == PoolFigures(16384, 0, 5)
+    with pytest.raises(MemoryError):
+        pool.take(4096)
+    pool.give(large)
+
+
 @pytest.mark.usefixtures("eager_threads")
 def test_no_two_threads_have_the_same_block() -> None:
-    pool = HostPool(most_idle_bytes=10 * 4096)
+    pool = Pool(most_idle_bytes=10 * 4096)
     start = Barrier(8)
 
     def work(thread: int) -> int:
@@ -171,7 +248,39 @@ def test_no_two_threads_have_the_same_block() -> None:
     taken: list[Block] = []
     while pool.idle_bytes:
         before = pool.idle_bytes
-        taken += [pool.take(size) for size in (4096, 8192)]
+        taken += [pool.take(size) for size in (4096, 5120)]
         assert pool.idle_bytes < before
     assert len({block.address for block in taken}) == len(taken)
     assert idle <= sum(block.nbytes for block in taken)
+
+
+# Tensors.
+
+
+def tensor(place: Place = PINNED) -> tuple[Tensor, Block]:
+    block = allocate(4096)
+    block.array(BY_NAME["float32"], (2, 3))[...] = [[1, 2, 3], [4, 5, 6]]
+    return Tensor(BY_NAME["float32"], (2, 3), block.address, block, place), block
+
+
+@pytest.mark.parametrize("place", [Place(1), PINNED])
+def test_other_libraries_see_a_tensor_without_a_copy(place: Place) -> None:
+    given, block = tensor(place)
+    assert given.nbytes == 24
+    assert given.__dlpack_device__() == (place.device_type, 0)
+    array = numpy.from_dlpack(given)
+    assert array.ctypes.data == block.address
+    assert array.tolist() == [[1, 2, 3], [4, 5, 6]]
+    kept = weakref.ref(given)
+    del given
+    assert kept() is not None, "the array needs it"
+    del array
+    assert kept() is None
+
+
+def test_a_tensor_is_not_copied_nor_moved() -> None:
+    given, _ = tensor()
+    for asked in ({"copy": True}, {"dl_device": (1, 0)}, {"dl_device": (2, 0)}):
+        with pytest.raises(BufferError, match="only where it lies"):
+            given.__dlpack__(**asked)
+    assert given.__dlpack__(dl_device=(3, 0), copy=False)

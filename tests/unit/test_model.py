@@ -22,7 +22,9 @@ from gpux.errors import (
     ModelError,
     RuntimeMissingError,
 )
-from gpux.model import _reason, load, load_runtime
+from gpux.execution import HostExecution
+from gpux.model import load
+from gpux.runtime import load_runtime, reason_of
 
 Find = Callable[[str], Path]
 
@@ -118,7 +120,7 @@ def test_a_run_that_fails_says_why_without_paths(model_file: Find) -> None:
     ],
 )
 def test_reasons_are_one_short_line_without_places_on_the_server(said: str, reason: str) -> None:
-    assert _reason(RuntimeError(said)) == reason
+    assert reason_of(RuntimeError(said)) == reason
 
 
 def test_threads_get_their_own_answers(model_file: Find) -> None:
@@ -152,7 +154,8 @@ class EmptiedByAnother(list[Any]):
 
 def test_two_threads_may_reach_for_the_last_idle_runner(model_file: Find) -> None:
     model = load(model_file("matrix"))
-    model._idle_runners = EmptiedByAnother()
+    assert isinstance(model.execution, HostExecution)
+    model.execution._idle_runners = EmptiedByAnother()
     assert model.predict({"x": [[1.0, 2.0]]})["y"].tolist() == [[1.0, 2.0]]
 
 
@@ -236,8 +239,8 @@ def _version_of(installed: dict[str, str]) -> Callable[[str], str]:
 
 def test_telemetry_is_off_before_the_runtime_is_imported() -> None:
     program = (
-        "import os, gpux.model; assert 'ORT_DISABLE_TELEMETRY' not in os.environ;"
-        "gpux.model.load_runtime(); print(os.environ['ORT_DISABLE_TELEMETRY'])"
+        "import os, gpux.runtime; assert 'ORT_DISABLE_TELEMETRY' not in os.environ;"
+        "gpux.runtime.load_runtime(); print(os.environ['ORT_DISABLE_TELEMETRY'])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], env={}, capture_output=True, text=True, check=True

@@ -16,14 +16,14 @@ from gpux.errors import (
     InvalidJSONError,
     UnsupportedMediaTypeError,
 )
+from gpux.execution import Other
 from gpux.inputs import InputReader
 from gpux.interface import declare
-from gpux.memory import Block, HostPool, StringTensor, Tensor
-from gpux.model import Other
+from gpux.memory import Block, Pool, StringTensor, Tensor
 from gpux.tensor import BY_NAME, Signature, TensorSpec
 
 
-class CountingPool(HostPool):
+class CountingPool(Pool):
     """A pool that knows how many of its blocks are out."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class CountingPool(HostPool):
         super().give(block)
 
 
-def reader(pool: HostPool) -> InputReader:
+def reader(pool: Pool) -> InputReader:
     inputs = (
         TensorSpec("ids", BY_NAME["int64"], ("batch", "seq")),
         TensorSpec("image", BY_NAME["float32"], ("batch", 2, 2)),
@@ -94,7 +94,7 @@ def test_a_damaged_body_is_decoded_or_refused(place: int, damage: bytes) -> None
 
 
 def test_a_valid_body_gives_its_tensors() -> None:
-    request = protocol.decode(VALID_BODY, reader(HostPool()))
+    request = protocol.decode(VALID_BODY, reader(Pool()))
     ids, image, text, flag = (request.tensors[name] for name in VALID)
     assert isinstance(ids, Tensor)
     assert isinstance(ids.owner, Block)
@@ -111,13 +111,13 @@ def test_a_valid_body_gives_its_tensors() -> None:
 @pytest.mark.parametrize("body", [b"[]", b"1", b'"x"', b"null", b"true"])
 def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidBodyError):
-        protocol.decode(body, reader(HostPool()))
+        protocol.decode(body, reader(Pool()))
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b'{"ids": [1,]}', b'{"ids": NaN}', b"{} {}"])
 def test_a_body_that_is_no_json_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidJSONError, match=r"^Invalid JSON at byte \d+: ."):
-        protocol.decode(body, reader(HostPool()))
+        protocol.decode(body, reader(Pool()))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,309 @@
+"""Runs requests on a GPU, all through one stream, by one thread.
+
+A request goes: page-locked memory → the device; the model; the device → page-locked memory; an
+event. The executor's thread puts all this on the stream and takes the next request at once, so that
+its copies and launches overlap the present one's run. The request's own thread waits for the event.
+"""
+
+import logging
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from gpux.cuda import Event, Stream
+from gpux.deadline import Watchdog
+from gpux.errors import DeadlineError, GpuxError, InferenceError
+from gpux.execution import Output, run_arrays, watched
+from gpux.frame import Frame
+from gpux.graphs import GraphBook
+from gpux.inputs import Request
+from gpux.memory import Block, Pool, Tensor
+from gpux.runtime import Session, reason_of
+from gpux.tensor import Signature, names
+
+logger = logging.getLogger(__name__)
+
+# Requests on the stream: one runs, the next is copied in and launched.
+_MOST_ON_STREAM = 2
+_MOST_IDLE_DEVICE_BYTES = 2**30
+
+
+class StreamExecution:
+    """Any number of threads may use it at once.
+
+    Args:
+        session: the model's.
+        signature: its inputs, and the outputs that are wanted.
+        stream: the session's.
+        pinned: page-locked blocks, from which those of requests come.
+        graphs: which sets of shapes run as CUDA graphs; the executor's own from now on.
+
+    Attributes:
+        device: the pool of blocks on the device.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        signature: Signature,
+        stream: Stream,
+        pinned: Pool,
+        graphs: GraphBook,
+    ) -> None:
+        self._session = session
+        self._signature = signature
+        self._stream = stream
+        self._pinned = pinned
+        self.device = Pool(stream.allocate, _MOST_IDLE_DEVICE_BYTES)
+        self._graphs = graphs
+        self._room = threading.Semaphore(_MOST_ON_STREAM)  # guards how many are on the stream
+        # The executor's thread's own:
+        self._options = self._create_options()
+        self._frames: dict[int, tuple[Frame, Any]] = {}  # and the options, by graph
+        # Outputs that ONNX Runtime must place: those that are inputs, where it answers with the
+        # input's own memory, and those whose shape was once not the one foreseen.
+        inputs = set(names(signature.inputs))
+        self._unforeseen = {
+            index for index, name in enumerate(names(signature.outputs)) if name in inputs
+        }
+        self._executor = ThreadPoolExecutor(
+            1, thread_name_prefix="gpux-executor", initializer=stream.adopt
+        )
+
+    def run(self, request: Request, watchdog: Watchdog | None = None) -> list[Output]:
+        """The outputs of a request, in the order of the signature, in page-locked memory.
+
+        Args:
+            request: its blocks are the stream's until the model has read them, and go back to the
+                pool from there. Those of the outputs are the request's from now on.
+            watchdog: stops at its deadline what ONNX Runtime does on the CPU. What the GPU has been
+                given runs to its end.
+
+        Raises:
+            DeadlineError: it was stopped.
+            InferenceError: ONNX Runtime failed; its own words are the cause.
+
+        The caller waits without the GIL.
+        """
+        flight = _Flight(request)
+        launched = self._executor.submit(self._launch, flight, watchdog)
+        try:
+            launched.result()
+            flight.wait()
+        except BaseException as error:
+            # Whether it failed, or the caller leaves before it is done: all its blocks go back, but
+            # not before the stream has got past them.
+            launched.add_done_callback(lambda _: self._land(flight, has_caller=False))
+            if isinstance(error, Exception) and not isinstance(error, GpuxError):
+                # What the device says of a kernel, it says later, of whatever is asked of it next.
+                raise InferenceError(reason_of(error)) from error
+            raise
+        self._land(flight, has_caller=True)
+        return flight.outputs
+
+    def close(self) -> None:
+        """Ends the thread when what it was given is done."""
+        self._executor.shutdown()
+
+    def describe(self) -> dict[str, Any]:
+        """What /info says of it."""
+        pools = {"device": self.device, "pinned": self._pinned}
+        return {
+            "cuda_graph": self._graphs.describe(),
+            "memory": {name: pool.figures._asdict() for name, pool in pools.items()},
+        }
+
+    def _land(self, flight: "_Flight", *, has_caller: bool) -> None:
+        """Takes a request off the stream: every block goes where it belongs."""
+        try:
+            flight.wait()
+        finally:
+            if flight.frame is not None:
+                flight.frame.release()
+            for block in flight.blocks:
+                self._pinned.give(block)
+            for block in flight.answer_blocks:
+                if has_caller:
+                    flight.request.keep(block)
+                else:
+                    self._pinned.give(block)
+            flight.values.clear()
+            if flight.is_on_stream:
+                self._room.release()
+
+    # All that follows is the executor's thread.
+
+    def _launch(self, flight: "_Flight", watchdog: Watchdog | None) -> None:
+        """Puts a request on the stream."""
+        self._room.acquire()
+        flight.is_on_stream = True
+        try:
+            work = self._launch_bound if self._signature.is_numeric else self._launch_arrays
+            _, was_stopped = watched(lambda: work(flight), self._options, watchdog)
+            if was_stopped:
+                self._options = self._create_options()
+        except DeadlineError:
+            self._options = self._create_options()
+            raise
+        finally:
+            flight.event = self._stream.record()
+
+    def _create_options(self) -> Any:
+        return self._session.create_options(synchronize=not self._signature.is_numeric)
+
+    def _launch_arrays(self, flight: "_Flight") -> None:
+        """A model with strings, sequences or maps: ONNX Runtime does the copies."""
+        flight.outputs = run_arrays(self._session, self._signature, flight.request, self._options)
+
+    def _launch_bound(self, flight: "_Flight") -> None:
+        tensors: Mapping[str, Any] = flight.request.tensors
+        # What another library lent lies elsewhere each time, and a graph reads its own addresses.
+        if all(tensor.place != self._stream.place for tensor in tensors.values()):
+            shapes = tuple((name, tensor.shape) for name, tensor in tensors.items())
+            verdict = self._graphs.judge(shapes)
+            if verdict.is_new:
+                if self._capture(flight, tensors, shapes, verdict.graph):
+                    return
+            elif verdict.graph is not None:
+                self._replay(flight, tensors, *self._frames[verdict.graph])
+                return
+        try:
+            self._run_plainly(flight, tensors)
+        except Exception as error:
+            if not _is_full(error):
+                raise
+            # What is idle here may be what ONNX Runtime's arena lacks, or the other way round.
+            flight.wait_for(self._stream)
+            self.device.free_idle()
+            self._run_plainly(flight, tensors)
+
+    def _run_plainly(self, flight: "_Flight", tensors: Mapping[str, Tensor]) -> None:
+        shapes = self._foresee(tensors)
+        flight.hold(self._frame(tensors, shapes))
+        assert flight.frame is not None
+        frame = flight.frame
+        flight.blocks += frame.copy_in(tensors, self._pinned)
+        try:
+            self._session.run(frame.binding, self._options)
+        except Exception as error:
+            # A model's names may promise what its nodes do not keep.
+            if "shape" not in str(error) or all(shape is None for shape in shapes):
+                raise
+            frame.foresee_nothing()
+            self._session.run(frame.binding, self._options)
+            self._unforeseen |= {
+                index
+                for index, (foreseen, found) in enumerate(
+                    zip(shapes, frame.output_shapes(), strict=True)
+                )
+                if foreseen != found
+            }
+        self._copy_out(flight, frame)
+
+    def _capture(
+        self, flight: "_Flight", tensors: Mapping[str, Tensor], shapes: object, graph: int | None
+    ) -> bool:
+        """Runs a request while its kernels are captured; answers whether that worked."""
+        assert graph is not None
+        foreseen = self._foresee(tensors)
+        if None in foreseen:
+            self._graphs.give_up("not all its outputs can be placed before a run")
+            return False
+        options = self._session.create_options(graph)
+        frame = None
+        # No other request's thread may ask for its event meanwhile.
+        self._room.acquire()
+        try:
+            frame = self._frame(tensors, foreseen)
+            flight.blocks += frame.copy_in(tensors, self._pinned)
+            with self._stream.capturing():
+                self._session.run(frame.binding, options)
+        except Exception as error:
+            self._stream.end_capture()
+            self._graphs.give_up(f"capturing failed: {reason_of(error)}")
+            logger.warning("No more CUDA graphs: capturing one failed: %s", error)
+            flight.wait_for(self._stream)
+            if frame is not None:
+                frame.release()
+            return False
+        finally:
+            self._room.release()
+        self._frames[graph] = frame, options
+        self._graphs.captured(shapes, graph)
+        self._copy_out(flight, frame)
+        return True
+
+    def _replay(
+        self, flight: "_Flight", tensors: Mapping[str, Tensor], frame: Frame, options: Any
+    ) -> None:
+        flight.blocks += frame.copy_in(tensors, self._pinned)
+        self._session.run(frame.binding, options)
+        self._copy_out(flight, frame)
+
+    def _foresee(self, tensors: Mapping[str, Tensor]) -> list[tuple[int, ...] | None]:
+        """The shapes of the outputs, where they follow from those of the inputs."""
+        shapes = self._signature.output_shapes(
+            {name: tensor.shape for name, tensor in tensors.items()}
+        )
+        return [None if index in self._unforeseen else shape for index, shape in enumerate(shapes)]
+
+    def _frame(self, tensors: Mapping[str, Tensor], shapes: list[tuple[int, ...] | None]) -> Frame:
+        return Frame(self._session, self._stream, self.device, self._signature, tensors, shapes)
+
+    def _copy_out(self, flight: "_Flight", frame: Frame) -> None:
+        outputs, blocks, values = frame.copy_out(self._pinned)
+        flight.outputs = list(outputs)
+        flight.answer_blocks += blocks
+        flight.values += values
+
+
+class _Flight:
+    """A request on its way through the stream, and the owner of all that the stream uses for it.
+
+    Attributes:
+        request: kept, and with it what other libraries lent.
+        blocks: page-locked: the request's own, and those in which small tensors travel.
+        frame: device memory; None for a captured graph's, which stays.
+        outputs: valid once the event has come.
+        answer_blocks: page-locked, where the outputs lie.
+        values: ONNX Runtime's own outputs.
+        event: behind everything that was put on the stream.
+        is_on_stream: it takes part of the room there.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.blocks = request.hand_over()
+        self.frame: Frame | None = None
+        self.outputs: list[Output] = []
+        self.answer_blocks: list[Block] = []
+        self.values: list[Any] = []
+        self.event: Event | None = None
+        self.is_on_stream = False
+
+    def hold(self, frame: Frame) -> None:
+        """Takes a frame, in the place of one that did not work."""
+        if self.frame is not None:
+            self.frame.release()
+        self.frame = frame
+
+    def wait(self) -> None:
+        """Returns when the stream has got past it, without the GIL."""
+        if self.event is not None:
+            self.event.wait()
+            self.event = None
+
+    def wait_for(self, stream: Stream) -> None:
+        """Returns when the stream has got past what was put on it so far."""
+        stream.record().wait()
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether the device had no memory left, in our words, ONNX Runtime's or CUDA's."""
+    said = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or "failed to allocate memory" in said
+        or "out of memory" in said
+    )
