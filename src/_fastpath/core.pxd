@@ -82,7 +82,7 @@ cdef extern from "sink.hpp" namespace "gpux" nogil:
         uint64_t as_natural
 
     cdef cppclass Sink:
-        Sink(const Spec& spec, const Memory& memory) noexcept
+        Sink(const Spec& spec, const Memory& memory) except +  # `new` may find no memory
         bool open() noexcept
         bool close() noexcept
         bool reals(const double* numbers, size_t count) noexcept
