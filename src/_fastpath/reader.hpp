@@ -66,7 +66,8 @@ public:
         bool (*grow)(void* owner, Memory* memory, std::size_t needed)
     );
 
-    // Reads it all; false at the first fault. Throws nothing. Without the GIL, but for `grow`.
+    // Reads it all; false at the first fault. Throws nothing. May run without the GIL, which `grow` takes
+    // where it needs it; fastpath.pyx lets go of it for bodies of 4096 bytes or more.
     bool read() noexcept;
 
     // What was read, in the order of the body, up to a fault.
