@@ -126,9 +126,9 @@ cdef extern from "reader.hpp" namespace "gpux" nogil:
         int group
 
     cdef struct String:
-        size_t start
-        size_t size
+        size_t start  # this and `decoded` are bit-fields, which have no address
         bool decoded
+        size_t size
 
     cdef struct Value:
         size_t input

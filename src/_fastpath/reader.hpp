@@ -28,12 +28,14 @@ struct Input {
     int group;
 };
 
-// A string of a value: in the body, or decoded, because it had escapes.
+// A string of a value: in the body, or decoded, because it had escapes. A body may have a string in
+// each three of its bytes (`"",`), so the bit shares a word; no body has 2^63 bytes.
 struct String {
-    std::size_t start;  // from the start of the body, or of Reader::decoded()
+    std::size_t start : 63;  // from the start of the body, or of Reader::decoded()
+    bool decoded : 1;
     std::size_t size;
-    bool decoded;
 };
+static_assert(sizeof(String) == 16);
 
 // A value that was read to its end.
 struct Value {
