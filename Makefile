@@ -46,14 +46,15 @@ core: $(VENV)/dev.stamp
 	build/core/shortest types
 	$(BIN)/python tests/core/decimals.py 100000
 
-# The reader, for as long as wanted, from the bodies that are kept.
+# The reader, for as long as wanted, from the bodies that are kept. Long enough for more numbers than the reader takes
+# memory for at once (4096).
 FUZZ_SECONDS ?= 60
 fuzz:
 	@mkdir -p build/core/found
 	clang++ -std=c++17 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
 		-Isrc/_fastpath -o build/core/fuzz_reader tests/core/fuzz_reader.cpp \
 		src/_fastpath/reader.cpp src/_fastpath/sink.cpp src/_fastpath/number.cpp
-	build/core/fuzz_reader -max_total_time=$(FUZZ_SECONDS) -max_len=1500 -dict=tests/core/json.dict \
+	build/core/fuzz_reader -max_total_time=$(FUZZ_SECONDS) -max_len=20000 -dict=tests/core/json.dict \
 		-artifact_prefix=build/core/ -print_final_stats=1 build/core/found tests/core/corpus/reader
 
 clean:
