@@ -37,25 +37,34 @@ sanitize: $(VENV)/sanitize.stamp
 		PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 		$(VENV)/sanitize/bin/python -m pytest -p no:cacheprovider tests/fastpath tests/unit/test_protocol.py
 
-# The core without an interpreter: the writer's samples beside std::to_chars, with the sanitizers. And
-# random decimals, as the installed reader reads them, beside float().
+# The core without an interpreter, with the sanitizers: tables and the fuzzer's corpus, once more in the form for
+# processors without SSE2; the writer's samples beside std::to_chars. And random decimals, as the installed reader reads
+# them, beside float().
+CORE_FLAGS := -std=c++17 -g -Wall -Wextra -Wpedantic -pthread -fsanitize=address,undefined -fno-sanitize-recover=all \
+	-Isrc/_fastpath
+CORE_TESTS := $(wildcard tests/core/*_tests.cpp) tests/core/fuzz_reader.cpp \
+	$(patsubst %,src/_fastpath/%.cpp,activation number reader sink strided)
 core: $(VENV)/dev.stamp
 	@mkdir -p build/core
-	g++ -std=c++17 -O2 -Wall -Wextra -Wpedantic -pthread -fsanitize=address,undefined -fno-sanitize-recover=all \
-		-Isrc/_fastpath -o build/core/shortest tests/core/shortest.cpp src/_fastpath/shortest.cpp src/_fastpath/writer.cpp
+	g++ $(CORE_FLAGS) -O1 -o build/core/core_tests $(CORE_TESTS)
+	build/core/core_tests tests/core/corpus/reader
+	g++ $(CORE_FLAGS) -O1 -U__SSE2__ -o build/core/core_tests_portable $(CORE_TESTS)
+	build/core/core_tests_portable tests/core/corpus/reader
+	g++ $(CORE_FLAGS) -O2 -o build/core/shortest tests/core/shortest.cpp src/_fastpath/shortest.cpp src/_fastpath/writer.cpp
 	build/core/shortest float32 499
 	build/core/shortest float64 100000
 	build/core/shortest types
 	$(BIN)/python tests/core/decimals.py 100000
 
-# The reader, for as long as wanted, from the bodies that are kept.
+# The reader, for as long as wanted, from the bodies that are kept. Long enough for more numbers than the reader takes
+# memory for at once (4096).
 FUZZ_SECONDS ?= 60
 fuzz:
 	@mkdir -p build/core/found
 	clang++ -std=c++17 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
 		-Isrc/_fastpath -o build/core/fuzz_reader tests/core/fuzz_reader.cpp \
 		src/_fastpath/reader.cpp src/_fastpath/sink.cpp src/_fastpath/number.cpp
-	build/core/fuzz_reader -max_total_time=$(FUZZ_SECONDS) -max_len=1500 -dict=tests/core/json.dict \
+	build/core/fuzz_reader -max_total_time=$(FUZZ_SECONDS) -max_len=20000 -dict=tests/core/json.dict \
 		-artifact_prefix=build/core/ -print_final_stats=1 build/core/found tests/core/corpus/reader
 
 clean:

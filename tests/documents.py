@@ -11,7 +11,10 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "shared" / "data" / "json-test-suite" / "test_parsing"
 NAMES = sorted(file.name for file in FOLDER.iterdir()) if FOLDER.exists() else []
 
-needed = pytest.mark.skipif(not NAMES, reason="JSONTestSuite is not beside the repository")
+needed = pytest.mark.skipif(
+    not NAMES,
+    reason="NOT TESTED: JSONTestSuite, as shared/data/json-test-suite is not beside the repository",
+)
 
 
 def document(name: str) -> bytes:

@@ -82,7 +82,7 @@ cdef extern from "sink.hpp" namespace "gpux" nogil:
         uint64_t as_natural
 
     cdef cppclass Sink:
-        Sink(const Spec& spec, const Memory& memory) noexcept
+        Sink(const Spec& spec, const Memory& memory) except +  # `new` may find no memory
         bool open() noexcept
         bool close() noexcept
         bool reals(const double* numbers, size_t count) noexcept
@@ -126,9 +126,9 @@ cdef extern from "reader.hpp" namespace "gpux" nogil:
         int group
 
     cdef struct String:
-        size_t start
-        size_t size
+        size_t start  # this and `decoded` are bit-fields, which have no address
         bool decoded
+        size_t size
 
     cdef struct Value:
         size_t input

@@ -51,9 +51,6 @@ Decimal take_leading_digits(Decimal decimal, std::int64_t exponent) {
 
 double to_float64(Decimal decimal) {
     double value;
-    if (exact_float64(decimal, &value)) {
-        return value;
-    }
     const auto [end, error] = std::from_chars(decimal.begin, decimal.end, value);
     (void)end;  // the whole text is a number, as scan_number() has it
     if (error == std::errc{}) {

@@ -34,7 +34,8 @@ struct Decimal {
 
 enum class Outcome : int { stored, out_of_range, not_an_integer };
 
-// The float64 nearest to a decimal, infinite if it is out of range.
+// The float64 nearest to a decimal, infinite if it is out of range. For those that exact_float64()
+// does not take.
 double to_float64(Decimal decimal);
 
 // The exponent that follows the letter at `at`, and where it ends: at its first byte that should be
@@ -147,7 +148,9 @@ inline bool read_last_digits(const char* bytes, std::ptrdiff_t count, std::uint6
     const __m128i loaded = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
     const __m128i values = _mm_and_si128(_mm_sub_epi8(loaded, _mm_set1_epi8('0')), kept);
     const __m128i are_digits = _mm_cmpeq_epi8(_mm_min_epu8(values, _mm_set1_epi8(9)), values);
-    // Sixteen digits make eight numbers of two, four of four, two of eight.
+    // Sixteen digits make eight numbers of two, four of four, two of eight. Of digits, each fits where
+    // it goes: 99 and 9999 in 16 bits with a sign, so that nothing is cut where they are packed, and
+    // 99999999 in 32. What else the bytes may be makes a wrong number, which is not taken.
     const __m128i tens = _mm_mullo_epi16(_mm_and_si128(values, _mm_set1_epi16(0xFF)),
                                          _mm_set1_epi16(10));
     const __m128i twos = _mm_add_epi16(tens, _mm_srli_epi16(values, 8));
@@ -326,6 +329,8 @@ inline bool certain_float32(const Decimal& decimal, float* element) {
     constexpr std::uint64_t kMargin = 8;
     const std::uint64_t power =
         static_cast<std::uint64_t>(decimal.exponent - powers::kLeastNearest);
+    // Below 2^63, as only numbers with a sign become float64 in one instruction. The others (nineteen
+    // digits and a first one of 9) are too few to matter.
     const std::int64_t digits = static_cast<std::int64_t>(decimal.digits);
     if (!decimal.whole || digits < 0 || power >= powers::kNearestCount) {
         return false;

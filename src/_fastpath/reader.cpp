@@ -424,10 +424,7 @@ bool Reader::read_string(String* string, std::size_t* characters) {
             continued += decoded_.size() - before - 1;
             run = at_;
         } else if (byte < 0x20) {
-            return fail_syntax(
-                at_ == end_ ? "the string does not end"
-                            : "control characters must be escaped in strings"
-            );
+            return fail_syntax("control characters must be escaped in strings");
         } else {
             ++at_;
         }

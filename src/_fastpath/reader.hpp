@@ -28,12 +28,14 @@ struct Input {
     int group;
 };
 
-// A string of a value: in the body, or decoded, because it had escapes.
+// A string of a value: in the body, or decoded, because it had escapes. A body may have a string in
+// each three of its bytes (`"",`), so the bit shares a word; no body has 2^63 bytes.
 struct String {
-    std::size_t start;  // from the start of the body, or of Reader::decoded()
+    std::size_t start : 63;  // from the start of the body, or of Reader::decoded()
+    bool decoded : 1;
     std::size_t size;
-    bool decoded;
 };
+static_assert(sizeof(String) == 16);
 
 // A value that was read to its end.
 struct Value {
@@ -66,7 +68,8 @@ public:
         bool (*grow)(void* owner, Memory* memory, std::size_t needed)
     );
 
-    // Reads it all; false at the first fault. Throws nothing. Without the GIL, but for `grow`.
+    // Reads it all; false at the first fault. Throws nothing. May run without the GIL, which `grow` takes
+    // where it needs it; fastpath.pyx lets go of it for bodies of 4096 bytes or more.
     bool read() noexcept;
 
     // What was read, in the order of the body, up to a fault.

@@ -1,76 +1,17 @@
 // libFuzzer's entry for the reader: any bytes as a body, for a few signatures.
 //
-// Each body lies in memory of its own that ends with the NUL behind it, and each tensor in a block of
-// exactly the size that was asked for, so that AddressSanitizer sees every byte too far. Every body
-// is read twice: as it is, and with spaces behind it, where all of it is far from the end and takes
-// the fast paths. Both must give the same tensors or the same fault, and what is read must be sound.
+// Every body is read twice: as it is, and with spaces behind it, where all of it is far from the end
+// and takes the fast paths. Both must give the same tensors or the same fault.
 //
 // `make fuzz` builds it with clang, ASan and UBSan, and starts from corpus/reader; the first byte of
-// each file there chooses the signature.
-#include <algorithm>
-#include <cstddef>
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <initializer_list>
-#include <memory>
-#include <string>
-#include <vector>
-
-#include "reader.hpp"
+// each file there chooses the signature. `make core` replays these files.
+#include "reading.hpp"
 
 namespace {
 
-using gpux::Input;
-using gpux::Memory;
-using gpux::Reader;
-using gpux::ReadFault;
+using namespace gpux::tests;
 using gpux::Spec;
 using gpux::Type;
-using gpux::Value;
-
-void require(bool holds, const char* what) {
-    if (!holds) {
-        std::fprintf(stderr, "does not hold: %s\n", what);
-        std::abort();
-    }
-}
-
-// As gpux.tensor.TensorSpec has it: -1 is a dynamic size.
-Spec spec_of(Type type, std::initializer_list<std::int64_t> sizes) {
-    Spec spec{};
-    spec.type = type;
-    spec.axes = static_cast<int>(sizes.size());
-    std::copy(sizes.begin(), sizes.end(), spec.sizes);
-    spec.open = spec.axes == 0;
-    spec.batched = !spec.open && spec.sizes[0] < 0;
-    spec.flat_items = spec.batched && spec.axes == 2 && spec.sizes[1] == 1;
-    const bool has_items = spec.batched || (!spec.open && spec.sizes[0] == 1);
-    spec.least_axes = spec.open || spec.flat_items ? 0 : spec.axes - (has_items ? 1 : 0);
-    spec.most_axes = spec.open ? gpux::kMaxAxes : spec.axes;
-    spec.most_characters = -1;
-    return spec;
-}
-
-// The first byte of what the fuzzer gives chooses one of these.
-struct Signature {
-    std::vector<std::string> names;
-    std::vector<Spec> specs;
-    std::vector<Input> inputs;
-
-    void add(const char* name, Spec spec, int group = 0) {
-        names.emplace_back(name);
-        specs.push_back(spec);
-        inputs.push_back({nullptr, 0, nullptr, group});
-        // The vectors may have moved.
-        for (std::size_t i = 0; i < inputs.size(); ++i) {
-            inputs[i].name = names[i].data();
-            inputs[i].name_size = names[i].size();
-            inputs[i].spec = &specs[i];
-        }
-    }
-};
 
 // All have an `x`, so that one body is of use for several.
 const std::vector<Signature>& signatures() {
@@ -95,152 +36,6 @@ const std::vector<Signature>& signatures() {
     }();
     return *made;
 }
-
-struct Block {
-    std::unique_ptr<unsigned char[]> bytes;
-    std::size_t size = 0;
-};
-
-// One reading, and what it came to.
-class Reading {
-public:
-    Reading(const Signature& signature, const std::string& text)
-        : signature_(signature), body_(new char[text.size() + 1]), blocks_(signature.inputs.size()) {
-        std::memcpy(body_.get(), text.data(), text.size());
-        body_[text.size()] = '\0';
-        reader_ = std::make_unique<Reader>(
-            body_.get(), text.size(), signature.inputs, this, grow
-        );
-        done_ = reader_->read();
-        require(done_ == (reader_->fault() == ReadFault::none), "a fault, or all is read");
-        require(reader_->at() <= text.size(), "the place is in the body");
-        require(reader_->fault() != ReadFault::out_of_memory, "there is memory");
-        for (const Value& value : reader_->values()) {
-            check(value);
-        }
-    }
-
-    bool done() const { return done_; }
-    const Reader& reader() const { return *reader_; }
-
-    std::string text_of(const gpux::String& string) const {
-        const char* const from = string.decoded ? reader_->decoded().data() : body_.get();
-        return std::string(from + string.start, string.size);
-    }
-
-    std::size_t bytes_of(const Value& value) const {
-        std::size_t bytes = gpux::element_bytes(signature_.specs[value.input].type);
-        for (int axis = 0; axis < value.axes; ++axis) {
-            bytes *= static_cast<std::size_t>(value.shape[axis]);
-        }
-        return bytes;
-    }
-
-    bool is_equal(const Reading& other) const {
-        const std::vector<Value>& values = reader_->values();
-        const std::vector<Value>& others = other.reader_->values();
-        if (values.size() != others.size()) {
-            return false;
-        }
-        for (std::size_t i = 0; i < values.size(); ++i) {
-            const Value& a = values[i];
-            const Value& b = others[i];
-            if (a.input != b.input || a.axes != b.axes || a.as_items != b.as_items ||
-                a.as_one_item != b.as_one_item || a.strings != b.strings ||
-                !std::equal(a.shape, a.shape + a.axes, b.shape)) {
-                return false;
-            }
-            const std::size_t bytes = bytes_of(a);
-            if (bytes > 0 && std::memcmp(
-                                 blocks_[a.input].bytes.get(), other.blocks_[b.input].bytes.get(), bytes
-                             ) != 0) {
-                return false;
-            }
-            for (std::size_t j = 0; j < a.strings; ++j) {
-                if (text_of(reader_->strings()[a.first_string + j]) !=
-                    other.text_of(other.reader_->strings()[b.first_string + j])) {
-                    return false;
-                }
-            }
-        }
-        return true;
-    }
-
-    bool has_same_fault(const Reading& other) const {
-        const Reader& a = *reader_;
-        const Reader& b = *other.reader_;
-        if (a.fault() != b.fault() || a.at() != b.at() || a.name() != b.name()) {
-            return false;
-        }
-        if (a.fault() == ReadFault::syntax) {
-            return std::strcmp(a.problem(), b.problem()) == 0;
-        }
-        if (a.fault() != ReadFault::value) {
-            return true;
-        }
-        return a.input() == b.input() && a.sink().fault() == b.sink().fault() &&
-               a.sink().place_axes() == b.sink().place_axes() &&
-               std::equal(
-                   a.sink().place(), a.sink().place() + a.sink().place_axes(), b.sink().place()
-               ) &&
-               std::string(a.number(), a.number_size()) == std::string(b.number(), b.number_size());
-    }
-
-private:
-    static bool grow(void* owner, Memory* memory, std::size_t needed) {
-        Reading& reading = *static_cast<Reading*>(owner);
-        Block& block = reading.blocks_[reading.reader_->current()];
-        require(needed > memory->capacity, "more is needed");
-        require(memory->capacity == block.size, "it grows what it was given");
-        Block larger{std::unique_ptr<unsigned char[]>(new unsigned char[needed]), needed};
-        std::memset(larger.bytes.get(), 0xC3, needed);
-        if (block.size > 0) {
-            std::memcpy(larger.bytes.get(), block.bytes.get(), block.size);
-        }
-        block = std::move(larger);
-        memory->data = block.bytes.get();
-        memory->capacity = needed;
-        return true;
-    }
-
-    void check(const Value& value) const {
-        require(value.input < signature_.inputs.size(), "an input there is");
-        const Spec& spec = signature_.specs[value.input];
-        require(value.axes <= gpux::kMaxAxes, "axes are bounded");
-        std::size_t elements = 1;
-        for (int axis = 0; axis < value.axes; ++axis) {
-            require(value.shape[axis] >= 0, "sizes are sizes");
-            require(
-                spec.open || spec.sizes[axis] < 0 || spec.sizes[axis] == value.shape[axis],
-                "fixed sizes are kept"
-            );
-            elements *= static_cast<std::size_t>(value.shape[axis]);
-        }
-        require(bytes_of(value) <= blocks_[value.input].size, "its elements are in its block");
-        if (spec.type == Type::boolean) {
-            for (std::size_t i = 0; i < elements; ++i) {
-                require(blocks_[value.input].bytes[i] <= 1, "booleans are 0 or 1");
-            }
-        }
-        if (spec.type != Type::string) {
-            require(value.strings == 0, "no strings");
-            return;
-        }
-        require(value.strings == elements, "as many strings as elements");
-        require(
-            value.first_string + value.strings <= reader_->strings().size(), "the strings are there"
-        );
-        for (std::size_t i = 0; i < value.strings; ++i) {
-            (void)text_of(reader_->strings()[value.first_string + i]);
-        }
-    }
-
-    const Signature& signature_;
-    std::unique_ptr<char[]> body_;
-    std::vector<Block> blocks_;
-    std::unique_ptr<Reader> reader_;
-    bool done_ = false;
-};
 
 }  // namespace
 

@@ -4,6 +4,7 @@ import http.client
 import json
 import queue
 import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -284,6 +285,38 @@ def test_a_request_in_single_bytes(limited: ServerProcess) -> None:
         for byte in post(GOOD):
             client.send(bytes([byte]))
         assert client.read().status == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "status"),
+    [
+        ("matrix", '{"x": [[0.48627450980392156, 1e-3, -0.0], [0.1, 255, 2.5E+1]]}', 200),
+        ("cube", '{"x": [[[101, 7592], [9223372036854775807, -1]]]}', 200),
+        (
+            "strings",
+            r'{"texts": [["\u00e9\n\"", "café 😀"], ["\ud83d\ude00", "\\ and more"]]}',
+            200,
+        ),
+        ("matrix", r'{"x": [[1, 2.5], [3, "\u00e9"]]}', 400),
+        ("cube", r'{"\u0078": [[[12345678, 1]]}]', 400),
+    ],
+    ids=["floats", "ids", "strings", "wrong value", "wrong text"],
+)
+def test_a_request_in_two_pieces_wherever_it_is_cut(
+    server: Serve, name: str, text: str, status: int
+) -> None:
+    request = post(text.encode())
+    with Client(server(name)) as client:
+        client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.send(request)
+        whole = client.read()
+        assert whole.status == status
+        for at in range(1, len(request)):
+            client.send(request[:at])
+            time.sleep(0.0005)  # about what the server takes to have read it
+            client.send(request[at:])
+            answer = client.read()
+            assert (answer.status, answer.body) == (status, whole.body), at
 
 
 def test_a_client_may_end_its_side_before_the_answer(limited: ServerProcess) -> None:

@@ -1,0 +1,582 @@
+// Numbers: where their text ends or is wrong, and what they are in each type.
+//
+// Floats are compared with bits that are written down here, and with strtod() and a second rounding
+// that is done by arithmetic; integers with 128-bit ones.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "checks.hpp"
+#include "number.hpp"
+
+namespace gpux::tests {
+namespace {
+
+__extension__ using Wide = __int128;
+
+std::string zeros(std::size_t size) { return std::string(size, '0'); }
+
+// The text.
+
+void check_scan(const std::string& text, bool is_number, std::size_t stop) {
+    const Text body(text);
+    Decimal decimal{};
+    const char* at = body.begin();
+    const bool taken = scan_number(body.begin(), body.end(), &decimal, &at);
+    check(taken == is_number, "a number: " + quoted(text));
+    if (taken == is_number) {
+        const char* const found = taken ? decimal.end : at;
+        check(found == body.begin() + stop, "the end of the number " + quoted(text));
+    }
+}
+
+void test_scan() {
+    struct Case {
+        const char* text;
+        std::size_t stop;
+    };
+    for (const Case& one : {
+             Case{"0", 1}, {"-0", 2}, {"7", 1}, {"-7", 2}, {"10", 2}, {"0.5", 3}, {"-0.5", 4},
+             {"1e5", 3}, {"1E5", 3}, {"1e+5", 4}, {"1e-5", 4}, {"1.25e007", 8}, {"0e0", 3},
+             // What follows is for others to judge.
+             {"00", 1}, {"01", 1}, {"-01", 2}, {"0x", 1}, {"1,2", 1}, {"1]", 1}, {"1 2", 1},
+             {"1.5.5", 3}, {"1e5.5", 3}, {"1e5e5", 3}, {"12345678", 8}, {"123456789", 9},
+             {"1234567a", 7}, {"12345678.12345678", 17}, {"1234567890123456789012345", 25},
+         }) {
+        check_scan(one.text, true, one.stop);
+    }
+    for (const Case& one : {
+             Case{"-", 1}, {"--1", 1}, {"-a", 1}, {"-.5", 1}, {"1.", 2}, {"1.e5", 2}, {"-1.", 3},
+             {"1.x", 2}, {"1e", 2}, {"1e+", 3}, {"1e-", 3}, {"1ex", 2}, {"1e+-5", 3}, {"0.5e", 4},
+             {"12345678.", 9}, {"123456789e", 10},
+         }) {
+        check_scan(one.text, false, one.stop);
+    }
+    check_scan(zeros(1), true, 1);
+    check_scan("1" + zeros(800), true, 801);
+    check_scan("0." + zeros(800) + "e" + zeros(800), true, 1603);
+    check_scan("1." + zeros(800) + "e", false, 803);
+}
+
+// scan_plain_number() beside scan_number(): it may leave a number to the other one, but what it takes
+// is one, and the same. `must` says that it may not leave it.
+void check_plain(const std::string& text, bool must) {
+    const std::string padded = std::string(kLookback, '[') + text + ",[[";
+    const Text body(padded);
+    const char* const begin = body.begin() + kLookback;
+    const char* const end = begin + text.size();
+    Decimal plain{};
+    const bool taken = scan_plain_number(begin, end, &plain);
+    check(taken || !must, "plain: " + text);
+    if (!taken) {
+        return;
+    }
+    Decimal decimal{};
+    const char* stop = nullptr;
+    const bool is_number = scan_number(begin, body.end(), &decimal, &stop);
+    check(is_number && decimal.end == end, "no number: " + text);
+    check(
+        plain.begin == begin && plain.end == end && plain.whole && decimal.whole &&
+            plain.digits == decimal.digits && plain.exponent == decimal.exponent &&
+            plain.negative == decimal.negative,
+        "the same number: " + text
+    );
+}
+
+void test_plain() {
+    // All short texts.
+    constexpr char kAlphabet[] = {'0', '1', '9', '-', '.', 'e', '/', ':'};
+    for (std::size_t size = 1; size <= 5; ++size) {
+        std::string text(size, ' ');
+        for (std::size_t number = 0; number < std::size_t{1} << (3 * size); ++number) {
+            for (std::size_t i = 0; i < size; ++i) {
+                text[i] = kAlphabet[number >> (3 * i) & 7];
+            }
+            check_plain(text, false);
+        }
+    }
+    std::mt19937_64 random(1);
+    const auto digits = [&random](std::size_t size) {
+        std::string text;
+        while (text.size() < size) {
+            text += static_cast<char>('0' + random() % 10);
+        }
+        return text;
+    };
+    for (int round = 0; round < 50; ++round) {
+        for (std::size_t size = 1; size <= 20; ++size) {
+            for (const std::string sign : {"", "-"}) {
+                std::string integer = digits(size);
+                integer[0] = static_cast<char>('1' + random() % 9);
+                check_plain(sign + integer, size <= 16);
+                const std::string fraction = sign + digits(1) + "." + digits(size);
+                check_plain(fraction, size <= 18);
+                // Any other byte at any place.
+                for (std::string text : {sign + integer, fraction}) {
+                    const std::size_t place = random() % text.size();
+                    text[place] = static_cast<char>(random());
+                    check_plain(text, false);
+                }
+            }
+        }
+    }
+}
+
+void test_digits() {
+    // Each byte at each of eight places.
+    for (unsigned byte = 0; byte < 256; ++byte) {
+        for (std::size_t place = 0; place < 8; ++place) {
+            std::string text = "90817263";
+            text[place] = static_cast<char>(byte);
+            const std::uint64_t values = load_8_digits(text.data());
+            const bool is_one = byte >= '0' && byte <= '9';
+            check(are_digits(values) == is_one, "eight digits with " + std::to_string(byte));
+            if (is_one) {
+                check(number_of_8_digits(values) == std::stoull(text), "eight digits: " + text);
+            }
+        }
+    }
+    std::mt19937_64 random(2);
+    for (int round = 0; round < 200; ++round) {
+        for (std::ptrdiff_t kept = 0; kept <= 16; ++kept) {
+            std::string bytes(16, ' ');
+            std::uint64_t wanted = 0;
+            for (std::ptrdiff_t i = 0; i < 16; ++i) {
+                const bool is_kept = i >= 16 - kept;
+                const char digit = static_cast<char>('0' + (round == 0 ? 9 : random() % 10));
+                bytes[static_cast<std::size_t>(i)] = is_kept ? digit : static_cast<char>(random());
+                wanted = is_kept ? wanted * 10 + static_cast<std::uint64_t>(digit - '0') : 0;
+            }
+            std::uint64_t found = 0;
+            bool taken = read_last_digits(bytes.data(), kept, &found);
+            check(taken && found == wanted, "the last digits of " + bytes);
+            if (kept > 0) {
+                const std::size_t place = static_cast<std::size_t>(
+                    16 - kept + static_cast<std::ptrdiff_t>(random() % static_cast<unsigned>(kept))
+                );
+                bytes[place] = static_cast<char>(random());
+                taken = read_last_digits(bytes.data(), kept, &found);
+                check(taken == is_digit(bytes[place]), "the last digits of " + bytes);
+            }
+        }
+        std::string block(64, ' ');
+        std::uint64_t wanted = 0;
+        for (std::size_t i = 0; i < 64; ++i) {
+            block[i] = random() % 2 == 0 ? ",]"[random() % 2] : static_cast<char>(random());
+            wanted |= static_cast<std::uint64_t>(block[i] == ',' || block[i] == ']') << i;
+        }
+        check(find_ends(block.data()) == wanted, "ends in " + block);
+    }
+}
+
+// Floats.
+
+std::uint64_t bits_of_element(double element) { return bits_of(element); }
+std::uint64_t bits_of_element(float element) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &element, sizeof bits);
+    return bits;
+}
+std::uint64_t bits_of_element(Half element) { return element.bits; }
+std::uint64_t bits_of_element(BFloat element) { return element.bits; }
+
+constexpr std::uint64_t kRefused = ~std::uint64_t{0};
+
+// The bits that a text becomes; kRefused if it is out of range.
+template <class Element>
+std::uint64_t read(const std::string& text) {
+    const Text body(text);
+    Decimal decimal{};
+    const char* stop = nullptr;
+    if (!scan_number(body.begin(), body.end(), &decimal, &stop) || decimal.end != body.end()) {
+        check(false, "a number: " + quoted(text));
+        return 0;
+    }
+    Element element;
+    const Outcome outcome = convert(decimal, element);
+    check(outcome != Outcome::not_an_integer, "a float: " + quoted(text));
+    const std::uint64_t bits = outcome == Outcome::stored ? bits_of_element(element) : kRefused;
+    // The same by the other way, where it is taken.
+    const Text padded(std::string(kLookback, '[') + text + ",[[");
+    const char* const begin = padded.begin() + kLookback;
+    if (scan_plain_number(begin, begin + text.size(), &decimal)) {
+        Element other;
+        const bool stored = convert(decimal, other) == Outcome::stored;
+        check((stored ? bits_of_element(other) : kRefused) == bits, "as a plain number: " + text);
+    }
+    return bits;
+}
+
+// A float64 rounded to so many significant bits, of which none is below 2^least.
+double rounded(double value, int significant, int least) {
+    int exponent = 0;
+    std::frexp(value, &exponent);
+    const int place = std::max(exponent - significant, least);
+    return std::ldexp(std::nearbyint(std::ldexp(value, -place)), place);
+}
+
+// Beside strtod(), which rounds correctly, and the second rounding.
+void check_floats(const std::string& text) {
+    const double value = std::strtod(text.c_str(), nullptr);
+    const bool is_finite = std::isfinite(value);
+    check(read<double>(text) == (is_finite ? bits_of(value) : kRefused), "float64: " + quoted(text));
+
+    const float single = static_cast<float>(value);
+    check(
+        read<float>(text) == (std::isfinite(single) ? bits_of_element(single) : kRefused),
+        "float32: " + quoted(text)
+    );
+
+    const double half = is_finite ? rounded(value, 11, -24) : value;
+    const std::uint64_t half_bits = read<Half>(text);
+    if (std::fabs(half) > 65504.0) {
+        check(half_bits == kRefused, "float16, out of range: " + quoted(text));
+    } else {
+        const double found = to_double(Half{static_cast<std::uint16_t>(half_bits)});
+        check(bits_of(found) == bits_of(half), "float16: " + quoted(text));
+    }
+
+    const double brain = is_finite ? rounded(value, 8, -133) : value;
+    const std::uint64_t brain_bits = read<BFloat>(text);
+    if (std::fabs(brain) > 0x1.FEp127) {
+        check(brain_bits == kRefused, "bfloat16, out of range: " + quoted(text));
+    } else {
+        const double found = to_double(BFloat{static_cast<std::uint16_t>(brain_bits)});
+        check(bits_of(found) == bits_of(brain), "bfloat16: " + quoted(text));
+    }
+}
+
+struct FloatCase {
+    std::string text;
+    std::uint64_t bits;
+};
+
+template <class Element>
+void check_bits(const char* type, const std::vector<FloatCase>& cases) {
+    for (const FloatCase& one : cases) {
+        check(read<Element>(one.text) == one.bits, type + (": " + quoted(one.text)));
+        check_floats(one.text);
+    }
+}
+
+void test_floats() {
+    check_bits<double>(
+        "float64",
+        {
+            {"0", 0},
+            {"-0", 1ull << 63},
+            {"-0.0e5", 1ull << 63},
+            {"1", 0x3FF0000000000000},
+            {"0.1", 0x3FB999999999999A},
+            {"0.30000000000000004", 0x3FD3333333333334},
+            // Ties, of which the even one is taken, and what decides them 780 digits later.
+            {"9007199254740993", 0x4340000000000000},
+            {"9007199254740995", 0x4340000000000002},
+            {"9007199254740993." + zeros(780), 0x4340000000000000},
+            {"9007199254740993." + zeros(780) + "1", 0x4340000000000001},
+            {"9007199254740992." + std::string(780, '9'), 0x4340000000000000},
+            // The least: half of it, 2^-1075, is 2.47032822920623272...e-324.
+            {"4.9406564584124654e-324", 1},
+            {"2.4703282292062328e-324", 1},
+            {"2.4703282292062327e-324", 0},
+            {"-2.4703282292062327e-324", 1ull << 63},
+            {"2.2250738585072011e-308", 0x000FFFFFFFFFFFFF},
+            {"2.2250738585072014e-308", 0x0010000000000000},
+            // The largest: the midpoint above it is 1.797693134862315807...e308.
+            {"1.7976931348623157e308", 0x7FEFFFFFFFFFFFFF},
+            {"1.7976931348623158e308", 0x7FEFFFFFFFFFFFFF},
+            {"1.7976931348623159e308", kRefused},
+            {"-1.7976931348623159e308", kRefused},
+            {"1e309", kRefused},
+            {"1e-400", 0},
+            {"-1e-400", 1ull << 63},
+            // Exponents and digits that cancel, or that no integer has.
+            {"1" + zeros(400) + "e-400", 0x3FF0000000000000},
+            {"0." + zeros(400) + "1e401", 0x3FF0000000000000},
+            {zeros(1) + "." + zeros(800) + "e800", 0},
+            {"1e99999999999999999999999999", kRefused},
+            {"1e-99999999999999999999999999", 0},
+            {"0e99999999999999999999999999", 0},
+            {"0e-9999999999999999999999999", 0},
+            {"1e" + zeros(800) + "1", 0x4024000000000000},
+            {"0." + std::string(800, '3'), 0x3FD5555555555555},
+        }
+    );
+    check_bits<float>(
+        "float32",
+        {
+            {"-0", 0x80000000},
+            {"0.1", 0x3DCCCCCD},
+            {"16777217", 0x4B800000},
+            {"16777219", 0x4B800002},
+            {"16777217.00000001", 0x4B800001},
+            // The nearest float64 is the midpoint: what lies beyond it is lost by the first rounding.
+            {"16777217.0000000000000001", 0x4B800000},
+            {"16777218.9999999999999999", 0x4B800002},
+            {"1.401298464324817e-45", 1},
+            {"7.006492321624085e-46", 0},  // nearest to 2^-150, the midpoint
+            {"7.0064923216240863e-46", 1},
+            {"1.1754943508222875e-38", 0x00800000},
+            {"1.1754942106924411e-38", 0x007FFFFF},
+            {"3.4028234663852886e38", 0x7F7FFFFF},
+            {"3.4028235677973362e38", 0x7F7FFFFF},
+            {"3.4028235677973366e38", kRefused},
+            {"1e39", kRefused},
+            {"-1e-60", 0x80000000},
+        }
+    );
+    check_bits<Half>(
+        "float16",
+        {
+            {"-0", 0x8000},
+            {"0.1", 0x2E66},
+            {"2049", 0x6800},
+            {"2051", 0x6802},
+            {"2049.0000001", 0x6801},
+            {"65504", 0x7BFF},
+            {"65510", 0x7BFF},
+            {"65519.99", 0x7BFF},
+            {"65520", kRefused},
+            {"-65520", kRefused},
+            {"65519.9999999999999999", kRefused},  // its float64 is 65520
+            {"5.9604644775390625e-08", 1},
+            {"2.98023223876953125e-08", 0},  // 2^-25, the midpoint
+            {"2.9802322387695316e-08", 1},
+            {"6.097555160522461e-05", 0x03FF},
+            {"6.10053539276123046875e-05", 0x0400},  // the midpoint to the least normal one
+            {"6.103515625e-05", 0x0400},
+            {"-1e-30", 0x8000},
+            {"1e-310", 0},
+        }
+    );
+    check_bits<BFloat>(
+        "bfloat16",
+        {
+            {"0.1", 0x3DCD},
+            {"257", 0x4380},
+            {"259", 0x4382},
+            {"257.0000001", 0x4381},
+            {"3.3895313892515355e38", 0x7F7F},
+            {"3.3961775292304597e38", 0x7F7F},
+            {"3.3961775292304601e38", kRefused},
+            {"9.183549615799121e-41", 1},
+            {"4.591774807899561e-41", 0},  // nearest to 2^-134, the midpoint
+            {"4.591774807899562e-41", 1},
+            {"-1e-310", 0x8000},
+        }
+    );
+    // Random ones, of all lengths and near to what float32 has to decide.
+    std::mt19937_64 random(3);
+    for (int round = 0; round < 20'000; ++round) {
+        std::string text = random() % 2 == 0 ? "-" : "";
+        if (round % 4 == 0) {
+            const std::uint32_t bits = static_cast<std::uint32_t>(random() % 0x7F7FFFFF);
+            float low;
+            std::memcpy(&low, &bits, sizeof low);
+            const double middle = (static_cast<double>(low) +
+                                   std::nextafter(low, std::numeric_limits<float>::infinity())) /
+                                  2;
+            char written[64];
+            std::snprintf(written, sizeof written, "%.*e", static_cast<int>(random() % 26), middle);
+            text += written;
+        } else {
+            const std::size_t size = 1 + random() % (round % 100 == 1 ? 800 : 22);
+            text += static_cast<char>('0' + random() % 10);
+            text += '.';
+            for (std::size_t i = 0; i < size; ++i) {
+                text += static_cast<char>('0' + random() % 10);
+            }
+            if (round % 4 == 1) {
+                text += "e" + std::to_string(static_cast<int>(random() % 700) - 350);
+            } else if (round % 4 == 2) {
+                text += "e" + std::to_string(static_cast<int>(random() % 90) - 45);
+            }
+        }
+        check_floats(text);
+    }
+}
+
+// Each 16-bit value, and the midpoints around it.
+template <class Element>
+void test_16_bits(int significant, int least, unsigned infinity, Element (*convert_to)(double)) {
+    for (unsigned bits = 0; bits < infinity; ++bits) {
+        const double value = to_double(Element{static_cast<std::uint16_t>(bits)});
+        check(convert_to(value).bits == bits, "back and forth: " + std::to_string(bits));
+        check(convert_to(-value).bits == (bits | 0x8000), "below zero: " + std::to_string(bits));
+        const double next = to_double(Element{static_cast<std::uint16_t>(bits + 1)});
+        if (bits + 1 < infinity) {
+            const double middle = (value + next) / 2;
+            check(convert_to(middle).bits == bits + (bits & 1), "a tie: " + std::to_string(bits));
+            check(to_double(convert_to(middle)) == rounded(middle, significant, least), "a tie");
+            check(
+                convert_to(std::nextafter(middle, 0.0)).bits == bits &&
+                    convert_to(std::nextafter(middle, next)).bits == bits + 1,
+                "beside a tie: " + std::to_string(bits)
+            );
+        }
+    }
+}
+
+// Integers.
+
+std::string text_of(Wide number) {
+    std::string digits;
+    Wide rest = number < 0 ? -number : number;
+    do {
+        digits.insert(digits.begin(), static_cast<char>('0' + static_cast<int>(rest % 10)));
+        rest /= 10;
+    } while (rest > 0);
+    return (number < 0 ? "-" : "") + digits;
+}
+
+template <class Element>
+void check_integer(const std::string& text, Outcome wanted, Wide number) {
+    const Text body(text);
+    Decimal decimal{};
+    const char* stop = nullptr;
+    const bool is_number = scan_number(body.begin(), body.end(), &decimal, &stop);
+    check(is_number && decimal.end == body.end(), "a number: " + quoted(text));
+    Element element{};
+    const Outcome outcome = convert(decimal, element);
+    const std::string what =
+        quoted(text) + (std::is_signed_v<Element> ? " as int" : " as uint") +
+        std::to_string(8 * sizeof(Element));
+    check(outcome == wanted, what);
+    if (outcome == Outcome::stored) {
+        check(static_cast<Wide>(element) == number, "the value of " + what);
+    }
+}
+
+template <class Element>
+void test_integers_as() {
+    std::vector<Wide> numbers{0, 1, 5, 9, 10, 99, 100, 101, 127, 128, 129, 255, 256};
+    Wide power = 1000;
+    for (int digits = 4; digits <= 38; ++digits, power *= 10) {
+        for (const Wide near : {power - 1, power, power + 1}) {
+            numbers.push_back(near);
+        }
+    }
+    for (int bits = 15; bits <= 65; ++bits) {
+        for (int near = -2; near <= 2; ++near) {
+            numbers.push_back((Wide{1} << bits) + near);
+        }
+    }
+    for (const Wide magnitude : numbers) {
+        for (const Wide number : {magnitude, -magnitude}) {
+            const std::string digits = text_of(magnitude);
+            const std::string sign = number < 0 ? "-" : "";
+            const bool fits = number >= static_cast<Wide>(std::numeric_limits<Element>::min()) &&
+                              number <= static_cast<Wide>(std::numeric_limits<Element>::max());
+            const Outcome outcome = fits ? Outcome::stored : Outcome::out_of_range;
+            const std::string size = std::to_string(digits.size());
+            std::vector<std::string> same{
+                digits,
+                digits + ".0",
+                digits + "e0",
+                digits + "E+00",
+                digits + ".000e-0",
+                digits + "." + zeros(800),
+                "0." + digits + "e" + size,
+                "0." + zeros(30) + digits + "E+" + std::to_string(30 + digits.size()),
+            };
+            std::vector<std::string> fractions{
+                digits + ".5",
+                digits + "." + zeros(25) + "1",
+                digits + "." + zeros(800) + "1",
+                digits + ".1e-400",
+            };
+            if (magnitude != 0) {  // no number starts with two zeros
+                same.push_back(digits + "0e-1");
+                same.push_back(digits + zeros(19) + "e-19");
+                same.push_back(digits + zeros(800) + "e-800");
+                fractions.push_back(digits + "1e-1");
+                fractions.push_back(digits + "1" + zeros(30) + "e-31");
+                fractions.push_back(digits + "1e-99999999999999999999");
+            }
+            if (magnitude != 0 && digits.back() == '0') {
+                same.push_back(digits.substr(0, digits.size() - 1) + "e1");
+            }
+            for (const std::string& text : same) {
+                check_integer<Element>(sign + text, outcome, number);
+                // Zero has a sign as well.
+                check_integer<Element>((number == 0 ? "-" : sign) + text, outcome, number);
+            }
+            for (const std::string& text : fractions) {
+                check_integer<Element>(sign + text, Outcome::not_an_integer, 0);
+            }
+        }
+    }
+    for (const char* text : {"1e400", "-1e400", "1e99999999999999999999999", "123456789e15",
+                             "0.0001e40", "99999999999999999999999999999999999999999"}) {
+        check_integer<Element>(text, Outcome::out_of_range, 0);
+    }
+    for (const char* text : {"0", "-0", "0.0", "-0e400", "0e99999999999999999999999", "0.000e-7"}) {
+        check_integer<Element>(text, Outcome::stored, 0);
+    }
+}
+
+void test_integers() {
+    test_integers_as<std::int8_t>();
+    test_integers_as<std::int16_t>();
+    test_integers_as<std::int32_t>();
+    test_integers_as<std::int64_t>();
+    test_integers_as<std::uint8_t>();
+    test_integers_as<std::uint16_t>();
+    test_integers_as<std::uint32_t>();
+    test_integers_as<std::uint64_t>();
+    constexpr Wide kMost64 = std::numeric_limits<std::int64_t>::max();
+    check_integer<std::int64_t>("9223372036854775807.0", Outcome::stored, kMost64);
+    check_integer<std::int64_t>("92233720368547758070e-1", Outcome::stored, kMost64);
+    check_integer<std::int64_t>("-9223372036854775808", Outcome::stored, -kMost64 - 1);
+    check_integer<std::int64_t>("9223372036854775808", Outcome::out_of_range, 0);
+    check_integer<std::int64_t>("9223372036854775807.5", Outcome::not_an_integer, 0);
+    check_integer<std::int16_t>("1e3", Outcome::stored, 1000);
+    check_integer<std::int8_t>("1e3", Outcome::out_of_range, 0);
+    check_integer<std::int32_t>("1.0000000000000000000001", Outcome::not_an_integer, 0);
+}
+
+void test_booleans() {
+    struct Case {
+        const char* text;
+        bool fits;
+        unsigned value;
+    };
+    for (const Case& one : {
+             Case{"0", true, 0}, {"-0", true, 0}, {"0.0", true, 0}, {"0e5", true, 0}, {"1", true, 1},
+             {"1.0", true, 1}, {"10e-1", true, 1}, {"0.1e1", true, 1}, {"-1", false, 0},
+             {"2", false, 0}, {"0.5", false, 0}, {"1.0000000000000000000000001", false, 0},
+             {"1e400", false, 0}, {"256", false, 0}, {"18446744073709551617", false, 0},
+         }) {
+        const Text body(one.text);
+        Decimal decimal{};
+        const char* stop = nullptr;
+        check(scan_number(body.begin(), body.end(), &decimal, &stop), one.text);
+        Boolean element{7};
+        const Outcome outcome = convert(decimal, element);
+        const std::string what = one.text + std::string(" as a boolean");
+        check(outcome == (one.fits ? Outcome::stored : Outcome::out_of_range), what);
+        check(!one.fits || element.value == one.value, "the value of " + what);
+    }
+}
+
+}  // namespace
+
+void test_numbers() {
+    test_scan();
+    test_plain();
+    test_digits();
+    test_floats();
+    test_16_bits<Half>(11, -24, 0x7C00, to_half);
+    test_16_bits<BFloat>(8, -133, 0x7F80, to_bfloat);
+    test_integers();
+    test_booleans();
+}
+
+}  // namespace gpux::tests

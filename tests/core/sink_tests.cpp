@@ -1,0 +1,624 @@
+// The sink, by the events of values that are right and wrong; and arrays that are fed to it, with
+// strides of all signs, beside the same elements as lists.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "checks.hpp"
+#include "reading.hpp"
+#include "sink.hpp"
+#include "strided.hpp"
+
+namespace gpux::tests {
+namespace {
+
+using Place = std::vector<std::int64_t>;
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// A sink, and the block that it fills: of exactly the size that was asked for.
+class Filling {
+public:
+    explicit Filling(const Spec& spec, std::size_t most_bytes = std::size_t{1} << 30)
+        : spec_(spec), most_bytes_(most_bytes), sink_(spec_, Memory{nullptr, 0, this, grow}) {}
+    Filling(const Filling&) = delete;
+
+    Sink& sink() { return sink_; }
+
+    // Events, a character each: `[` and `]`, a digit for a number, t and f for booleans, s for a string
+    // of one character, S for one of nine, n for null, o for an object, h for an integer that no type
+    // has. Answers whether all were taken, and the value at its end.
+    bool feed(const std::string& events) {
+        for (const char event : events) {
+            if (!feed_one(event)) {
+                return false;
+            }
+        }
+        return sink_.finish();
+    }
+
+    Place place() const { return Place(sink_.place(), sink_.place() + sink_.place_axes()); }
+    Place shape() const { return Place(sink_.shape(), sink_.shape() + sink_.axes()); }
+    Place got() const { return Place(sink_.got_sizes(), sink_.got_sizes() + sink_.got_axes()); }
+
+    template <class Element>
+    std::vector<Element> elements() const {
+        std::vector<Element> elements(sink_.elements());
+        if (!elements.empty()) {
+            std::memcpy(elements.data(), block_.get(), elements.size() * sizeof(Element));
+        }
+        return elements;
+    }
+
+private:
+    bool feed_one(char event) {
+        const std::uint8_t truth = event == 't';
+        const double number = event - '0';
+        switch (event) {
+            case '[': return sink_.open();
+            case ']': return sink_.close();
+            case 't':
+            case 'f': return sink_.booleans(&truth, 1);
+            case 's': return sink_.expect_string() && sink_.string(1);
+            case 'S': return sink_.expect_string() && sink_.string(9);
+            case 'n': return sink_.other(Got::null);
+            case 'o': return sink_.other(Got::object);
+            case 'h': return sink_.huge_integer();
+            default: return sink_.reals(&number, 1);
+        }
+    }
+
+    static bool grow(void* owner, Memory* memory, std::size_t needed) {
+        Filling& filling = *static_cast<Filling*>(owner);
+        require(needed > memory->capacity, "more is needed");
+        if (needed > filling.most_bytes_) {
+            return false;
+        }
+        std::unique_ptr<unsigned char[]> larger(new unsigned char[needed]);
+        if (memory->capacity > 0) {
+            std::memcpy(larger.get(), memory->data, memory->capacity);
+        }
+        filling.block_ = std::move(larger);
+        memory->data = filling.block_.get();
+        memory->capacity = needed;
+        return true;
+    }
+
+    const Spec spec_;
+    std::size_t most_bytes_;
+    std::unique_ptr<unsigned char[]> block_;
+    Sink sink_;
+};
+
+// Values that are taken: with which shape, and how they were given.
+
+struct TakenCase {
+    Spec spec;
+    std::string events;
+    Place shape;
+    bool as_items;
+    bool as_one_item;
+};
+
+void test_taken() {
+    constexpr Type kFloat = Type::float32;
+    const Spec open = spec_of(kFloat, {});
+    const Spec batch = spec_of(kFloat, {-1, -1});
+    const Spec column = spec_of(kFloat, {-1, 1});
+    const Spec row = spec_of(kFloat, {-1});
+    const Spec image = spec_of(kFloat, {1, 2, 3});
+    const Spec fixed = spec_of(kFloat, {2, 3});
+    for (const TakenCase& one : std::vector<TakenCase>{
+             {open, "1", {}, false, false},
+             {open, "[]", {0}, false, false},
+             {open, "[[][]]", {2, 0}, false, false},
+             {open, "[[[1][2]]]", {1, 2, 1}, false, false},
+             {open, std::string(32, '[') + "1" + std::string(32, ']'), Place(32, 1), false, false},
+             {batch, "[[123][456]]", {2, 3}, false, false},
+             {batch, "[123]", {1, 3}, true, true},
+             {batch, "[]", {1, 0}, true, true},
+             {batch, "[[]]", {1, 0}, false, false},
+             {column, "1", {1, 1}, true, true},
+             {column, "[123]", {3, 1}, true, false},
+             {column, "[[1][2]]", {2, 1}, false, false},
+             {row, "1", {1}, true, true},
+             {row, "[12]", {2}, false, false},
+             {image, "[[[123][456]]]", {1, 2, 3}, false, false},
+             {image, "[[123][456]]", {1, 2, 3}, true, true},
+             {fixed, "[[123][456]]", {2, 3}, false, false},
+             {spec_of(Type::boolean, {-1}), "[tf10t]", {5}, false, false},
+             {spec_of(Type::string, {-1}), "[sSs]", {3}, false, false},
+             {spec_of(Type::string, {-1}), "s", {1}, true, true},
+         }) {
+        Filling filling(one.spec);
+        check(filling.feed(one.events), "taken: " + one.events);
+        check(filling.sink().fault() == Fault::none, "no fault: " + one.events);
+        check(filling.shape() == one.shape, "the shape of " + one.events);
+        check(filling.sink().as_items() == one.as_items, "as items: " + one.events);
+        check(filling.sink().as_one_item() == one.as_one_item, "as one item: " + one.events);
+        std::size_t elements = 1;
+        for (const std::int64_t size : one.shape) {
+            elements *= static_cast<std::size_t>(size);
+        }
+        check(filling.sink().elements() == elements, "the elements of " + one.events);
+        if (one.spec.type == kFloat) {
+            std::vector<float> wanted;
+            for (const char event : one.events) {
+                if (event >= '0' && event <= '9') {
+                    wanted.push_back(static_cast<float>(event - '0'));
+                }
+            }
+            check(filling.elements<float>() == wanted, "the numbers of " + one.events);
+        }
+    }
+}
+
+// Values that are refused: for what, and where.
+
+struct RefusedCase {
+    Spec spec;
+    std::string events;
+    Fault fault;
+    Place place;
+};
+
+void test_refused() {
+    constexpr Type kFloat = Type::float32;
+    const Spec open = spec_of(kFloat, {});
+    const Spec batch = spec_of(kFloat, {-1, -1});
+    const Spec column = spec_of(kFloat, {-1, 1});
+    const Spec image = spec_of(kFloat, {1, 2, 3});
+    const Spec fixed = spec_of(kFloat, {2, 3});
+    const Spec words = spec_of(Type::string, {-1});
+    Spec short_words = words;
+    short_words.most_characters = 8;
+    for (const RefusedCase& one : std::vector<RefusedCase>{
+             // The type of the whole.
+             {open, "n", Fault::wrong_type_at_top, {}},
+             {open, "s", Fault::wrong_type_at_top, {}},
+             {open, "t", Fault::wrong_type_at_top, {}},
+             {open, "o", Fault::wrong_type_at_top, {}},
+             {batch, "1", Fault::wrong_type_at_top, {}},
+             {batch, "h", Fault::wrong_type_at_top, {}},
+             {words, "1", Fault::wrong_type_at_top, {}},
+             {words, "h", Fault::wrong_type_at_top, {}},
+             // The type of an element, lists among elements, elements among lists.
+             {open, "[1n", Fault::wrong_type, {1}},
+             {open, "[1[", Fault::wrong_type, {1}},
+             {open, "[[1]2", Fault::wrong_type, {1}},
+             {open, "[[1][[", Fault::wrong_type, {1, 0}},
+             {open, "[[][[", Fault::wrong_type, {1, 0}},
+             {batch, "[[1][2s", Fault::wrong_type, {1, 1}},
+             {batch, "[12[", Fault::wrong_type, {2}},
+             {words, "[s1", Fault::wrong_type, {1}},
+             {words, "[sh", Fault::wrong_type, {1}},
+             {spec_of(Type::boolean, {-1}), "[ts", Fault::wrong_type, {1}},
+             // Numbers.
+             {open, "[12h", Fault::out_of_range, {2}},
+             {open, "h", Fault::out_of_range, {}},
+             {spec_of(Type::boolean, {-1}), "[t12", Fault::out_of_range, {2}},
+             // Strings.
+             {short_words, "[sS", Fault::too_long, {1}},
+             {short_words, "S", Fault::too_long, {}},
+             // Siblings.
+             {open, "[[12][3]", Fault::ragged, {1}},
+             {open, "[[12][345]", Fault::ragged, {1}},
+             {open, "[[[1][2]][[3]]", Fault::ragged, {1}},
+             {open, "[[][1]", Fault::ragged, {1}},
+             // Fixed sizes: at once where a list outgrows them, else at the end.
+             {fixed, "[[1234", Fault::outgrown, {0, 3}},
+             {fixed, "[[123n", Fault::outgrown, {0, 3}},
+             {fixed, "[[123h", Fault::outgrown, {0, 3}},
+             {fixed, "[[12n", Fault::wrong_type, {0, 2}},
+             {fixed, "[[123][123][", Fault::outgrown, {2}},
+             {fixed, "[[123][123]1", Fault::outgrown, {2}},
+             {fixed, "[[123]]", Fault::wrong_shape, {}},
+             {fixed, "[[12][12]]", Fault::wrong_shape, {}},
+             {fixed, "[]", Fault::wrong_shape, {}},
+             {fixed, "[[][]]", Fault::wrong_shape, {}},
+             {image, "[[123][123][", Fault::outgrown, {2}},
+             {image, "[[[123][123]][", Fault::outgrown, {1}},
+             {image, "[123]", Fault::wrong_shape, {}},
+             {column, "[[12", Fault::outgrown, {0, 1}},
+             {column, "[[][]]", Fault::wrong_shape, {}},
+             // Depth.
+             {fixed, "[[[", Fault::too_deep, {0, 0}},
+             {batch, "[[1][[", Fault::wrong_type, {1, 0}},
+             {open, std::string(33, '['), Fault::too_deep, Place(32, 0)},
+             // Batches.
+             {column, "[]", Fault::empty_batch, {}},
+             {spec_of(kFloat, {-1, 2}), "[]", Fault::wrong_shape, {}},
+             {spec_of(kFloat, {-1}), "[]", Fault::empty_batch, {}},
+         }) {
+        Filling filling(one.spec);
+        check(!filling.feed(one.events), "refused: " + one.events);
+        check(filling.sink().fault() == one.fault, "the fault of " + one.events);
+        check(filling.place() == one.place, "the place of " + one.events);
+    }
+    // What the messages need.
+    {
+        Filling filling(open);
+        filling.feed("[[12][345]");
+        check(
+            filling.sink().expected_values() == 2 && filling.sink().got_values() == 3, "2 and 3 values"
+        );
+    }
+    {
+        Filling filling(short_words);
+        filling.feed("S");
+        check(
+            filling.sink().expected_values() == 8 && filling.sink().got_values() == 9,
+            "8 and 9 characters"
+        );
+    }
+    {
+        Filling filling(fixed);
+        filling.feed("[[12][12]]");
+        check(filling.got() == Place{2, 2}, "the axes as they came");
+    }
+    struct Expectation {
+        Spec spec;
+        const char* events;
+        Got got;
+        bool expected_array;
+    };
+    for (const Expectation& one : std::vector<Expectation>{
+             {open, "n", Got::null, false},
+             {batch, "1", Got::number, true},
+             {batch, "o", Got::object, true},
+             {batch, "[n", Got::null, false},
+             {fixed, "[n", Got::null, true},
+             {open, "[[1]2", Got::number, true},
+             {open, "[1[", Got::array, false},
+             {words, "[1", Got::number, false},
+         }) {
+        Filling filling(one.spec);
+        filling.feed(one.events);
+        check(filling.sink().got() == one.got, std::string("got: ") + one.events);
+        check(
+            filling.sink().expected_array() == one.expected_array,
+            std::string("whether a list is expected: ") + one.events
+        );
+    }
+}
+
+// Numbers of each kind in each type.
+
+template <class Element, class Source>
+void check_number(Type type, bool (Sink::*put)(const Source*, std::size_t), Source number,
+                  const char* what) {
+    Filling filling(spec_of(type, {}));
+    const std::string text =
+        std::to_string(number) + " from " + what + " as type " + std::to_string(static_cast<int>(type));
+    const Source run[3] = {0, 1, number};
+    filling.sink().open();
+    const bool taken = (filling.sink().*put)(run, 3);
+    // Exactly: what long double has of it is what both have.
+    const long double wide = static_cast<long double>(number);
+    bool fits = true;
+    bool is_integer = true;
+    if constexpr (std::is_integral_v<Element>) {
+        is_integer = std::floor(wide) == wide;
+        fits = is_integer && wide >= static_cast<long double>(std::numeric_limits<Element>::min()) &&
+               wide <= static_cast<long double>(std::numeric_limits<Element>::max());
+    } else {
+        fits = std::isfinite(static_cast<Element>(number));
+    }
+    check(taken == fits, text);
+    if (taken != fits) {
+        return;
+    }
+    const std::vector<Element> elements = filling.elements<Element>();
+    if (taken) {
+        check(elements.size() == 3 && elements[2] == static_cast<Element>(number), text);
+        return;
+    }
+    const Fault fault = !std::isfinite(wide) ? Fault::not_finite
+                        : is_integer         ? Fault::out_of_range
+                                             : Fault::not_an_integer;
+    check(filling.sink().fault() == fault, "the fault of " + text);
+    check(filling.place() == Place{2} && elements.size() == 2, "the place of " + text);
+    const Number refused = filling.sink().number();
+    const bool is_same =
+        refused.kind == Number::real
+            ? std::isnan(wide) ? std::isnan(refused.as_real) : refused.as_real == wide
+        : refused.kind == Number::integer ? static_cast<long double>(refused.as_integer) == wide
+                                          : static_cast<long double>(refused.as_natural) == wide;
+    check(is_same, "the number of " + text);
+}
+
+template <class Element>
+void test_numbers_as(Type type) {
+    std::vector<double> reals{0.0, -0.0, 0.5, -0.5, 1.5, 1e300, -1e300, 5e-324, kInfinity, -kInfinity,
+                              std::nan(""), 3.5e38, 1e39};
+    for (int bits = 0; bits <= 65; ++bits) {
+        for (const double step : {-1.0, -0.5, 0.0, 0.5, 1.0}) {
+            reals.push_back(std::ldexp(1.0, bits) + step);
+            reals.push_back(-std::ldexp(1.0, bits) + step);
+        }
+        reals.push_back(std::nextafter(std::ldexp(1.0, bits), 0.0));
+        reals.push_back(std::nextafter(-std::ldexp(1.0, bits), -kInfinity));
+    }
+    for (const double real : reals) {
+        check_number<Element>(type, &Sink::reals, real, "a real");
+    }
+    for (int bits = 0; bits < 64; ++bits) {
+        for (std::uint64_t near = 0; near < 5; ++near) {
+            const std::uint64_t natural = (std::uint64_t{1} << bits) - 2 + near;
+            check_number<Element>(type, &Sink::naturals, natural, "a natural");
+            const auto integer = static_cast<std::int64_t>(natural);
+            check_number<Element>(type, &Sink::integers, integer, "an integer");
+            if (integer != std::numeric_limits<std::int64_t>::min()) {
+                check_number<Element>(type, &Sink::integers, -integer, "an integer");
+            }
+        }
+    }
+}
+
+void test_numbers_of_all_kinds() {
+    test_numbers_as<std::int8_t>(Type::int8);
+    test_numbers_as<std::int16_t>(Type::int16);
+    test_numbers_as<std::int32_t>(Type::int32);
+    test_numbers_as<std::int64_t>(Type::int64);
+    test_numbers_as<std::uint8_t>(Type::uint8);
+    test_numbers_as<std::uint16_t>(Type::uint16);
+    test_numbers_as<std::uint32_t>(Type::uint32);
+    test_numbers_as<std::uint64_t>(Type::uint64);
+    test_numbers_as<float>(Type::float32);
+    test_numbers_as<double>(Type::float64);
+    // What has no type in C++: a few.
+    for (const Type type : {Type::float16, Type::bfloat16, Type::boolean}) {
+        Filling filling(spec_of(type, {}));
+        const double reals[] = {1.0, 0.0, type == Type::boolean ? 0.5 : 1e40};
+        filling.sink().open();
+        check(!filling.sink().reals(reals, 3), "refused");
+        check(filling.sink().fault() == Fault::out_of_range, "out of range");
+        check(filling.place() == Place{2}, "the third");
+    }
+}
+
+// Elements without a call for each.
+void test_claims() {
+    {
+        Filling filling(spec_of(Type::int16, {2, 5}));
+        Sink& sink = filling.sink();
+        sink.open();
+        sink.open();
+        std::size_t room = 3;
+        auto* out = reinterpret_cast<std::int16_t*>(sink.claim(&room));
+        check(out != nullptr && room == 3, "as many as asked for");
+        std::fill_n(out, 3, static_cast<std::int16_t>(7));
+        sink.commit(2);  // fewer than claimed
+        room = 100;
+        out = reinterpret_cast<std::int16_t*>(sink.claim(&room));
+        check(out != nullptr && room == 3, "as many as the fixed size leaves");
+        std::fill_n(out, 3, static_cast<std::int16_t>(8));
+        sink.commit(3);
+        check(filling.elements<std::int16_t>() == std::vector<std::int16_t>{7, 7, 8, 8, 8}, "claimed");
+        room = 1;
+        check(sink.claim(&room) == nullptr, "none is left");
+        check(sink.fault() == Fault::outgrown && filling.place() == Place{0, 5}, "outgrown");
+    }
+    {
+        Filling filling(spec_of(Type::int16, {}));
+        std::size_t room = 1;
+        filling.sink().open();
+        check(filling.sink().claim(&room) != nullptr, "claimed");
+        check(!filling.sink().refuse_number(true), "refused");
+        check(filling.sink().fault() == Fault::out_of_range, "out of range");
+        check(filling.place() == Place{0}, "the first");
+    }
+    {
+        Filling filling(spec_of(Type::int16, {}));
+        check(!filling.sink().refuse_number(false), "refused");
+        check(filling.sink().fault() == Fault::not_an_integer, "not an integer");
+    }
+    {
+        Filling filling(spec_of(Type::string, {}));
+        std::size_t room = 1;
+        check(filling.sink().claim(&room) == nullptr, "strings are not claimed");
+        check(filling.sink().fault() == Fault::wrong_type_at_top, "a number for a string");
+    }
+    // More than there can be: its bytes pass the largest number there is, or memory ends.
+    for (const std::size_t count : {std::numeric_limits<std::size_t>::max(),
+                                    std::numeric_limits<std::size_t>::max() / 8 + 1,
+                                    std::size_t{1} << 40}) {
+        Filling filling(spec_of(Type::float64, {}));
+        std::size_t room = 1;
+        filling.sink().open();
+        filling.sink().claim(&room);
+        filling.sink().commit(1);
+        room = count;
+        check(filling.sink().claim(&room) == nullptr, "no memory");
+        check(filling.sink().fault() == Fault::out_of_memory, "out of memory");
+    }
+    {
+        Filling filling(spec_of(Type::float64, {}), 40);
+        check(!filling.feed("[123456"), "no memory for six");
+        check(filling.sink().fault() == Fault::out_of_memory, "out of memory");
+        check(filling.place() == Place{5}, "the sixth");
+        check(filling.elements<double>() == std::vector<double>{1, 2, 3, 4, 5}, "what was there is");
+    }
+}
+
+void test_axes_below() {
+    const std::ptrdiff_t sizes[] = {0, 4};
+    {
+        Filling filling(spec_of(Type::float32, {}));
+        Sink& sink = filling.sink();
+        check(sink.open() && sink.axes_below(2, sizes), "axes that no list shows");
+        check(sink.open() && sink.close() && sink.close() && sink.finish(), "a list without elements");
+        check(filling.shape() == Place{1, 0, 4}, "its shape");
+    }
+    {
+        Filling filling(spec_of(Type::float32, {-1, -1}));
+        check(filling.sink().open() && !filling.sink().axes_below(2, sizes), "too many axes");
+        check(filling.sink().fault() == Fault::too_deep, "too deep");
+    }
+}
+
+// Arrays.
+
+// One array, in memory of exactly the size that its elements reach over.
+template <class Element>
+void check_array(Type type, const std::vector<std::ptrdiff_t>& sizes,
+                 const std::vector<std::ptrdiff_t>& strides) {
+    const std::string what = "an array of type " + std::to_string(static_cast<int>(type)) + " with " +
+                             std::to_string(sizes.size()) + " axes";
+    // From the lowest to the highest byte.
+    std::ptrdiff_t low = 0;
+    std::ptrdiff_t high = sizeof(Element);
+    std::size_t count = 1;
+    for (std::size_t axis = 0; axis < sizes.size(); ++axis) {
+        const std::ptrdiff_t reach = (sizes[axis] - 1) * strides[axis];
+        (reach < 0 ? low : high) += reach;
+        count *= static_cast<std::size_t>(sizes[axis]);
+    }
+    if (count == 0) {
+        low = high = 0;
+    }
+    const std::size_t bytes = static_cast<std::size_t>(high - low);
+    const std::unique_ptr<unsigned char[]> memory(new unsigned char[bytes]);
+    for (std::size_t i = 0; i < bytes; ++i) {
+        // Finite floats of all types, and booleans: small and different.
+        memory[i] = type == Type::boolean ? i % 3 == 0 : static_cast<unsigned char>(i * 37 % 64);
+    }
+    const unsigned char* const start = memory.get() - low;
+    // The elements in C order.
+    std::vector<unsigned char> wanted;
+    std::vector<std::ptrdiff_t> index(sizes.size(), 0);
+    for (std::size_t i = 0; i < count; ++i) {
+        std::ptrdiff_t offset = 0;
+        for (std::size_t axis = 0; axis < sizes.size(); ++axis) {
+            offset += index[axis] * strides[axis];
+        }
+        wanted.insert(wanted.end(), start + offset, start + offset + sizeof(Element));
+        for (std::size_t axis = sizes.size(); axis-- > 0;) {
+            if (++index[axis] < sizes[axis]) {
+                break;
+            }
+            index[axis] = 0;
+        }
+    }
+    Filling filling(spec_of(type, {}));
+    const bool taken = feed(filling.sink(), start, type, static_cast<int>(sizes.size()), sizes.data(),
+                            strides.data());
+    check(taken && filling.sink().finish(), what);
+    std::vector<unsigned char> found(filling.sink().elements() * sizeof(Element));
+    if (!found.empty()) {
+        std::memcpy(found.data(), filling.sink().memory().data, found.size());
+    }
+    check(found == wanted, "the elements of " + what);
+    Place shape(sizes.begin(), sizes.end());
+    const auto empty = std::find(shape.begin(), shape.end(), 0);
+    if (empty != shape.end()) {
+        shape.erase(empty + 1, shape.end());  // nothing is inferred below an empty list
+    }
+    check(filling.shape() == shape, "the shape of " + what);
+}
+
+template <class Element>
+void test_arrays_of(Type type) {
+    constexpr std::ptrdiff_t kWidth = sizeof(Element);
+    check_array<Element>(type, {}, {});
+    check_array<Element>(type, {1}, {kWidth});
+    check_array<Element>(type, {0}, {kWidth});
+    check_array<Element>(type, {3, 0, 2}, {kWidth, kWidth, kWidth});
+    // A run is 256 elements.
+    for (const std::ptrdiff_t size : {255, 256, 257, 1000}) {
+        for (const std::ptrdiff_t stride : {kWidth, -kWidth, 3 * kWidth, -2 * kWidth, std::ptrdiff_t{0},
+                                            kWidth + 1, -kWidth - 3}) {
+            check_array<Element>(type, {size}, {stride});
+        }
+    }
+    // Every order and sign of three axes, dense and with gaps that are no multiple of an element.
+    for (const std::ptrdiff_t gap : {0, 1, 5}) {
+        for (int signs = 0; signs < 8; ++signs) {
+            for (int order = 0; order < 3; ++order) {
+                const std::vector<std::ptrdiff_t> sizes{4, 3, 5};
+                std::vector<std::ptrdiff_t> strides(3);
+                std::ptrdiff_t stride = kWidth;
+                for (int i = 0; i < 3; ++i) {
+                    const std::size_t axis = static_cast<std::size_t>((i + order) % 3);
+                    strides[axis] = signs >> axis & 1 ? -stride : stride;
+                    stride = stride * sizes[axis] + gap;
+                }
+                check_array<Element>(type, sizes, strides);
+            }
+        }
+    }
+    check_array<Element>(type, std::vector<std::ptrdiff_t>(32, 1), std::vector<std::ptrdiff_t>(32, -7));
+}
+
+template <class Element, std::size_t kCount>
+void check_refused_array(const Spec& spec, Type type, const Element (&elements)[kCount], bool backwards,
+                         Fault fault, const Place& place) {
+    Filling filling(spec);
+    const std::ptrdiff_t sizes[] = {static_cast<std::ptrdiff_t>(kCount)};
+    const std::ptrdiff_t width = sizeof(Element);
+    const std::ptrdiff_t strides[] = {backwards ? -width : width};
+    const Element* const start = backwards ? elements + kCount - 1 : elements;
+    const bool taken = feed(filling.sink(), reinterpret_cast<const unsigned char*>(start), type, 1, sizes,
+                            strides);
+    check(!taken && filling.sink().fault() == fault, "an array that is refused");
+    check(filling.place() == place, "the place of what is refused in an array");
+}
+
+}  // namespace
+
+void test_sink() {
+    test_taken();
+    test_refused();
+    test_numbers_of_all_kinds();
+    test_claims();
+    test_axes_below();
+}
+
+void test_strided() {
+    test_arrays_of<float>(Type::float32);
+    test_arrays_of<double>(Type::float64);
+    test_arrays_of<Half>(Type::float16);
+    test_arrays_of<std::int8_t>(Type::int8);
+    test_arrays_of<std::int16_t>(Type::int16);
+    test_arrays_of<std::int32_t>(Type::int32);
+    test_arrays_of<std::int64_t>(Type::int64);
+    test_arrays_of<std::uint8_t>(Type::uint8);
+    test_arrays_of<std::uint16_t>(Type::uint16);
+    test_arrays_of<std::uint32_t>(Type::uint32);
+    test_arrays_of<std::uint64_t>(Type::uint64);
+    test_arrays_of<Boolean>(Type::boolean);
+
+    // Other types than the input's, and what it does not have.
+    double reals[600] = {};
+    reals[300] = 0.5;
+    check_refused_array(spec_of(Type::int8, {}), Type::float64, reals, false, Fault::not_an_integer, {300});
+    check_refused_array(spec_of(Type::int8, {}), Type::float64, reals, true, Fault::not_an_integer, {299});
+    reals[300] = kInfinity;
+    check_refused_array(spec_of(Type::float32, {}), Type::float64, reals, false, Fault::not_finite, {300});
+    const std::int64_t integers[] = {0, 255, 256, -1};
+    check_refused_array(spec_of(Type::uint8, {}), Type::int64, integers, false, Fault::out_of_range, {2});
+    check_refused_array(spec_of(Type::uint8, {}), Type::int64, integers, true, Fault::out_of_range, {0});
+    check_refused_array(spec_of(Type::uint8, {3}), Type::int64, integers, false, Fault::out_of_range, {2});
+    check_refused_array(spec_of(Type::int64, {3}), Type::int64, integers, false, Fault::outgrown, {3});
+    check_refused_array(spec_of(Type::string, {}), Type::int64, integers, false, Fault::wrong_type, {0});
+    const Boolean booleans[] = {{1}, {0}};
+    check_refused_array(spec_of(Type::int8, {}), Type::boolean, booleans, false, Fault::wrong_type, {0});
+    // Every element of one type in another.
+    Filling filling(spec_of(Type::float32, {}));
+    const std::uint16_t naturals[] = {0, 1, 65535};
+    const std::ptrdiff_t size = 3;
+    const std::ptrdiff_t stride = -2;
+    check(
+        feed(filling.sink(), reinterpret_cast<const unsigned char*>(naturals + 2), Type::uint16, 1, &size,
+             &stride),
+        "integers for floats"
+    );
+    check(filling.elements<float>() == std::vector<float>{65535, 1, 0}, "backwards");
+}
+
+}  // namespace gpux::tests
