@@ -9,16 +9,17 @@ bytes, or an assertion.
 import contextlib
 import ctypes
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gpux import memory, runtime
 from gpux.config import Settings
-from gpux.memory import PINNED, Block, Place
+from gpux.memory import PINNED, Block, Place, Tensor
 from gpux.model import Model
 from gpux.runtime import Session
+from gpux.tensor import BY_CODE
 
 _POISON = 0xA5
 
@@ -32,8 +33,8 @@ class StandInStream:
         longest_allocation: larger blocks are refused, too.
     """
 
-    name = "cpu"  # where ONNX Runtime really finds the memory
-    place = Place(2, 0)  # where the code believes it
+    name = "stand-in"
+    place = Place(2, 0)  # where the code believes its memory
     address = 0x5EED
 
     def __init__(self) -> None:
@@ -144,13 +145,26 @@ class StandInSession(Session):
         graphs: the graph of each run.
     """
 
-    def __init__(self, raw: Session, stream: StandInStream, no_graphs: str | None = None) -> None:
+    def __init__(
+        self,
+        raw: Session,
+        stream: StandInStream,
+        no_graphs: str | None = None,
+        host_inputs: Sequence[str] = (),
+    ) -> None:
+        self._told_host_inputs = host_inputs
         super().__init__(raw._runtime, raw.raw, stream, no_graphs)
         self.standin = stream
         self.failures: list[BaseException] = []
         self.graphs: list[int] = []
         self.gate = threading.Event()  # runs wait until it is set
         self.gate.set()
+
+    def _find_host_inputs(self) -> Iterator[str]:
+        yield from self._told_host_inputs
+
+    def create_binding(self) -> Any:
+        return _StandInBinding(super().create_binding(), self.host_inputs)
 
     def create_options(self, graph: int = -1, *, synchronize: bool = False) -> Any:
         self.asked_to_synchronize = synchronize
@@ -163,14 +177,44 @@ class StandInSession(Session):
         self.graphs.append(int(options.get_run_config_entry("gpu_graph_id")))
         if self.failures:
             raise self.failures.pop(0)
-        super().run(binding, options)
+        super().run(binding.raw, options)
+
+
+class _StandInBinding:
+    """ONNX Runtime's binding, which finds on the host what is bound on the stand-in.
+
+    As the real one, it copies what the model reads on the host at the moment when it is bound, if
+    it is bound on the device.
+    """
+
+    def __init__(self, raw: Any, host_inputs: Collection[str]) -> None:
+        self.raw = raw
+        self.get_outputs = raw.get_outputs
+        self.clear_binding_outputs = raw.clear_binding_outputs
+        self._host_inputs = host_inputs
+        self._copies: list[Block] = []
+
+    def bind_input(
+        self, name: str, device: str, number: int, code: int, shape: Any, address: int
+    ) -> None:
+        if name in self._host_inputs and device == StandInStream.name:
+            nbytes = Tensor(BY_CODE[code], tuple(shape), address, None).nbytes
+            copy = memory.allocate(nbytes)
+            ctypes.memmove(copy.address, address, nbytes)
+            self._copies.append(copy)
+            address = copy.address
+        self.raw.bind_input(name, "cpu", number, code, shape, address)
+
+    def bind_output(self, name: str, device: str, number: int, *bound: Any) -> None:
+        assert device == StandInStream.name
+        self.raw.bind_output(name, "cpu", number, *bound)
 
 
 def load_on_stand_in(
-    file: Path, no_graphs: str | None = None, **settings: Any
+    file: Path, no_graphs: str | None = None, host_inputs: Sequence[str] = (), **settings: Any
 ) -> tuple[Model, StandInStream, StandInSession]:
     """A model that runs through the code for GPUs."""
     chosen = replace(Settings(model=file, provider="cpu"), **settings)
     stream = StandInStream()
-    session = StandInSession(runtime.create_session(chosen), stream, no_graphs)
+    session = StandInSession(runtime.create_session(chosen), stream, no_graphs, host_inputs)
     return Model(session, chosen), stream, session

@@ -176,9 +176,9 @@ class CudaStream:
     def end_capture(self) -> None:
         """Ends a capture that failed half-way, so that the stream works again."""
         runtime = self._cupy.cuda.runtime
-        # Raises in any case: without a capture because there is none, else because it is lost.
+        # Raises where there is no capture, or CUDA has given it up already.
         with contextlib.suppress(runtime.CUDARuntimeError):
-            runtime.streamEndCapture(self.address)
+            runtime.graphDestroy(runtime.streamEndCapture(self.address))
 
 
 class _CudaEvent:

@@ -25,7 +25,7 @@ class Frame:
         device: the pool that its blocks come from.
         signature: the model's.
         tensors: of a request, by input name. Those that lie on the device already, lent by another
-            library, are bound where they lie.
+            library, are bound where they lie, and so are those that the model reads on the host.
         shapes: of the outputs, None where only the run can tell: ONNX Runtime allocates those.
 
     Raises:
@@ -47,13 +47,22 @@ class Frame:
         self._specs = [spec for spec in signature.outputs if isinstance(spec, TensorSpec)]
         self._shapes = list(shapes)
         self.binding = session.create_binding()
-        self._moved = [name for name, tensor in tensors.items() if tensor.place != stream.place]
+        self._moved = [
+            name
+            for name, tensor in tensors.items()
+            if tensor.place != stream.place and name not in session.host_inputs
+        ]
         try:
             self._inputs = pack([tensors[name].nbytes for name in self._moved])
             self._input_parts = self._take(self._inputs)
             addresses = self._addresses(self._inputs, self._input_parts)
             moved_to = dict(zip(self._moved, addresses, strict=True))
             for name, tensor in tensors.items():
+                if name in session.host_inputs:
+                    self.binding.bind_input(
+                        name, "cpu", 0, tensor.type.code, tensor.shape, tensor.address
+                    )
+                    continue
                 self._bind(
                     self.binding.bind_input, name, tensor, moved_to.get(name, tensor.address)
                 )

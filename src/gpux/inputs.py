@@ -5,7 +5,7 @@ same rules and the same messages.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,7 @@ class InputReader:
         text: makes ids of texts, where the model takes them.
         told: gpux.yml, for what is wrong with a default.
         stream: of the GPU that the model runs on; None for the CPU.
+        host_inputs: what it reads on the host all the same.
 
     Raises:
         ConfigurationError: a default does not fit its input.
@@ -89,11 +90,13 @@ class InputReader:
         text: TextReader | None = None,
         told: Declaration | None = None,
         stream: Stream | None = None,
+        host_inputs: Collection[str] = (),
     ) -> None:
         self._signature = interface.signature
         self._pool = pool
         self._text = text
         self._stream = stream
+        self._host_inputs = host_inputs
         self._types = {entry.name: entry.spec.type for entry in interface.inputs}
         self._specs = {
             entry.name: InputSpec(
@@ -165,7 +168,9 @@ class InputReader:
         The elements themselves are not looked at: infinities and NaN pass.
         """
         stream = self._stream
-        if stream is None or not self._signature.is_numeric or place_of(value) != stream.place:
+        if stream is None or not self._signature.is_numeric or spec.name in self._host_inputs:
+            return None
+        if place_of(value) != stream.place:
             return None
         # The library makes our stream wait for what it has still to write.
         view = take(value, stream=stream.address)

@@ -110,7 +110,9 @@ class Model:
             text = TextReader(tokenizer, settings.tokenizer, self.interface, told)
         stream = session.stream
         self.pool = Pool(stream.allocate_pinned if stream else allocate)
-        self.inputs = InputReader(self.interface, self.pool, text, told, stream)
+        self.inputs = InputReader(
+            self.interface, self.pool, text, told, stream, session.host_inputs
+        )
         self.execution: HostExecution | StreamExecution
         if stream is None:
             self.execution = HostExecution(session, self.signature)

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
 from gpux.config import Settings, cores
@@ -86,6 +86,8 @@ class Session:
         no_graphs: why its runs cannot be captured as CUDA graphs; None where they can.
 
     Attributes:
+        host_inputs: those that the model reads on the host, though it runs on a GPU: shapes,
+            counts, whatever a node on the CPU takes.
         provider: `cpu` or `cuda`: the one really in use.
         version: of ONNX Runtime.
     """
@@ -96,9 +98,25 @@ class Session:
         self._runtime = runtime
         self.raw = raw
         self.stream = stream
-        self.no_graphs = no_graphs
+        self.host_inputs = frozenset(self._find_host_inputs() if stream is not None else ())
+        # A graph would replay the values that it was captured with.
+        self.no_graphs = no_graphs or next(
+            (f"the model reads input '{name}' on the host" for name in sorted(self.host_inputs)),
+            None,
+        )
         self.provider = cast(Literal["cpu", "cuda"], _SHORT_NAMES[raw.get_providers()[0]])
         self.version = str(runtime.__version__)
+
+    def _find_host_inputs(self) -> Iterator[str]:
+        """ONNX Runtime copies a tensor that is bound elsewhere at the moment of binding, not later.
+
+        So those that it will read on the host must be bound there.
+        """
+        for node, memory in zip(
+            self.raw.get_inputs(), self.raw.get_input_memory_infos(), strict=True
+        ):
+            if memory.name.lower() != "cuda":
+                yield node.name
 
     def create_binding(self) -> Any:
         """What run() takes: inputs and outputs by pointer. Of one thread at a time."""
@@ -191,12 +209,13 @@ def _create_cuda_session(runtime: Any, settings: Settings) -> Session:
         if not wants_graphs or not _NO_GRAPHS.search(str(error)):
             raise
         no_graphs = _reason_for_no_graphs(str(error))
-        if settings.cuda_graph == "on":
-            raise ConfigurationError(f"runtime.cuda_graph is on, but {no_graphs}") from error
         raw = _create(runtime, settings, _cuda_providers(settings, stream, graphs=False))
     if raw.get_providers()[0] != _CUDA:
         raise ConfigurationError("ONNX Runtime could not use CUDA (its reason is in its log above)")
-    return Session(runtime, raw, stream, no_graphs)
+    session = Session(runtime, raw, stream, no_graphs)
+    if settings.cuda_graph == "on" and session.no_graphs:
+        raise ConfigurationError(f"runtime.cuda_graph is on, but {session.no_graphs}")
+    return session
 
 
 _NO_GRAPHS = re.compile("graph capture|cuda graph", re.IGNORECASE)

@@ -73,9 +73,11 @@ class FakeCupy:
             fake.asked.append(("stream", options, fake.current))
             return SimpleNamespace(ptr=0xABC)
 
-        def end_capture(address: int) -> None:
+        def end_capture(address: int) -> int:
             fake.asked.append(("end capture", address))
-            raise CUDARuntimeError(901)
+            if fake.capture is None:
+                raise CUDARuntimeError(901)
+            return 0xF00
 
         def device_count() -> int:
             if gpus < 0:
@@ -96,6 +98,7 @@ class FakeCupy:
                 memcpyAsync=lambda *call: self.asked.append(("memcpyAsync", *call)),
                 memGetInfo=lambda: (3, 4 + self.current),
                 streamEndCapture=end_capture,
+                graphDestroy=lambda graph: self.asked.append(("destroy", graph)),
             ),
         )
 
@@ -199,8 +202,11 @@ def test_the_collector_stays_off_if_it_was_off(cupy: FakeCupy) -> None:
 
 
 def test_a_lost_capture_is_ended(cupy: FakeCupy) -> None:
-    CudaStream(0).end_capture()
+    CudaStream(0).end_capture()  # CUDA has given it up already
     assert cupy.asked[-1] == ("end capture", 0xABC)
+    cupy.capture = "under way"
+    CudaStream(0).end_capture()
+    assert cupy.asked[-2:] == [("end capture", 0xABC), ("destroy", 0xF00)]
 
 
 @pytest.mark.parametrize(

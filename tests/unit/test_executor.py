@@ -151,6 +151,31 @@ def test_strings_go_through_the_executor_too(on_stand_in: Load) -> None:
     assert lent_bytes(model) == (0, 0)
 
 
+def test_what_the_model_reads_on_the_host_stays_there(on_stand_in: Load) -> None:
+    """ONNX Runtime would copy it when it is bound, before ours has come."""
+    model, stream, _ = on_stand_in("repeat", host_inputs=["count"])
+    for number in (3, 1, 5, 2, 4, 4, 4, 4):
+        assert model.predict({"count": [number]})["ones"].shape == (number,)
+    assert not any(entry.startswith("in") for entry in stream.log)
+    # A graph would replay the count that it was captured with.
+    assert (
+        model.describe()["cuda_graph"]
+        | {
+            "captured": 0,
+            "reason": "the model reads input 'count' on the host",
+        }
+        == model.describe()["cuda_graph"]
+    )
+    assert lent_bytes(model) == (0, 0)
+
+
+def test_a_lent_tensor_that_is_read_on_the_host_is_brought_there(on_stand_in: Load) -> None:
+    model, _, _ = on_stand_in("repeat", host_inputs=["count"])
+    tensor = OnTheDevice(numpy.array([3]))
+    assert model.predict({"count": tensor})["ones"].shape == (3,)
+    assert tensor.brought == 1
+
+
 # The order of calls.
 
 

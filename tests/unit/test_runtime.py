@@ -35,6 +35,7 @@ class FakeRuntime:
     Attributes:
         sessions: the providers that each session was asked for.
         refusals: raised by the next sessions, one each; None for none.
+        inputs: by name, the memory that the model reads them from.
         has_gpu: otherwise a CUDA session turns into one of the CPU, as in the real one.
     """
 
@@ -46,6 +47,7 @@ class FakeRuntime:
         self.sessions: list[list[Any]] = []
         self.refusals: list[str | None] = []
         self.has_gpu = True
+        self.inputs = {"x": "Cuda"}  # and where the model reads them
         self.preloaded = 0
         fake = self
 
@@ -63,6 +65,12 @@ class FakeRuntime:
 
             def get_providers(self) -> list[str]:
                 return self.providers
+
+            def get_inputs(self) -> list[Any]:
+                return [SimpleNamespace(name=name) for name in fake.inputs]
+
+            def get_input_memory_infos(self) -> list[Any]:
+                return [SimpleNamespace(name=place) for place in fake.inputs.values()]
 
             def disable_fallback(self) -> None:
                 self.falls_back = False
@@ -149,6 +157,18 @@ def test_a_model_that_cannot_be_captured_runs_without(
     fake.refusals = [said]
     with pytest.raises(ConfigurationError, match=f"runtime.cuda_graph is on, but {reason}"):
         create_session(replace(SETTINGS, cuda_graph="on"))
+
+
+def test_inputs_that_are_read_on_the_host_are_known_and_never_captured(fake: FakeRuntime) -> None:
+    assert create_session(SETTINGS).host_inputs == frozenset()
+    fake.inputs = {"x": "Cuda", "shape": "Cpu", "count": "CudaPinned"}
+    session = create_session(SETTINGS)
+    assert session.host_inputs == {"shape", "count"}
+    assert session.no_graphs == "the model reads input 'count' on the host"
+    with pytest.raises(ConfigurationError, match=r"is on, but the model reads input 'count'"):
+        create_session(replace(SETTINGS, cuda_graph="on"))
+    # On the CPU nobody asks.
+    assert create_session(replace(SETTINGS, provider="cpu")).host_inputs == frozenset()
 
 
 def test_no_model_is_said_as_it_is(fake: FakeRuntime) -> None:
