@@ -1,7 +1,7 @@
 """The benchmarks: `bench/run.py COMMAND`; bench/README.md says what each one measures.
 
-Every benchmark checks the answers that it times. Exit codes: 0; 1 where an answer was wrong; 2
-where nothing could be measured.
+Every benchmark checks the answers that it times. Exit codes: 0; 1 where an answer was wrong, or
+another check failed; 2 where nothing could be measured; 3 where `gpu` finds no GPU that it can use.
 """
 
 import argparse
@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Protocol
 
 import codec
+import gpu
 import lists
 import server
 import stages
 from answers import MismatchError
 from cases import CASES, FOLDER
+from gpu_backend import NoGpuError
+from gpu_table import CheckedReport
 from report import CannotMeasureError, Report
 
 from gpux.errors import GpuxError
@@ -38,6 +41,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "lists": lists,
     "stages": stages,
     "server": server,
+    "gpu": gpu,
 }
 
 
@@ -53,13 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MismatchError as error:
         print(f"WRONG ANSWER: {error}", file=sys.stderr)
         return 1
+    except NoGpuError as error:
+        print(f"{options.command}: {error}", file=sys.stderr)
+        return 3
     except (CannotMeasureError, GpuxError) as error:
         print(f"{options.command}: {error}", file=sys.stderr)
         return 2
     print(report.text())
     if options.json is not None:
         report.write_json(options.json)
-    return 0
+    return 1 if isinstance(report, CheckedReport) and report.failed else 0
 
 
 def _parser() -> argparse.ArgumentParser:

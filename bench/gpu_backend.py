@@ -1,0 +1,260 @@
+"""The device under test: all that `gpu` asks of it, so that the rest runs without one, too.
+
+CudaBackend is a GPU. The tests put a stand-in in its place.
+"""
+
+import importlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import contenders
+import numpy
+from answers import Array
+from report import CannotMeasureError
+
+from gpux.config import Settings, cores
+from gpux.cuda import Stream, load_cupy
+from gpux.errors import RuntimeMissingError
+from gpux.runtime import Session, create_session, load_runtime
+
+_CUDA = "CUDAExecutionProvider"
+
+
+class NoGpuError(CannotMeasureError):
+    """There is no GPU that could be used.
+
+    Args:
+        missing: what is, in words; of several lines one is made.
+    """
+
+    def __init__(self, missing: str) -> None:
+        super().__init__(" ".join(missing.split()))
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """A tensor that another library has on the device.
+
+    Attributes:
+        value: the tensor.
+        address: of its first element.
+    """
+
+    value: object
+    address: int
+
+
+class Backend(Protocol):
+    """A device.
+
+    Attributes:
+        provider: the short name under which ONNX Runtime's nodes on it are counted.
+    """
+
+    provider: str
+
+    def create_session(self, settings: Settings) -> Session:
+        """A session on it, with a stream."""
+
+    def raw(self, file: Path, *, graphs: bool) -> "RawSession":
+        """The model in plain ONNX Runtime, with the same options.
+
+        Args:
+            file: the model's.
+            graphs: whether its runs are captured as CUDA graphs.
+        """
+
+    def bare_copy(self, stream: Stream) -> Callable[[int, int, int], None]:
+        """(target, source, bytes) → a copy to the device on the stream, by as little as can be."""
+
+    def used_bytes(self) -> int:
+        """The memory on it that anybody uses."""
+
+    def lenders(self) -> Mapping[str, Callable[[Array], Lent]]:
+        """By library, what makes a tensor on the device from an array of float32."""
+
+    def serve(self, path: Path) -> AbstractContextManager[int]:
+        """`gpux serve PATH` on the device while the context lasts; gives the port."""
+
+
+class RawSession:
+    """A model in plain ONNX Runtime, with IOBinding. Of one thread.
+
+    Args:
+        runtime: the onnxruntime module.
+        raw: its InferenceSession.
+        device: what it calls the device.
+        graphs: whether its runs are captured as CUDA graphs.
+    """
+
+    def __init__(self, runtime: Any, raw: Any, device: str, *, graphs: bool) -> None:
+        self._runtime = runtime
+        self._raw = raw
+        self._device = device
+        self._graphs = graphs
+        self._bound = 0
+
+    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> "RawRun":
+        """Puts inputs on the device and binds them, once and for all.
+
+        Args:
+            inputs: by name.
+            outputs: arrays of their types and shapes.
+        """
+        value_of = self._runtime.OrtValue
+        binding = self._raw.io_binding()
+        for name, array in inputs.items():
+            binding.bind_ortvalue_input(name, value_of.ortvalue_from_numpy(array, self._device, 0))
+        for name, array in outputs.items():
+            binding.bind_ortvalue_output(
+                name,
+                value_of.ortvalue_from_shape_and_type(array.shape, array.dtype, self._device, 0),
+            )
+        options = self._runtime.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(self._bound if self._graphs else -1))
+        self._bound += 1
+        return RawRun(self._raw, binding, options, list(outputs))
+
+
+class RawRun:
+    """A run of what is bound. Its inputs and outputs stay on the device."""
+
+    def __init__(self, raw: Any, binding: Any, options: Any, names: Sequence[str]) -> None:
+        self._raw = raw
+        self._binding = binding
+        self._options = options
+        self._names = names
+
+    def run(self) -> None:
+        """Runs; the device is done when this returns."""
+        self._raw.run_with_iobinding(self._binding, self._options)
+
+    def outputs(self) -> dict[str, Array]:
+        """Copies of the outputs."""
+        return dict(zip(self._names, self._binding.copy_outputs_to_cpu(), strict=True))
+
+
+class CudaBackend:
+    """The first GPU."""
+
+    provider = "cuda"
+
+    def create_session(self, settings: Settings) -> Session:
+        return create_session(settings)
+
+    def raw(self, file: Path, *, graphs: bool) -> RawSession:
+        runtime = load_runtime()
+        if hasattr(runtime, "preload_dlls"):
+            runtime.preload_dlls()  # cuBLAS and cuDNN, where they were installed by pip
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = cores()
+        for pool in ("intra", "inter"):
+            options.add_session_config_entry(f"session.{pool}_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        cuda = {
+            "device_id": "0",
+            "enable_cuda_graph": str(int(graphs)),
+            "arena_extend_strategy": "kSameAsRequested",
+            "cudnn_conv_algo_search": "HEURISTIC",
+            "use_tf32": "0",
+        }
+        providers = [(_CUDA, cuda), "CPUExecutionProvider"]
+        raw = runtime.InferenceSession(os.fspath(file), options, providers=providers)
+        raw.disable_fallback()
+        if raw.get_providers()[0] != _CUDA:
+            raise CannotMeasureError("plain ONNX Runtime could not use CUDA")
+        return RawSession(runtime, raw, "cuda", graphs=graphs)
+
+    def bare_copy(self, stream: Stream) -> Callable[[int, int, int], None]:
+        runtime = load_cupy().cuda.runtime
+        copy, wait, address = runtime.memcpyAsync, runtime.streamSynchronize, stream.address
+
+        def bare(target: int, source: int, nbytes: int) -> None:
+            copy(target, source, nbytes, 1, address)  # cudaMemcpyHostToDevice
+            wait(address)
+
+        return bare
+
+    def used_bytes(self) -> int:
+        free, total = load_cupy().cuda.runtime.memGetInfo()
+        return int(total) - int(free)
+
+    def lenders(self) -> Mapping[str, Callable[[Array], Lent]]:
+        def cupy_lends(array: Array) -> Lent:
+            value = load_cupy().asarray(array)
+            load_cupy().cuda.runtime.deviceSynchronize()
+            return Lent(value, int(value.data.ptr))
+
+        found = {"cupy": cupy_lends}
+        try:
+            torch: Any = importlib.import_module("torch")
+        except ImportError:
+            return found
+
+        def torch_lends(array: Array) -> Lent:
+            value = torch.from_numpy(numpy.array(array)).cuda()
+            return Lent(value, int(value.data_ptr()))
+
+        return {**found, "torch": torch_lends} if torch.cuda.is_available() else found
+
+    @contextmanager
+    def serve(self, path: Path) -> Iterator[int]:
+        ours = contenders.CONTENDERS["gpux"]
+
+        def command(python: Path, model: Path, port: int) -> Sequence[str]:
+            return [*ours.command(python, model, port), "--provider", "cuda"]
+
+        server = contenders.Contender("gpux", ours.about, ours.run_threads, command)
+        python, _ = contenders.install(server)
+        with contenders.started(server, python, path) as port:
+            yield port
+
+
+def find_gpu() -> dict[str, Any]:
+    """What is known of the first GPU and of what is installed for it.
+
+    Raises:
+        NoGpuError: says what is missing: CuPy, the driver, ONNX Runtime or its part for CUDA.
+    """
+    try:
+        cupy = load_cupy()
+        runtime = cupy.cuda.runtime
+        try:
+            count = int(runtime.getDeviceCount())
+        except Exception as error:
+            raise NoGpuError(f"no NVIDIA driver with a GPU: {error}") from error
+        if count == 0:
+            raise NoGpuError("the driver knows no GPU")
+        onnxruntime = load_runtime()
+    except RuntimeMissingError as error:
+        raise NoGpuError(str(error)) from error
+    if _CUDA not in onnxruntime.get_available_providers():
+        raise NoGpuError(
+            f"this ONNX Runtime ({onnxruntime.__version__}) was built without CUDA: "
+            "pip uninstall onnxruntime, then pip install 'gpux[cuda]'"
+        )
+    properties = runtime.getDeviceProperties(0)
+    return {
+        "gpu": properties["name"].decode(),
+        "gpus": count,
+        "gpu_memory_bytes": int(properties["totalGlobalMem"]),
+        "driver_cuda": int(runtime.driverGetVersion()),
+        "runtime_cuda": int(runtime.runtimeGetVersion()),
+        "cupy": str(cupy.__version__),
+        "onnxruntime": str(onnxruntime.__version__),
+    }
+
+
+@contextmanager
+def folder_with(model: Path, described: str) -> Iterator[Path]:
+    """A folder with a model and a gpux.yml, to be served."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "model.onnx").write_bytes(model.read_bytes())
+        (folder / "gpux.yml").write_text(described)
+        yield folder

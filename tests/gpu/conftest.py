@@ -1,0 +1,97 @@
+"""Tests that need a GPU: where there is none, all of them are skipped, with the reason in words."""
+
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpux.config import Settings
+from gpux.cuda import CudaStream, load_cupy
+from gpux.errors import RuntimeMissingError
+from gpux.executor import StreamExecution
+from gpux.model import Model, load_model
+from gpux.runtime import load_runtime
+
+HERE = Path(__file__).parent
+
+
+@cache
+def missing() -> str | None:
+    """What keeps this machine from running these tests; None if nothing does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            runtime = load_cupy().cuda.runtime
+            providers = load_runtime().get_available_providers()
+        except RuntimeMissingError as error:
+            return str(error)
+        try:
+            count = runtime.getDeviceCount()
+        except runtime.CUDARuntimeError as error:
+            return f"no NVIDIA driver with a GPU: {error}"
+    if not count:
+        return "the driver knows no GPU"
+    if "CUDAExecutionProvider" not in providers:
+        return "this ONNX Runtime was built without CUDA"
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips these tests, or lets other libraries warn in them as they like."""
+    reason = None
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            reason = reason or missing()
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=f"needs a GPU: {reason}"))
+            item.add_marker(pytest.mark.filterwarnings("default"))
+
+
+@pytest.fixture
+def stream() -> CudaStream:
+    """A stream on the first GPU, which this thread works with."""
+    made = CudaStream(0)
+    made.adopt()
+    return made
+
+
+@pytest.fixture
+def on_gpu(model_file: Callable[[str], Path]) -> Iterator[Callable[..., Model]]:
+    """A model on the first GPU, by its name or its file, and settings."""
+    loaded: list[Model] = []
+
+    def find(name: str | Path, **settings: Any) -> Model:
+        file = model_file(name) if isinstance(name, str) else name
+        model = load_model(Settings(model=file, provider="cuda", **settings))
+        loaded.append(model)
+        return model
+
+    yield find
+    for model in loaded:
+        assert isinstance(model.execution, StreamExecution)
+        model.execution.close()
+        # Whatever happened, every request has given back what it had taken.
+        assert model.pool.figures.lent_bytes == 0
+
+
+@pytest.fixture
+def alike() -> Callable[[bytes, bytes], bool]:
+    """Whether two answers in JSON are the same, but for what two processors may differ in."""
+    return lambda got, expected: _alike(json.loads(got), json.loads(expected))
+
+
+def _alike(got: Any, expected: Any) -> bool:
+    if isinstance(expected, float) and isinstance(got, int | float):
+        return math.isclose(got, expected, rel_tol=1e-3, abs_tol=1e-5)
+    if type(got) is not type(expected):
+        return False
+    if isinstance(expected, list):
+        return len(got) == len(expected) and all(map(_alike, got, expected))
+    if isinstance(expected, dict):
+        return list(got) == list(expected) and all(map(_alike, got.values(), expected.values()))
+    return bool(got == expected)

@@ -1,0 +1,218 @@
+"""Models on a real GPU answer what they answer on the CPU."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from models import BUILDERS, NUMBER_TYPES
+
+from gpux.deadline import Watchdog
+from gpux.engine import Engine
+from gpux.errors import ConfigurationError, DeadlineError, InferenceError
+from gpux.example import find_examples
+from gpux.executor import StreamExecution
+from gpux.model import Model, load
+from gpux.protocol import decode
+
+LOADED = [name for name in BUILDERS if not name.startswith("takes_") and "slow" not in name]
+Load = Callable[..., Model]
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_the_answers_are_those_of_the_cpu(
+    name: str,
+    model_file: Callable[[str], Path],
+    on_gpu: Load,
+    alike: Callable[[bytes, bytes], bool],
+) -> None:
+    engine = Engine(load(model_file(name), "cpu"))
+    other = Engine(on_gpu(name))
+    examples = find_examples(engine)
+    assert examples
+    for _ in range(6):  # the last ones are replays
+        for example in examples.values():
+            answer = other.predict(example.body)
+            assert alike(answer, example.answer), (answer, example.answer)
+
+
+def test_every_type_comes_back_bit_for_bit(on_gpu: Load) -> None:
+    model = on_gpu("numbers")
+    random = numpy.random.default_rng(3)
+    for turn in range(8):
+        inputs: dict[str, Any] = {}
+        for name in NUMBER_TYPES:
+            shape = tuple(random.integers(1, 50, 2)) if turn % 2 else (7, 9)
+            if name == "bool":
+                inputs[name] = random.random(shape) < 0.5
+            elif "int" in name:
+                limits = numpy.iinfo(name)
+                inputs[name] = random.integers(limits.min, limits.max, shape, name, endpoint=True)
+            else:
+                numbers = random.standard_normal(shape, numpy.float32)
+                if name == "bfloat16":  # whose numbers have a short float32
+                    numbers = (numbers.view("uint32") & 0xFFFF0000).view("float32")
+                inputs[name] = numbers if name == "bfloat16" else numbers.astype(name)
+        answer = model.predict(inputs)
+        for name, numbers in inputs.items():
+            assert answer[f"{name}_out"].dtype == numbers.dtype
+            assert answer[f"{name}_out"].tobytes() == numbers.tobytes(), name
+
+
+def test_infinities_and_nan(
+    model_file: Callable[[str], Path], on_gpu: Load, alike: Callable[[bytes, bytes], bool]
+) -> None:
+    body = b'{"a": [[1, -1, 0, 3, 1e308]], "b": [[0, 0, 0, 7, 1e-10]]}'
+    answer = Engine(on_gpu("quotients")).predict(body)
+    expected = Engine(load(model_file("quotients"), "cpu")).predict(body)
+    assert alike(answer, expected), (answer, expected)
+    assert b"null" in answer
+
+
+def test_zero_sizes(on_gpu: Load) -> None:
+    model = on_gpu("matrix")
+    for _ in range(6):
+        assert model.predict({"x": numpy.zeros((2, 0))})["y"].shape == (2, 0)
+        assert model.predict({"x": [[1.5]]})["y"].tolist() == [[1.5]]
+
+
+def test_sizes_that_only_the_run_knows(on_gpu: Load) -> None:
+    model = on_gpu("boxes")
+    corners = [[[0, 0, 1, 1], [5, 5, 6, 6], [0, 0, 1, 1.1]]]
+    for scores, chosen in (
+        ([0.9, 0.8, 0.7], [[0, 0, 0], [0, 0, 1]]),
+        ([0.9, 0.0, 0.0], [[0, 0, 0]]),
+        ([0.0, 0.0, 0.0], []),
+    ):
+        answer = model.predict({"boxes": corners, "scores": [[scores]]})["selected"]
+        assert answer.tolist() == chosen
+        assert answer.shape == (len(chosen), 3)
+
+
+def test_names_that_promise_what_the_nodes_do_not_keep(on_gpu: Load) -> None:
+    model = on_gpu("doubled")
+    for number in range(8):
+        answer = model.predict({"x": [[number], [7.0]]})
+        assert answer["twice"].tolist() == [[number], [7.0], [number], [7.0]]
+        assert answer["negative"].tolist() == [[-number], [-7.0]]
+
+
+def test_an_output_that_is_an_input(on_gpu: Load) -> None:
+    model = on_gpu("alias")
+    for number in range(8):
+        answer = model.predict({"x": [[number, 1.5]]})
+        assert answer["x"].tolist() == [[number, 1.5]]
+        assert answer["doubled"].tolist() == [[2 * number, 3.0]]
+
+
+def test_shapes_that_are_read_by_the_host(on_gpu: Load) -> None:
+    """Expand takes its shape from an input, Loop its count: on the host, not on the GPU."""
+    model = on_gpu("repeat")
+    for count in (3, 1, 7, 3, 3, 3, 3, 3, 0, 2):
+        assert model.predict({"count": [count]})["ones"].tolist() == [1.0] * count
+    model = on_gpu("slow")
+    for steps in (1, 2, 2, 2, 2, 2, 1):
+        assert model.predict({"steps": steps})["sum"] == 128.0
+
+
+def test_strings(on_gpu: Load) -> None:
+    model = on_gpu("strings")
+    texts = [["a", "é\0b", ""], ["", "😀", "x" * 1000]]
+    for _ in range(5):
+        assert model.predict({"texts": texts})["same"].tolist() == texts
+    assert model.describe()["cuda_graph"]["reason"].startswith("the model takes or answers strings")
+
+
+def test_a_run_that_fails_takes_nothing_with_it(on_gpu: Load) -> None:
+    model = on_gpu("sevens")
+    for _ in range(5):
+        with pytest.raises(InferenceError):
+            model.predict({"x": [[1.0, 2.0, 3.0]]})
+        assert model.predict({"x": [[1.0] * 14]})["y"].shape == (2, 7)
+
+
+def test_a_run_at_its_deadline_is_stopped(on_gpu: Load) -> None:
+    model = on_gpu("slow")
+    watchdog = Watchdog(0.2)
+    for _ in range(2):
+        request = decode(b'{"steps": 10000000}', model.inputs)
+        with pytest.raises(DeadlineError):
+            model.run(request, watchdog)
+        request.release()
+        assert model.predict({"steps": 1})["sum"] == 128.0
+
+
+def test_where_the_nodes_are(on_gpu: Load) -> None:
+    model = on_gpu("sentiment")
+    described = model.describe()
+    assert described["provider"] == "cuda"
+    assert described["device"] == "cuda:0"
+    assert model.placement is not None
+    assert described["nodes"] == {name: len(nodes) for name, nodes in model.placement.items()}
+    assert set(described["nodes"]) == {"cuda"}
+    left = on_gpu("text").placement
+    assert left is not None
+    # What knows strings is on the CPU, and is named.
+    assert any("LabelEncoder" in node for node in left["cpu"])
+
+
+def test_auto_is_cuda_here(model_file: Callable[[str], Path]) -> None:
+    model = load(model_file("matrix"), "auto")
+    assert model.device == "cuda:0"
+    assert model.predict({"x": [[1.0]]})["y"].tolist() == [[1.0]]
+
+
+def test_a_gpu_that_is_not_there(on_gpu: Load) -> None:
+    with pytest.raises(ConfigurationError, match="there is no GPU 99"):
+        on_gpu("matrix", device=99)
+
+
+def test_what_does_not_fit_fails_alone(on_gpu: Load) -> None:
+    model = on_gpu("repeat", gpu_memory_limit_bytes=2**25)
+    for _ in range(3):
+        with pytest.raises(InferenceError, match=r"(?i)memory"):
+            model.predict({"count": [2**26]})
+        assert model.predict({"count": [3]})["ones"].tolist() == [1.0] * 3
+    unlimited = on_gpu("repeat")
+    with pytest.raises(InferenceError, match=r"(?i)memory"):
+        unlimited.predict({"count": [2**45]})
+    assert unlimited.predict({"count": [3]})["ones"].tolist() == [1.0] * 3
+
+
+@pytest.mark.usefixtures("eager_threads")
+def test_sixteen_threads_get_their_own_answers(on_gpu: Load) -> None:
+    engine = Engine(on_gpu("alias"))
+    wrong: list[object] = []
+
+    def ask(thread: int) -> None:
+        for turn in range(100):
+            rows = [[float(thread), float(turn)]] * (1 + (thread + turn) % 5)
+            text = str(rows).replace(" ", "")
+            doubled = str([[2 * value for value in row] for row in rows]).replace(" ", "")
+            answer = engine.predict(f'{{"x":{text}}}'.encode())
+            if answer != f'{{"doubled":{doubled},"x":{text}}}'.encode():
+                wrong.append((rows, answer))
+
+    with ThreadPoolExecutor(16) as callers:
+        list(callers.map(ask, range(16)))
+    assert wrong == []
+
+
+def test_nothing_is_allocated_in_the_steady_state(on_gpu: Load) -> None:
+    model = on_gpu("photos", cuda_graph="off")
+    images = numpy.random.default_rng(0).random((2, 3, 224, 224), numpy.float32)
+    name = model.signature.inputs[0].name
+    assert isinstance(model.execution, StreamExecution)
+    execution = model.execution
+
+    def allocations() -> int:
+        return model.pool.figures.allocations + execution.device.figures.allocations
+
+    for _ in range(3):
+        model.predict({name: images})
+    before = allocations()
+    for _ in range(50):
+        model.predict({name: images})
+    assert allocations() == before
