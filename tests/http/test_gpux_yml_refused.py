@@ -195,6 +195,16 @@ MODEL: list[Broken] = [
     ),
     ("outputs: {a: {from: logits, shape: [batch, 3]}}", "outputs.a.shape", ["[batch, 2]"]),
     ("outputs: {logits: {shape: [2]}}", "outputs.logits.shape", ["expected [batch, 2]", "[2]"]),
+    (
+        f"inputs: {{rate: {{shape: [{'1, ' * 33}]}}}}",
+        "inputs.rate.shape",
+        ["expected at most 32 axes, got 33"],
+    ),
+    (
+        f"outputs: [{{name: same_rate, shape: [{'1, ' * 33}]}}]",
+        "outputs[0].shape",
+        ["expected at most 32 axes, got 33"],
+    ),
     # The batch.
     ("inputs: {rate: {batched: true}}", "inputs.rate.batched", ["no axes"]),
     ("outputs: {same_rate: {batched: true}}", "outputs.same_rate.batched", ["no axes"]),
@@ -258,6 +268,7 @@ TEXT: list[Broken] = [
     ),
     ("inputs: {text: {default: a}}", "inputs.text.default", []),
     ("inputs: {text: {batched: false}}", "inputs.text.batched", []),
+    ("inputs: {text: {required: false}}", "inputs.text.required", ["no default"]),
     ("inputs: {text: {type: int64}}", "inputs.text.type", ["string"]),
     ("inputs: {texts: {}}", "inputs.texts", ["no such input; did you mean 'text'?"]),
     ("inputs: {input_ids: {max_length: 8}}", "inputs.input_ids.max_length", ["int64"]),
