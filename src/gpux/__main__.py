@@ -4,6 +4,7 @@ Exit codes: 0; 1 where `gpux run` was refused or failed; 2 where nothing could b
 """
 
 import argparse
+import io
 import logging
 import os
 import signal
@@ -39,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names come from files and the cut is marked with a character that not every terminal has.
+        # Python itself does the same for stderr.
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     # Ctrl-C ends the process at once and without a traceback, until a server takes it over.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -163,7 +168,7 @@ def _run(options: argparse.Namespace) -> int:
     except (ClientError, ServiceError) as error:
         print(f"gpux: {error}", file=sys.stderr)
         return 1
-    print(answer.decode())
+    _print_json(answer)
     return 0
 
 
@@ -175,7 +180,7 @@ def _inspect(options: argparse.Namespace) -> int:
     if options.example:
         if not examples:
             raise StartError(f"an example was not found: {_NO_EXAMPLE}")
-        print(next(iter(examples.values())).body.decode())
+        _print_json(next(iter(examples.values())).body)
         return 0
     print(_summary(model))
     for title, example in examples.items():
@@ -184,6 +189,13 @@ def _inspect(options: argparse.Namespace) -> int:
     if not examples:
         print(f"Example   not found: {_NO_EXAMPLE}")
     return 0
+
+
+def _print_json(text: bytes) -> None:
+    """What other programs read: in UTF-8, whatever the terminal has (RFC 8259, 8.1)."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def _silence() -> None:

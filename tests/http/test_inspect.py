@@ -132,6 +132,31 @@ def test_the_example_can_be_piped(model_file: Find, server: Callable[[str], Serv
     assert answer.status == 200
 
 
+# A terminal that has not every character. Only a process of its own has one.
+
+
+def test_any_terminal_will_do(tmp_path: Path) -> None:
+    variables = {"PYTHONIOENCODING": "ascii"}
+    folder = models.write_folder(tmp_path / "größe", "photos", "name: größe 😀")
+    done = run_gpux("inspect", str(folder), variables=variables)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(r"Model     gr\xf6\xdfe \U0001f600 (")
+    assert r" \u2026 " in done.stdout
+    (folder / "gpux.yml").write_text("größe: 1")
+    done = run_gpux("inspect", str(folder), variables=variables)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert r"gr\xf6\xdfe/gpux.yml: gr\xf6\xdfe: unknown key" in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-16", "utf-8"])
+def test_json_is_utf_8_whatever_the_terminal_has(model_file: Find, encoding: str) -> None:
+    words, variables = str(model_file("words")), {"PYTHONIOENCODING": encoding}
+    done = run_gpux("run", words, "--input", '{"word": "größe 😀"}', variables=variables)
+    assert (done.returncode, done.stdout) == (0, '{"same":"größe 😀"}\n')
+    done = run_gpux("inspect", words, "--example", variables=variables)
+    assert (done.returncode, list(json.loads(done.stdout))) == (0, ["word"])
+
+
 # A model that takes multiples of three only, which nothing tells.
 
 
