@@ -4,12 +4,15 @@ Exit codes: 0; 1 where `gpux run` was refused or failed; 2 where nothing could b
 """
 
 import argparse
+import io
+import json
 import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from gpux import __version__
 from gpux.app import create_app
@@ -39,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names come from files and the cut is marked with a character that not every terminal has.
+        # Python itself does the same for stderr.
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     # Ctrl-C ends the process at once and without a traceback, until a server takes it over.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -168,7 +175,7 @@ def _run(options: argparse.Namespace) -> int:
     except (ClientError, ServiceError) as error:
         print(f"gpux: {error}", file=sys.stderr)
         return 1
-    print(answer.decode())
+    _print_json(answer)
     return 0
 
 
@@ -180,17 +187,24 @@ def _inspect(options: argparse.Namespace) -> int:
     if options.example:
         if not examples:
             raise StartError(f"an example was not found: {_NO_EXAMPLE}")
-        print(next(iter(examples.values())).body.decode())
+        _print_json(next(iter(examples.values())).body)
         return 0
     print(_summary(model))
     if options.verbose:
         print(_left_to_the_cpu(model))
     for title, example in examples.items():
-        print(f"{title:<9} {_cut(example.body.decode())}")
-        print(f"{'':<9} {_cut(example.answer.decode())}")
+        print(f"{title:<9} {_shorten(example.body)}")
+        print(f"{'':<9} {_shorten(example.answer)}")
     if not examples:
         print(f"Example   not found: {_NO_EXAMPLE}")
     return 0
+
+
+def _print_json(text: bytes) -> None:
+    """What other programs read: in UTF-8, whatever the terminal has (RFC 8259, 8.1)."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def _silence() -> None:
@@ -198,11 +212,32 @@ def _silence() -> None:
     logging.getLogger("gpux").setLevel(logging.CRITICAL + 1)
 
 
-def _cut(text: str) -> str:
-    """A text of bounded length, its middle left out."""
-    if len(text) <= _LONGEST_SHOWN:
-        return text
-    return f"{text[: _LONGEST_SHOWN // 2]} … {text[-_LONGEST_SHOWN // 4 :]}"
+class _Number(str):
+    """A number's text."""
+
+
+def _shorten(text: bytes) -> str:
+    """JSON of bounded length: lists lose what follows their first elements, then it its middle."""
+    shown = text.decode()
+    if len(shown) <= _LONGEST_SHOWN:
+        return shown
+    value = json.loads(text, parse_int=_Number, parse_float=_Number)
+    for most in (8, 4, 2):
+        shown = _write(value, most)
+        if len(shown) <= _LONGEST_SHOWN:
+            return shown
+    return f"{shown[: _LONGEST_SHOWN // 2]} … {shown[-_LONGEST_SHOWN // 4 :]}"
+
+
+def _write(value: Any, most: int) -> str:
+    """JSON text with at most so many elements of each list, and numbers as they stood."""
+    if isinstance(value, dict):
+        members = (f"{_write(name, most)}:{_write(item, most)}" for name, item in value.items())
+        return f"{{{','.join(members)}}}"
+    if isinstance(value, list):
+        elements = [_write(item, most) for item in value[:most]]
+        return f"[{','.join([*elements, '…'] if len(value) > most else elements)}]"
+    return value if isinstance(value, _Number) else json.dumps(value, ensure_ascii=False)
 
 
 def _summary(model: Model) -> str:

@@ -5,11 +5,12 @@ against the model itself in interface.py.
 """
 
 import difflib
+import ipaddress
 import json
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +36,10 @@ class Size(int):
     """A number of bytes, written as one or with a unit."""
 
 
+class OriginText(str):
+    """An origin as browsers send it, or `*`."""
+
+
 Port = Annotated[int, Meta(ge=0, le=65535, description="an integer from 0 to 65535")]
 Threads = Annotated[int, Meta(ge=1, le=1024, description="an integer from 1 to 1024")]
 Device = Annotated[int, Meta(ge=0, le=1023, description="an integer from 0 to 1023")]
@@ -49,10 +54,10 @@ Shape = Annotated[tuple[Dim, ...], Meta(description="a list of sizes, names and 
 Name = Annotated[str, Meta(min_length=1, description="a name")]
 Host = Annotated[str, Meta(min_length=1, description="a host's name or address")]
 Origin = Annotated[
-    str,
+    OriginText,
     Meta(
-        pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s?#@]+)$",
-        description="'*' or an origin such as https://app.example, without a path",
+        description="'*' or an origin such as https://app.example: lower case, ASCII, without a "
+        "path or a default port"
     ),
 ]
 _ORIGINS = "'*' or a list of origins such as https://app.example"
@@ -224,9 +229,7 @@ def read_declaration(file: Path, environment: Mapping[str, str]) -> Declaration:
         ConfigurationError: one line with the file, the key path and what was expected.
     """
     document = read_document(file, environment, _TEXT_KEYS)
-    # A key without a value is as good as none.
-    given = {key: value for key, value in document.items() if value is not None}
-    content = _convert(file, (), given, _Content)
+    content = _convert(file, (), document, _Content)
     try:
         json.dumps(content.metadata, allow_nan=False)
     except ValueError:
@@ -279,11 +282,13 @@ def _named(
 
 
 def _convert(file: Path, path: KeyPath, value: Any, kind: type[_T]) -> _T:
+    value = _without_nulls(value, kind)
     try:
-        return msgspec.convert(value, kind, dec_hook=_decode_size)
-    except msgspec.ValidationError as error:
-        below, problem = _explain(str(error), value, kind)
-        fail(file, path + below, problem)
+        return msgspec.convert(value, kind, dec_hook=_decode)
+    except msgspec.ValidationError:
+        fault = _find_fault(value, kind)
+        assert fault, "msgspec found one"
+        fail(file, path + fault[0], fault[1])
 
 
 def convert_text(text: str, kind: Any, source: str) -> Any:
@@ -297,14 +302,14 @@ def convert_text(text: str, kind: Any, source: str) -> Any:
     Raises:
         ConfigurationError: names the source, what was expected, and what came.
     """
-    value: Any = text
     if kind is Origins:
-        value = [part.strip() for part in text.split(",")]
-    elif _parts(kind) == (int,) and re.fullmatch(r"[0-9]{1,9}", text):
+        return tuple(convert_text(part.strip(), Origin, source) for part in text.split(","))
+    value: Any = text
+    if _parts(kind) == (int,) and re.fullmatch(r"[0-9]{1,9}", text):
         value = int(text)
     try:
         is_number = _parts(kind) == (float,)
-        return msgspec.convert(value, kind, strict=not is_number, dec_hook=_decode_size)
+        return msgspec.convert(value, kind, strict=not is_number, dec_hook=_decode)
     except msgspec.ValidationError:
         problem = f"expected {_describe(kind)}, got {show(text)}"
         raise ConfigurationError(f"{source}: {problem}") from None
@@ -322,8 +327,12 @@ _UNITS = {
 }
 
 
-def _decode_size(kind: type, value: object) -> Size:
-    assert kind is Size
+def _decode(kind: type, value: object) -> Size | OriginText:
+    """Makes what msgspec does not know; a ValueError becomes its own."""
+    return _read_size(value) if kind is Size else _read_origin(value)
+
+
+def _read_size(value: object) -> Size:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value) if value.bit_length() < 64 else ""
     match = re.fullmatch(r"([0-9]{1,15})\s*([A-Za-z]*)", value) if isinstance(value, str) else None
@@ -332,50 +341,87 @@ def _decode_size(kind: type, value: object) -> Size:
     return Size(int(match[1]) * _UNITS[match[2].lower()])
 
 
-# What msgspec says: a problem, then the place as in "$.serving.port", "$.shape[1]", "$.x[...]".
-_MESSAGE = re.compile(r"(?P<problem>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?", re.DOTALL)
-_STEP = re.compile(r"\.([^.\[]+)|\[([0-9]+)\]|\[(\.\.\.)\]")
-_CONTAINERS = (list, tuple, dict)
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_ORIGIN = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:\[(?P<v6>[0-9a-f:]+)\]|(?P<host>[a-z0-9._-]+))"
+    r"(?::(?P<port>0|[1-9][0-9]{0,4}))?"
+)
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
-def _explain(message: str, value: Any, kind: Any) -> tuple[KeyPath, str]:
-    """The place below `value`, and the problem, of a message of msgspec's."""
-    found = _MESSAGE.fullmatch(message)
-    assert found
-    path: KeyPath = ()
-    for name, index, any_key in _STEP.findall(found["path"] or ""):
-        if name:
-            key: str | int = name
-            kind = _fields(kind)[name]
-        else:
-            (container,) = (part for part in _parts(kind) if typing.get_origin(part) in _CONTAINERS)
-            kind = typing.get_args(container)[1 if any_key else 0]
-            key = _first_wrong(value, kind) if any_key else int(index)
-        path, value = (*path, key), value[key]
-    unknown = _UNKNOWN.fullmatch(found["problem"])
-    if unknown is None:
-        return path, f"expected {_describe(kind)}, got {show(value)}"
-    known = list(_fields(kind))
-    close = difflib.get_close_matches(unknown[1], known, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"expected {', '.join(known)}"
-    return (*path, unknown[1]), f"unknown key; {hint}"
+def _read_origin(value: object) -> OriginText:
+    """Source: the HTML standard, 7.1.1 (serialization of an origin), and URL, 3.5 (of a host)."""
+    if value == "*":
+        return OriginText("*")
+    match = _ORIGIN.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError
+    if match["v6"] and str(ipaddress.IPv6Address(match["v6"])) != match["v6"]:
+        raise ValueError
+    if match["host"] and match["host"].rpartition(".")[2].isdigit():
+        ipaddress.IPv4Address(match["host"])  # its one way to be written, or a ValueError
+    port = match["port"]
+    if port and (int(port) > 65535 or port == _DEFAULT_PORTS.get(match["scheme"])):
+        raise ValueError
+    return OriginText(match[0])
+
+
+def _children(value: Any, kind: Any) -> Iterator[tuple[str | int, Any, Any]] | None:
+    """What is in a value: keys or indexes, values and their types; no type for unknown keys.
+
+    None for a value that is not looked into.
+    """
+    for part in _parts(kind):
+        arguments = typing.get_args(part)
+        if isinstance(value, dict) and isinstance(part, type) and issubclass(part, Struct):
+            known = _fields(part)
+            return ((key, item, known.get(key)) for key, item in value.items())
+        if isinstance(value, dict) and typing.get_origin(part) is dict:
+            return ((key, item, arguments[1]) for key, item in value.items())
+        if isinstance(value, list) and typing.get_origin(part) in (list, tuple):
+            return ((index, item, arguments[0]) for index, item in enumerate(value))
+    return None
+
+
+def _without_nulls(value: Any, kind: Any) -> Any:
+    """A value without its keys that have none, which are as good as none.
+
+    Where anything may stand, null may: in `metadata`, and as a `default`, which takes it ill.
+    """
+    children = _children(value, kind) if isinstance(value, dict) else None
+    if children is None:
+        return value
+    return {
+        key: _without_nulls(item, inner)
+        for key, item, inner in children
+        if item is not None or inner is None or Any in _parts(inner)
+    }
+
+
+def _find_fault(value: Any, kind: Any) -> tuple[KeyPath, str] | None:
+    """The first place below a value where it is not of its type, and what is wrong there.
+
+    msgspec says so as well, but in a text that quotes what it was given.
+    """
+    for key, item, inner in _children(value, kind) or ():
+        if inner is None:
+            known = list(_fields(kind))
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"expected {', '.join(known)}"
+            return (key,), f"unknown key; {hint}"
+        fault = _find_fault(item, inner)
+        if fault:
+            return (key, *fault[0]), fault[1]
+    try:
+        msgspec.convert(value, kind, dec_hook=_decode)
+    except msgspec.ValidationError:
+        return (), f"expected {_describe(kind)}, got {show(value)}"
+    return None
 
 
 def _fields(kind: Any) -> dict[str, Any]:
     """The types of a section's keys."""
     (section,) = _parts(kind)
     return {entry.encode_name: entry.type for entry in msgspec.structs.fields(section)}
-
-
-def _first_wrong(values: Mapping[str, Any], kind: Any) -> str:
-    """The key that msgspec does not name: the first whose value is of another type."""
-    for key, value in values.items():
-        try:
-            msgspec.convert(value, kind)
-        except msgspec.ValidationError:
-            return key
-    raise AssertionError("msgspec found one")
 
 
 def _parts(kind: Any) -> tuple[Any, ...]:

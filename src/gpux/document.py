@@ -18,9 +18,11 @@ from gpux.errors import ConfigurationError
 # Keys and indexes from the top of the document.
 KeyPath = tuple[str | int, ...]
 
+# Also characters, once aliases and variables are written out.
 _MOST_BYTES = 2**20
-# Values, those behind an alias counted as often as they are used.
-_MOST_VALUES = 100_000
+# Keys and values; those behind an alias count as often as they are used. PyYAML takes 40 µs for
+# each. Labels are what there may be many of: ImageNet has sets of 1,000 and of 21,841.
+_MOST_VALUES = 25_000
 _MOST_DEPTH = 64
 _LONGEST_SHOWN = 60
 _LONGEST_PROBLEM = 300
@@ -30,9 +32,27 @@ _MERGE = _TAG + "merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """Knows the scalars of YAML 1.2's core schema, and merge keys."""
+    """Knows the scalars of YAML 1.2's core schema, and merge keys; stops at what is too much."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, file: Path, text: str) -> None:
+        super().__init__(text)
+        self._file = file
+        self._nodes = 0
+        self._depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """The next node with all that is in it."""
+        self._nodes += 1
+        if self._nodes > _MOST_VALUES:
+            fail(self._file, (), f"more than {_MOST_VALUES} values")
+        if self._depth == _MOST_DEPTH:
+            fail(self._file, (), "nested too deep")
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 # By kind: what such a scalar looks like, and what it may begin with ("" where it may be empty).
@@ -66,27 +86,30 @@ def read_document(
         ConfigurationError: one line with the file, the key path (or the line) and what is wrong.
     """
     try:
-        content = file.read_bytes()
+        with file.open("rb") as stream:
+            content = stream.read(_MOST_BYTES + 1)
     except OSError as error:
         raise ConfigurationError(f"{file}: {error.strerror or error}") from error
     if len(content) > _MOST_BYTES:
-        fail(file, (), f"expected at most {_MOST_BYTES} bytes, got {len(content)}")
+        fail(file, (), f"expected at most {_MOST_BYTES} bytes, got more")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         fail(file, (), f"not UTF-8 at byte {error.start}")
     try:
-        loader = _Loader(text)
+        loader = _Loader(file, text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        fail(file, (), f"line {line}: not YAML: {error.reason}")
+    try:
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         fail(file, (), f"{where}not YAML: {error.problem or error.context}")
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        fail(file, (), f"line {line}: not YAML: {error.reason}")
-    except RecursionError:
-        fail(file, (), "nested too deep")
+    except (ValueError, OverflowError):  # what PyYAML hands to chr() and int() unseen
+        where = f"line {loader.line + 1}, column {loader.column + 1}"
+        fail(file, (), f"{where}: not YAML: found a number that is out of range")
     if node is None:
         return {}
     value = _Builder(file, loader, environment, text_keys).build(node, (), as_text=False)
@@ -139,6 +162,28 @@ def show(value: object) -> str:
     return _cut(repr(value))
 
 
+def _fill_up(values: dict[str, Any], others: Mapping[str, Any]) -> None:
+    """Adds those of the others whose keys are not there yet."""
+    for key, value in others.items():
+        values.setdefault(key, value)
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _join_surrogates(text: str) -> str | None:
+    """The characters that surrogate pairs stand for: JSON writes an emoji as two escapes.
+
+    None where one half stands alone. Source: RFC 8259, 7.
+    """
+    if not _SURROGATE.search(text):
+        return text
+    try:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    except UnicodeDecodeError:
+        return None
+
+
 def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…"
 
@@ -158,6 +203,7 @@ class _Builder:
         self._environment = environment
         self._text_keys = text_keys
         self._values = 0
+        self._characters = 0
         self._open: list[yaml.Node] = []  # from the top to the node that is being built
 
     def build(self, node: yaml.Node, path: KeyPath, *, as_text: bool) -> Any:
@@ -165,6 +211,7 @@ class _Builder:
         self._values += 1
         if self._values > _MOST_VALUES:
             fail(self._file, (), f"more than {_MOST_VALUES} values")
+        # Again, as aliases deepen what was composed.
         if len(self._open) == _MOST_DEPTH:
             fail(self._file, (), "nested too deep")
         if node in self._open:
@@ -189,11 +236,11 @@ class _Builder:
         own: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if key_node.tag == _MERGE:
-                merged = {**self._merged(value_node, path), **merged}
+                _fill_up(merged, self._merged(value_node, path))
                 continue
             if not isinstance(key_node, yaml.ScalarNode):
                 fail(self._file, path, "expected keys that are text, got one that is not")
-            key: str = key_node.value
+            key = self._text(key_node.value, (*path, key_node.value))
             if key in own:
                 fail(self._file, (*path, key), "the key stands here twice")
             as_text = key in self._text_keys
@@ -204,15 +251,32 @@ class _Builder:
         """What `<<` brings in: of several mappings the first has the say."""
         value = self.build(node, (*path, "<<"), as_text=False)
         merged: dict[str, Any] = {}
+        if value is None:  # a key without a value
+            return merged
         for part in value if isinstance(value, list) else [value]:
             if not isinstance(part, dict):
                 fail(self._file, (*path, "<<"), f"expected a mapping, got {show(part)}")
-            merged = {**part, **merged}
+            _fill_up(merged, part)
         return merged
 
+    def _text(self, text: str, path: KeyPath) -> str:
+        """A key or a scalar as it stands, its surrogate pairs joined."""
+        self._count(len(text))
+        joined = _join_surrogates(text)
+        if joined is None:
+            fail(self._file, path, "the text has a lone surrogate")
+        return joined
+
+    def _count(self, characters: int) -> None:
+        self._characters += characters
+        if self._characters > _MOST_BYTES:
+            problem = f"more than {_MOST_BYTES} characters, with aliases and variables written out"
+            fail(self._file, (), problem)
+
     def _scalar(self, node: yaml.ScalarNode, path: KeyPath, *, as_text: bool) -> Any:
-        text, tag = self._expand(node.value, path), node.tag
-        if text != node.value and node.style is None:  # plain: read as if it had stood there
+        written, tag = self._text(node.value, path), node.tag
+        text = self._expand(written, path)
+        if text != written and node.style is None:  # plain: read as if it had stood there
             tag = self._loader.resolve(yaml.ScalarNode, text, (True, False))
         kind = tag.removeprefix(_TAG)
         if kind == "null":
@@ -240,12 +304,17 @@ class _Builder:
             if name is None:
                 problem = f"{show(text)}: expected ${{NAME}} or ${{NAME:-default}}"
                 fail(self._file, path, f"{problem}; a literal ${{ is written $${{")
+            if default is not None and "${" in default:
+                fail(self._file, path, f"{show(match[0])}: a default has no ${{ in it")
             value = self._environment.get(name)
             if default is not None:
-                return value or default
+                value = value or default
             if value is None:
                 problem = f"${{{name}}}: the environment variable is not set"
                 fail(self._file, path, f"{problem} and no default is given (${{{name}:-default}})")
+            if _SURROGATE.search(value):  # as Python has bytes that cannot be decoded
+                fail(self._file, path, f"${{{name}}}: the environment variable is not UTF-8")
+            self._count(len(value) - len(match[0]))
             return value
 
         return _VARIABLE.sub(value_of, text)

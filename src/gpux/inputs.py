@@ -238,7 +238,7 @@ class InputReader:
             if needs_types and IDS in given and TYPES not in given:
                 self._add_types(tensors, given, blocks)
             return
-        for name, rows in reader.encode(texts).items():
+        for name, rows in reader.encode(texts):
             content, shape, _, _ = walk(self._specs[name], rows, self._pool)
             tensors[name] = self._tensor(name, content, shape, blocks)
             given[name] = Given(

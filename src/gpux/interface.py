@@ -14,7 +14,7 @@ from msgspec import UNSET
 
 from gpux.declaration import Activation, Declaration, Input, Output
 from gpux.document import show
-from gpux.tensor import BY_NAME, Dim, OtherSpec, Signature, TensorSpec
+from gpux.tensor import BY_NAME, MOST_AXES, Dim, OtherSpec, Signature, TensorSpec
 
 # What a tokenizer takes, and what it makes of it, as transformers call it.
 TEXT, PAIR = "text", "text_pair"
@@ -197,6 +197,9 @@ def _merge(
             problem = f"expected {spec.shape_text}, as the model declares it, got {got}"
             told.refuse(section, name, "shape", problem=problem)
         dims = merged
+    if len(dims) > MOST_AXES:  # where the model declares none
+        problem = f"expected at most {MOST_AXES} axes, got {len(dims)}"
+        told.refuse(section, name, "shape", problem=problem)
     if entry.batched and not dims:
         problem = "the model declares no axes of it: its shape must be given as well"
         told.refuse(section, name, "batched", problem=problem)
@@ -275,6 +278,9 @@ def _check_input(entry: Accepted, told: Declaration) -> None:
         for key, value in (("default", declared.default), ("batched", declared.batched)):
             if value is not UNSET and value is not None:
                 told.refuse("inputs", name, key, problem="a text for the tokenizer has none")
+        if declared.required is False and name == TEXT:
+            problem = "a text for the tokenizer has no default: only ids can stand in its place"
+            told.refuse("inputs", name, "required", problem=problem)
     elif declared.default is not UNSET and declared.required:
         problem = "a required input has none: leave out `required` or `default`"
         told.refuse("inputs", name, "default", problem=problem)

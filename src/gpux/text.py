@@ -7,11 +7,14 @@ text is learnt from it, once.
 """
 
 import logging
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+
+import numpy
 
 from gpux.declaration import Declaration
 from gpux.errors import (
@@ -21,7 +24,7 @@ from gpux.errors import (
     InvalidShapeError,
     MissingInputError,
 )
-from gpux.interface import IDS, MASK, PAIR, TEXT, TYPES, Interface, takes_ids
+from gpux.interface import IDS, MASK, PAIR, TEXT, Interface, takes_ids
 from gpux.tensor import Signature
 
 logger = logging.getLogger(__name__)
@@ -29,6 +32,10 @@ logger = logging.getLogger(__name__)
 _DEFAULT_MAX_LENGTH = 512
 # Of one text, and about as many at once: the library takes some 200 bytes for each while it works.
 MOST_CHARACTERS = 2**20
+# Of one request, over all inputs that are made from its texts. Padding multiplies the number of
+# texts by the longest of them: this is 10,922 texts of 512 tokens, with mask and types, and as
+# int64 128 MiB, twice the largest body. A transformer needs far more for so many at once.
+_MOST_NUMBERS = 2**24
 _INSTALL = "the package tokenizers is not installed: pip install 'gpux[text]'"
 
 
@@ -137,7 +144,9 @@ class TextReader:
             truncation.get("max_length"), file, self._fixed_length, special, told
         )
 
-    def encode(self, texts: Mapping[str, Sequence[str]]) -> dict[str, list[list[int]]]:
+    def encode(
+        self, texts: Mapping[str, Sequence[str]]
+    ) -> Iterator[tuple[str, numpy.ndarray[Any, Any]]]:
         """The rows of the model's inputs.
 
         Args:
@@ -145,11 +154,11 @@ class TextReader:
                 MOST_CHARACTERS.
 
         Returns:
-            By input: a row for each text, all of one length.
+            Inputs by name, one after the other: a row of integers for each text, all of one length.
 
         Raises:
             ClientError: one half of the pairs is missing, or longer than the other; or the rows
-                cannot be made equally long.
+                cannot be made equally long, or would be too large then.
             InferenceError: the tokenizer failed.
 
         The GIL is released while the texts are read.
@@ -167,19 +176,22 @@ class TextReader:
         if room < 1:
             problem = f"there is no room for a pair in {self._max_length} tokens"
             raise InvalidShapeError(PAIR, (), problem)
-        ids: list[list[int]] = []
-        types: list[list[int]] = []
+        # Of all texts, one after the other.
+        ids, types = array("q"), array("q")
+        lengths: list[int] = []
+        longest = 0
         for tokens in zip(*(self._read(texts[name]) for name in names), strict=True):
             kept = self._cut(tokens, room)
-            row: list[int] = []
-            row_types: list[int] = []
+            before = len(ids)
             for part in layout:
                 part_ids = part.ids if part.source is None else kept[part.source]
-                row += part_ids
-                row_types += [part.type_id] * len(part_ids)
-            ids.append(row)
-            types.append(row_types)
-        return self._pad(ids, types)
+                ids.extend(part_ids)
+                types.extend(array("q", [part.type_id]) * len(part_ids))
+            lengths.append(len(ids) - before)
+            if lengths[-1] > longest:
+                longest = lengths[-1]
+                self._check_amount(counts[0], longest)
+        return self._pad(ids, types, lengths)
 
     def _read(self, texts: Sequence[str]) -> Iterator[list[int]]:
         """The tokens of each text; a few texts at a time, by their length."""
@@ -209,26 +221,46 @@ class TextReader:
             return [each[len(each) - size :] for each, size in zip(tokens, sizes, strict=True)]
         return [each[:size] for each, size in zip(tokens, sizes, strict=True)]
 
-    def _pad(self, ids: list[list[int]], types: list[list[int]]) -> dict[str, list[list[int]]]:
-        """Makes rows equally long, and tells what of them is text."""
-        lengths = [len(row) for row in ids]
-        padding, longest = self._padding, max(lengths)
+    def _width(self, longest: int) -> int:
+        """How long rows are, of which the longest has so many tokens."""
         if self._fixed_length is not None:
-            longest = self._fixed_length
-        elif padding.id is not None:
-            longest = -(-longest // padding.multiple) * padding.multiple
-        made = {IDS: ids, TYPES: types, MASK: [[1] * length for length in lengths]}
-        if padding.id is not None:
-            pads = {IDS: padding.id, TYPES: padding.type_id, MASK: 0}
-            for name, rows in made.items():
-                for row in rows:
-                    start = 0 if padding.is_left else len(row)
-                    row[start:start] = [pads[name]] * (longest - len(row))
-        elif min(lengths) < longest:
-            expected = f"{longest} tokens in each"
+            return self._fixed_length
+        if self._padding.id is None:
+            return longest
+        return -(-longest // self._padding.multiple) * self._padding.multiple
+
+    def _check_amount(self, rows: int, longest: int) -> None:
+        width = self._width(longest)
+        if rows * width * len(self._fills) > _MOST_NUMBERS:
+            problem = f"padded to {width} tokens each, {rows} texts are too many for one request"
+            fit = f"{_MOST_NUMBERS // (width * len(self._fills))} fit"
+            raise InvalidShapeError(TEXT, (), f"{problem}: {fit}")
+
+    def _pad(
+        self, ids: "array[int]", types: "array[int]", lengths: list[int]
+    ) -> Iterator[tuple[str, numpy.ndarray[Any, Any]]]:
+        """Makes rows equally long, and tells what of them is text."""
+        padding, width, shortest = self._padding, self._width(max(lengths)), min(lengths)
+        if padding.id is None and shortest < width:
+            expected = f"{width} tokens in each"
             problem = f"expected {expected}, as the tokenizer names no token to pad with"
-            raise InvalidShapeError(TEXT, (), f"{problem}, got {min(lengths)}")
-        return {name: made[name] for name in self._fills}
+            raise InvalidShapeError(TEXT, (), f"{problem}, got {shortest}")
+        shape = len(lengths), width
+        is_text = numpy.ones(shape, bool)
+        if shortest < width:
+            places, ends = numpy.arange(width), numpy.array(lengths)[:, None]
+            is_text = places >= width - ends if padding.is_left else places < ends
+        for name in self._fills:
+            if name == MASK:
+                yield name, is_text.view("uint8")
+                continue
+            tokens, filler = (ids, padding.id) if name == IDS else (types, padding.type_id)
+            rows = numpy.frombuffer(tokens, "int64")
+            if shortest < width:
+                padded = numpy.full(shape, filler)
+                padded[is_text] = rows
+                rows = padded
+            yield name, rows.reshape(shape)
 
 
 def _shares(sizes: list[int], room: int) -> list[int]:

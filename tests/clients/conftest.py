@@ -1,4 +1,4 @@
-"""Servers that answer `sentiment` for a text, as the API page has it."""
+"""Servers for the page's programs, each from nothing but its folder or its file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import transformers
 from servers import ServerProcess
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="session")
@@ -18,12 +20,26 @@ def transformer(
     return server_for(transformers.write_folder(folder, inputs=inputs))
 
 
-@pytest.fixture(params=["strings", "transformer"])
+@pytest.fixture(scope="session")
+def example(server_for: Callable[[Path], ServerProcess]) -> Callable[[str], ServerProcess]:
+    """A server for an example, by its name."""
+    return lambda name: server_for(EXAMPLES / name)
+
+
+@pytest.fixture(params=["strings", "sentiment", "transformer"])
 def text_server(
-    request: pytest.FixtureRequest, server: Callable[[str], ServerProcess]
+    request: pytest.FixtureRequest,
+    server: Callable[[str], ServerProcess],
+    example: Callable[[str], ServerProcess],
 ) -> ServerProcess:
-    """A server of either kind of text model: one that takes strings, one beside a tokenizer."""
+    """A server that answers `sentiment` for a text, as the API page has it.
+
+    Of either kind: one for strings that knows the page's sentence by heart, the example, which was
+    trained, and one beside a tokenizer.
+    """
     if request.param == "strings":
         return server("text")
+    if request.param == "sentiment":
+        return example("sentiment")
     found: ServerProcess = request.getfixturevalue("transformer")
     return found

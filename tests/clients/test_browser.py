@@ -13,6 +13,8 @@ from playwright.sync_api import Browser, Error, Page, sync_playwright
 from programs import FETCH, aim, find_tool
 from servers import JSON_HEADERS, PATIENCE_SECONDS, ServerProcess, serve
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
 ModelFile = Callable[[str], Path]
 Serve = Callable[[str], ServerProcess]
 
@@ -108,9 +110,9 @@ def run_in(page: Page, function: str, argument: object = None) -> Any:
     return page.evaluate(f"(given) => Promise.race([({function})(given), {late}])", argument)
 
 
-def check_refused(page: Page, server: ServerProcess) -> None:
+def check_refused(page: Page, server: ServerProcess, answer: object = ANSWER[1]) -> None:
     """The browser keeps the page from what the server answers to anyone else."""
-    assert server.predict({"text": "I love GPUX!"}) == ANSWER[1]
+    assert server.predict({"text": "I love GPUX!"}) == answer
     with (
         page.expect_console_message(lambda message: "blocked by CORS policy" in message.text),
         pytest.raises(Error, match="Failed to fetch"),
@@ -123,6 +125,15 @@ def test_listed_origin_is_let_in(
 ) -> None:
     page.goto(site("localhost"))
     assert run_in(page, aim(CALL, listing)) == ANSWER
+
+
+def test_the_example_lets_it_in(page: Page, site: Callable[[str], str]) -> None:
+    with serve(EXAMPLES / "sentiment", "--cors-origins", site("localhost")) as server:
+        page.goto(site("localhost"))
+        answer = server.predict({"text": "I love GPUX!"})
+        assert run_in(page, aim(CALL, server)) == [200, answer]
+        page.goto(site("127.0.0.1"))
+        check_refused(page, server, answer)
 
 
 def test_other_origin_is_refused(

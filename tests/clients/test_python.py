@@ -16,10 +16,18 @@ def run_python(program: str) -> list[str]:
     return run_to_end([sys.executable, "-"], program)
 
 
-def test_client_of_one_server(transformer: ServerProcess) -> None:
-    sentiment = transformer.predict({"text": "I love GPUX!"})["sentiment"]
-    printed = run_python(aim(PYTHON, transformer))
-    assert printed == [f"Sentiment: {sentiment}", str(transformer.predict(IDS))]
+def test_client_of_one_server(text_server: ServerProcess) -> None:
+    sentiment = text_server.predict({"text": "I love GPUX!"})["sentiment"]
+    printed = run_python(aim(PYTHON, text_server))
+    # Its second half sends ids, and prints whatever is answered: only the transformer takes them.
+    answer = text_server.post(IDS)
+    assert printed == [f"Sentiment: {sentiment}", str(answer.json)]
+    takes_ids = "input_ids" in text_server.request("GET", "/info").body.decode()
+    if takes_ids:
+        assert list(answer.json) == ["sentiment"]
+    else:
+        unknown = "Unknown input: 'input_ids'; the model's inputs are 'text'"
+        assert (answer.status, answer.detail) == (400, unknown)
 
 
 def test_client_of_a_server_for_each_model(server: Serve) -> None:
@@ -28,17 +36,70 @@ def test_client_of_a_server_for_each_model(server: Serve) -> None:
     assert printed == ["Sentiment: [0.125, 0.875]", str(sentiment.predict(IDS))]
 
 
-def test_connection_pooling(server: Serve) -> None:
-    program = aim(CONNECTION_POOLING, server("sentiment")).replace("{...}", repr(IDS))
+IMAGE = {"image": [[row, column, 0, 16, 8, 4, 2, 1] for row in range(4) for column in (0, 9)]}
+TEXT = {"text": "I love GPUX!"}
+# What the page leaves open, for the examples and for the transformer.
+BODIES = [("sentiment", TEXT), ("digits", IMAGE), (None, TEXT), (None, IDS)]
+
+
+@pytest.fixture
+def find(
+    transformer: ServerProcess, example: Callable[[str], ServerProcess]
+) -> Callable[[str | None], ServerProcess]:
+    """A server by its example's name; None for the transformer."""
+    return lambda name: transformer if name is None else example(name)
+
+
+@pytest.mark.parametrize(("name", "body"), BODIES)
+def test_connection_pooling(
+    find: Callable[[str | None], ServerProcess], name: str | None, body: object
+) -> None:
+    server = find(name)
+    program = aim(CONNECTION_POOLING, server).replace("{...}", repr(body))
     program += """\
 again = session.post(response.url, json={})
 pools = session.get_adapter(response.url).poolmanager.pools
 [pool] = [pools[key] for key in pools.keys()]
+print(response.json())
 print(response.status_code, again.status_code, pool.num_connections, pool.num_requests)
 session.close()
 """
     # Two requests, the second refused, over one connection.
-    assert run_python(program) == ["200 400 1 2"]
+    assert run_python(program) == [str(server.predict(body)), "200 400 1 2"]
+
+
+def handle_errors(server: ServerProcess, body: object) -> list[str]:
+    """What the page's program prints, and the answer where it has none to print."""
+    before = f"import requests\nurl, data = {server.url!r}, {body!r}\n"
+    return run_python(before + ERROR_HANDLING + "else:\n    print(result)\n")
+
+
+@pytest.mark.parametrize(("name", "body"), BODIES)
+def test_error_handling_where_there_is_none(
+    find: Callable[[str | None], ServerProcess], name: str | None, body: object
+) -> None:
+    assert handle_errors(find(name), body) == [str(find(name).predict(body))]
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "detail"),
+    [
+        ("sentiment", {"txt": "a"}, "Unknown input: 'txt'; did you mean 'text'?"),
+        ("sentiment", {"text": 5}, "Invalid input type for 'text': expected string"),
+        ("digits", {}, "Missing required input: 'image'"),
+        (
+            "digits",
+            {"image": [[0, "1"]]},
+            "Invalid value for 'image' at [0][1]: expected number, got string",
+        ),
+        (None, {"input_ids": [101]}, "Missing required input: 'attention_mask'"),
+        (None, {"text": []}, "Invalid shape for 'text': the batch is empty"),
+    ],
+)
+def test_error_handling_of_a_refusal(
+    find: Callable[[str | None], ServerProcess], name: str | None, body: object, detail: str
+) -> None:
+    assert handle_errors(find(name), body) == [f"HTTP error: {detail}"]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +115,4 @@ session.close()
 def test_error_handling(server: Serve, model: str, body: object) -> None:
     answer = server(model).post(body)
     expected = answer.json if answer.status == 200 else f"HTTP error: {answer.detail}"
-    before = f"import requests\nurl, data = {server(model).url!r}, {body!r}\n"
-    after = "else:\n    print(result)\n"
-    assert run_python(before + ERROR_HANDLING + after) == [str(expected)]
+    assert handle_errors(server(model), body) == [str(expected)]

@@ -37,6 +37,9 @@ SYNTAX: list[Broken] = [
     ("name: a\n---\nname: b", "line 2, column 1", ["not YAML"]),
     ("name: a\0b", "line 1", ["not YAML"]),
     ("name: a\n\n# \x07", "line 3", ["not YAML"]),
+    ('a: 1\nname: "\\U00110000"', "line 2, column 10", ["not YAML", "out of range"]),
+    ('name: "\\UFFFFFFFF"', "line 1, column 10", ["not YAML", "out of range"]),
+    (f"%YAML 1.{'1' * 5000}\n---\nname: a", "line 1, column 9", ["not YAML", "out of range"]),
     ("- a", "", ["expected a mapping", "got a list"]),
     ("text", "", ["expected a mapping", "got 'text'"]),
     ("5", "", ["expected a mapping", "got 5"]),
@@ -53,6 +56,10 @@ SYNTAX: list[Broken] = [
     ("metadata: [!mine a]", "metadata[0]", ["tag", "!mine"]),
     ("metadata: {a: !!int x}", "metadata.a", ["expected int", "'x'"]),
     ("metadata: {a: !!bool yes}", "metadata.a", ["expected bool", "'yes'"]),
+    # What is no text.
+    (r'metadata: {a: "\ud800"}', "metadata.a", ["lone surrogate"]),
+    (r'inputs: {"\udc00": {}}', r"inputs.'\udc00'", ["lone surrogate"]),
+    (r'preprocessing: {pad_token: "\ud800"}', "preprocessing.pad_token", ["lone surrogate"]),
     # What JSON cannot say, as which it is answered.
     ("metadata: {a: .nan}", "metadata", [".nan"]),
     ("metadata: {a: [1, -.inf]}", "metadata", [".inf"]),
@@ -66,6 +73,7 @@ SYNTAX: list[Broken] = [
     ("name: ${}", "name", ["${NAME}"]),
     ("name: a ${A B} c", "name", ["${NAME}"]),
     ("name: '${A:?b}'", "name", ["${NAME}"]),
+    ("name: ${A:-${B:-x}}", "name", ["${A:-${B:-x}", "a default has no ${"]),
     ("name: ${NO_SUCH_VARIABLE}", "name", ["${NO_SUCH_VARIABLE}", "not set", ":-default}"]),
     ("metadata: [a, {b: 'x${NOT_SET}'}]", "metadata[1].b", ["${NOT_SET}", "not set"]),
     ("serving: {port: '${NOT_SET:-8080}'}", "serving.port", ["expected an integer", "'8080'"]),
@@ -84,6 +92,9 @@ UNKNOWN_KEYS: list[Broken] = [
     ("serving: {zzz: 1}", "serving.zzz", ["unknown key; expected host, port, threads"]),
     ("preprocessing: {tokeniser: x}", "preprocessing.tokeniser", ["unknown key", "'tokenizer'"]),
     ("serving: {'a b.c': 1}", "serving.'a b.c'", ["unknown key"]),
+    ('"x` - at `$.zzz": 1', "'x` - at `$.zzz'", ["unknown key; expected name"]),
+    ('serving: {"x` - at `$.zzz": 1}', "serving.'x` - at `$.zzz'", ["unknown key; expected host"]),
+    ("nmae:", "nmae", ["unknown key", "did you mean 'name'?"]),
 ]
 
 TYPES: list[Broken] = [
@@ -149,6 +160,11 @@ TYPES: list[Broken] = [
         ["without a path", "'https://b.example/'"],
     ),
     ("serving: {cors_origins: [5]}", "serving.cors_origins[0]", ["https://", "5"]),
+    (
+        "serving: {cors_origins: ['https://a.example:443']}",
+        "serving.cors_origins[0]",
+        ["default port", "'https://a.example:443'"],
+    ),
     ("serving: {cors_origins: {}}", "serving.cors_origins", ["expected", "a mapping"]),
     ("preprocessing: {max_length: 0}", "preprocessing.max_length", ["an integer from 1", "0"]),
     ("preprocessing: {tokenizer: [a]}", "preprocessing.tokenizer", ["expected", "a list"]),
@@ -195,6 +211,16 @@ MODEL: list[Broken] = [
     ),
     ("outputs: {a: {from: logits, shape: [batch, 3]}}", "outputs.a.shape", ["[batch, 2]"]),
     ("outputs: {logits: {shape: [2]}}", "outputs.logits.shape", ["expected [batch, 2]", "[2]"]),
+    (
+        f"inputs: {{rate: {{shape: [{'1, ' * 33}]}}}}",
+        "inputs.rate.shape",
+        ["expected at most 32 axes, got 33"],
+    ),
+    (
+        f"outputs: [{{name: same_rate, shape: [{'1, ' * 33}]}}]",
+        "outputs[0].shape",
+        ["expected at most 32 axes, got 33"],
+    ),
     # The batch.
     ("inputs: {rate: {batched: true}}", "inputs.rate.batched", ["no axes"]),
     ("outputs: {same_rate: {batched: true}}", "outputs.same_rate.batched", ["no axes"]),
@@ -258,6 +284,7 @@ TEXT: list[Broken] = [
     ),
     ("inputs: {text: {default: a}}", "inputs.text.default", []),
     ("inputs: {text: {batched: false}}", "inputs.text.batched", []),
+    ("inputs: {text: {required: false}}", "inputs.text.required", ["no default"]),
     ("inputs: {text: {type: int64}}", "inputs.text.type", ["string"]),
     ("inputs: {texts: {}}", "inputs.texts", ["no such input; did you mean 'text'?"]),
     ("inputs: {input_ids: {max_length: 8}}", "inputs.input_ids.max_length", ["int64"]),

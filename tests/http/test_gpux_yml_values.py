@@ -103,8 +103,9 @@ def test_anchors_and_merge_keys(folder_for: FolderFor) -> None:
 
 
 def test_info_is_json_whatever_the_file_says(described: Described) -> None:
-    text = 'metadata: {d: 0xffffffffffffffffff, "e\\n": "\\ud83d\\0", f: [[[{}]]], 5: ~, ~: 5}'
+    text = r'metadata: {d: 0xffffffffffffffffff, "e\n": "\ud83d\ude00\0", f: [[[{}]]], 5: ~, ~: 5}'
     answer = described("matrix", text).request("GET", "/info")
     assert answer.status == 200
     assert answer.json["metadata"]["5"] is None
+    assert answer.json["metadata"]["e\n"] == "😀\0"
     json.loads(answer.body, parse_constant=lambda constant: pytest.fail(constant))

@@ -1,12 +1,21 @@
 """gpux inspect: a table of what a model takes, and an example body that works."""
 
+import itertools
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import models
 import pytest
+from packages import find_in_package
 from servers import JSON_HEADERS, ServerProcess, run_gpux
+from transformers import Variant, remove_pad_token, write_echo
+
+import gpux
+from gpux.engine import Engine
+from gpux.example import find_examples
 
 Find = Callable[[str], Path]
 FolderFor = Callable[[str, str], Path]
@@ -24,11 +33,17 @@ def inspect(command: Inspect) -> Inspect:
     return lambda *arguments: command("inspect", *arguments)
 
 
-def examples(said: str) -> list[tuple[str, str]]:
-    """The bodies that are shown, with what they were answered; both may be cut."""
+TITLES = "One item", "A batch", "A pair", "By ids", "With all", "Empty", "Example"
+
+
+def examples(said: str) -> dict[str, tuple[str, str]]:
+    """The bodies that are shown, with what they were answered, by title; both may be shortened."""
     lines = said.splitlines()
-    starts = [line for line in lines if line.startswith(("One item ", "A batch ", "Example   {"))]
-    return [(line[10:], lines[lines.index(line) + 1].removeprefix(" " * 10)) for line in starts]
+    return {
+        line[:10].rstrip(): (line[10:], answer.removeprefix(" " * 10))
+        for line, answer in itertools.pairwise(lines)
+        if line[:10].rstrip() in TITLES and line[10:].startswith("{")
+    }
 
 
 def table(said: str) -> list[list[str]]:
@@ -40,24 +55,38 @@ def table(said: str) -> list[list[str]]:
 # Examples that work.
 
 
+def is_shortened(text: str, line: str) -> bool:
+    """Whether a line is a text of which parts may have been left out."""
+    first, *parts = re.split(" … |…", line)
+    if not parts:
+        return text == line
+    at = len(first)
+    for part in parts[:-1]:
+        at = text.find(part, at) + len(part)
+        if at < len(part):
+            return False
+    return text.startswith(first) and text[at:].endswith(parts[-1])
+
+
 def check_examples(inspect: Inspect, server: ServerProcess, path: Path) -> None:
     code, said, errors = inspect(path)
     assert (code, errors) == (0, "")
     shown = examples(said)
+    whole = find_examples(Engine(gpux.load(path)))
+    assert list(shown) == list(whole)
+    for title, example in whole.items():
+        answer = server.post(example.body)
+        assert (answer.status, answer.body) == (200, example.answer)
+        # What was shown is what is sent and answered, or parts of it.
+        for line, text in zip(shown[title], (example.body, example.answer), strict=True):
+            assert is_shortened(text.decode(), line), line
+    # No input is left out but a second text that there is no room for.
+    sent = {name for example in whole.values() for name in json.loads(example.body)}
+    unsent = {spec["name"] for spec in server.request("GET", "/info").json["inputs"]} - sent
+    assert unsent == set() or (unsent == {"text_pair"} and "A pair" not in whole)
     code, body, errors = inspect(path, "--example")
     assert (code, errors) == (0, "")
-    assert len(body.splitlines()) == 1
-    answer = server.post(body)
-    assert answer.status == 200, answer
-    # What was shown is what is sent and answered, or both ends of it.
-    for line, whole in zip(shown[0], (body.rstrip("\n"), answer.body.decode()), strict=True):
-        first, _, last = line.partition(" … ")
-        assert line == whole if not last else whole.startswith(first) and whole.endswith(last)
-    for shown_body, shown_answer in shown[1:]:
-        if "…" not in shown_body:
-            batch = server.post(shown_body)
-            assert batch.status == 200
-            assert "…" in shown_answer or batch.body.decode() == shown_answer
+    assert body == next(iter(whole.values())).body.decode() + "\n"
 
 
 @pytest.mark.parametrize("name", LOADABLE)
@@ -81,7 +110,7 @@ def test_the_example_of_each_example_works(
         ("matrix", "inputs: {x: {shape: [null, 3]}}", {"x": [0.5] * 3}),
         ("matrix", "inputs: {x: {shape: [2, 1]}}", {"x": [[0.5]] * 2}),
         ("matrix", "inputs: {x: {batched: false, shape: [null, 2]}}", None),
-        ("matrix", "inputs: {x: {default: [1, 2]}}", {}),
+        ("matrix", "inputs: {x: {default: [1, 2]}}", {"x": [0.5] * 4}),
         ("items", "inputs: {a: {default: 1}, b: {default: 2}}", {"c": True}),
         ("text", "inputs: {text: {max_length: 5}}", None),
         ("text", "inputs: {text: {max_length: 1}}", None),
@@ -111,18 +140,231 @@ def test_a_body_has_no_optional_inputs(inspect: Inspect, folder_for: FolderFor) 
     assert body["mask"] == [1, 1]
 
 
-@pytest.mark.parametrize(("model", "titles"), [("matrix", 2), ("single", 1), ("opened", 1)])
+@pytest.mark.parametrize(
+    ("model", "titles"),
+    [
+        ("matrix", ["One item", "A batch"]),
+        ("single", ["One item"]),
+        ("fixed", ["Example"]),
+        ("opened", ["Example"]),
+    ],
+)
 def test_a_batch_is_shown_where_there_is_one(
-    inspect: Inspect, model_file: Find, model: str, titles: int
+    inspect: Inspect, model_file: Find, model: str, titles: Sequence[str]
 ) -> None:
-    assert len(examples(inspect(model_file(model))[1])) == titles
+    assert list(examples(inspect(model_file(model))[1])) == titles
 
 
-def test_long_bodies_are_cut_but_not_in_the_example(inspect: Inspect, model_file: Find) -> None:
+PIXELS = "[[[0.5,0.5,…],[0.5,0.5,…],…],[[0.5,0.5,…],[0.5,0.5,…],…],…]"
+
+
+def test_long_lists_are_shortened_but_not_in_the_example(
+    inspect: Inspect, model_file: Find
+) -> None:
     said = inspect(model_file("photos"))[1]
-    assert [" … " in body for body, _ in examples(said)] == [True, True]
+    assert examples(said)["A batch"][0] == f'{{"image":[{PIXELS},{PIXELS}]}}'
     assert max(map(len, said.splitlines())) < 500
     assert len(json.loads(inspect(model_file("photos"), "--example")[1])["image"]) == 3
+
+
+def test_what_is_still_too_long_loses_its_middle(inspect: Inspect, folder_for: FolderFor) -> None:
+    said = inspect(folder_for("mixed", "name: long"))[1]
+    body, answer = examples(said)["A batch"]
+    assert body.startswith('{"float32":[[0.5,0.5,…],[0.5,0.5,…]],"float64":')
+    assert body.endswith(']],"text":["I love this product!","This is terrible."]}')
+    assert " … " in body
+    assert " … " in answer
+    assert max(map(len, said.splitlines())) < 500
+
+
+# Inputs that may be left out.
+
+
+def test_what_may_be_left_out_is_shown_with_its_default(folder_for: FolderFor) -> None:
+    text = """
+inputs:
+  mask: {default: 1}
+  float32: {default: 0.1}
+  bfloat16: {default: [1.5, 3.140625]}
+  uint32: {default: [[1, 2]]}
+  int64: {default: 9223372036854775807}
+  string: {default: [é, "null"]}
+  state: {default: [[1, 2, 3], [4, 5, 6]]}
+  rate: {default: 16000}
+"""
+    whole = find_examples(Engine(gpux.load(folder_for("optional", text))))
+    assert list(whole) == ["One item", "A batch", "With all"]
+    one, both = (json.loads(whole[title].body) for title in ("One item", "With all"))
+    assert one == {name: both[name] for name in one}
+    assert {name: value for name, value in both.items() if name not in one} == {
+        "mask": [1] * 4,
+        "float32": [0.1, 0.1],
+        "bfloat16": [1.5, 3.14],
+        "uint32": [1, 2],
+        "int64": [2**63 - 1] * 2,
+        "string": ["é", "null"],
+        "state": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]],
+        "rate": 16000,
+    }
+    assert whole["With all"].answer == whole["One item"].answer
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "expected"),
+    [
+        (
+            "items",
+            "inputs: {a: {default: 0.5}, b: {default: 2}, c: {default: true}}",
+            {
+                "One item": '{"a":0.5,"b":1,"c":true}',
+                "A batch": '{"a":[0.5,0.5],"b":[1,1],"c":[true,true]}',
+                "Empty": "{}",
+            },
+        ),
+        (
+            "items",
+            "inputs: {b: {default: 2}}",
+            {
+                "One item": '{"a":0.5,"c":true}',
+                "A batch": '{"a":[0.5,0.5],"c":[true,true]}',
+                "With all": '{"a":0.5,"c":true,"b":2}',
+            },
+        ),
+        (
+            "single",
+            "inputs: {x: {default: [1, 2, 3]}}",
+            {"One item": '{"x":[0.5,0.5,0.5]}', "Empty": "{}"},
+        ),
+        (
+            "opened",
+            "inputs: {free: {default: [1, 2]}}",
+            {"Example": '{"scalar":1}', "With all": '{"scalar":1,"free":[1.0,2.0]}'},
+        ),
+        (
+            "opened",
+            "inputs: {free: {default: 1}, scalar: {default: 2}}",
+            {"Example": '{"scalar":1,"free":0.5}', "Empty": "{}"},
+        ),
+    ],
+)
+def test_titles_are_true_of_what_may_be_left_out(
+    inspect: Inspect, folder_for: FolderFor, model: str, text: str, expected: dict[str, str]
+) -> None:
+    shown = examples(inspect(folder_for(model, text))[1])
+    assert {title: body for title, (body, _) in shown.items()} == expected
+
+
+# Texts.
+
+ONE, OTHER = '"I love this product!"', '"This is terrible."'
+TEXT, BATCH = f'{{"text":{ONE}}}', f'{{"text":[{ONE},{OTHER}]}}'
+TEXT_PAIR = f'{{"text":{ONE},"text_pair":{OTHER}}}'
+IDS = '"input_ids":[101,1045,2293,2023,4031,999,102]'
+MASK = '"attention_mask":[1,1,1,1,1,1,1]'
+NO_TYPES = '"token_type_ids":[0,0,0,0,0,0,0]'
+
+
+@pytest.mark.parametrize(
+    ("variant", "gpux_yml", "expected"),
+    [
+        (
+            Variant(),
+            "",
+            {
+                "One item": TEXT,
+                "A batch": BATCH,
+                "A pair": TEXT_PAIR,
+                "By ids": f"{{{IDS},{MASK},{NO_TYPES}}}",
+            },
+        ),
+        (
+            Variant(inputs=["input_ids"]),
+            "",
+            {"One item": TEXT, "A batch": BATCH, "A pair": TEXT_PAIR, "By ids": f"{{{IDS}}}"},
+        ),
+        # One text at a time.
+        (
+            Variant(inputs=["input_ids", "attention_mask"], batch=1),
+            "",
+            {"One item": TEXT, "A pair": TEXT_PAIR, "By ids": f"{{{IDS},{MASK}}}"},
+        ),
+        # Two, always.
+        (
+            Variant(inputs=["input_ids"], batch=2, sequence=5),
+            "",
+            {
+                "Example": BATCH,
+                "A pair": f'{{"text":[{ONE},{OTHER}],"text_pair":[{OTHER},{ONE}]}}',
+                "By ids": '{"input_ids":[[101,1045,2293,2023,102],[101,2023,2003,6659,102]]}',
+            },
+        ),
+        # No room for a pair.
+        (
+            Variant(inputs=["input_ids"], sequence=3),
+            "",
+            {"One item": TEXT, "A batch": BATCH, "By ids": '{"input_ids":[101,1045,102]}'},
+        ),
+        # Nothing but pairs.
+        (
+            Variant(inputs=["token_type_ids", "input_ids"]),
+            "inputs: {text_pair: {required: true}}\npreprocessing: {max_length: 7}",
+            {
+                "One item": TEXT_PAIR,
+                "A batch": f'{{"text":[{ONE},{OTHER}],"text_pair":[{OTHER},{ONE}]}}',
+                "By ids": '{"token_type_ids":[0,0,0,0,1,1,1],'
+                '"input_ids":[101,1045,2293,102,2023,2003,102]}',
+            },
+        ),
+    ],
+)
+def test_texts(
+    inspect: Inspect,
+    server_for: ServerFor,
+    tmp_path: Path,
+    variant: Variant,
+    gpux_yml: str,
+    expected: dict[str, str],
+) -> None:
+    folder = write_echo(tmp_path / "echo", gpux_yml, **variant)
+    check_examples(inspect, server_for(folder), folder)
+    shown = examples(inspect(folder)[1])
+    assert {title: body for title, (body, _) in shown.items()} == expected
+    # The ids are those of the text.
+    assert shown["By ids"][1] == next(iter(shown.values()))[1]
+
+
+def test_texts_that_cannot_be_padded(
+    inspect: Inspect, server_for: ServerFor, tmp_path: Path
+) -> None:
+    remove_pad_token(write_echo(tmp_path / "echo"))
+    check_examples(inspect, server_for(tmp_path / "echo"), tmp_path / "echo")
+    shown = examples(inspect(tmp_path / "echo")[1])
+    assert shown["A batch"][0] == f'{{"text":[{ONE},{ONE}]}}'
+
+
+# Models that others trained.
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "expected"),
+    [
+        ("magika", "model.onnx", {"bytes": 2048}),
+        ("silero-vad", "silero_vad.onnx", {"input": 224, "state": 2, "sr": None}),
+    ],
+)
+def test_real_models(
+    inspect: Inspect, server_for: ServerFor, package: str, name: str, expected: dict[str, Any]
+) -> None:
+    file = find_in_package(package, name)
+    check_examples(inspect, server_for(file), file)
+    shown = examples(inspect(file)[1])
+    assert list(shown) == ["One item", "A batch"]
+    body = json.loads(inspect(file, "--example")[1])
+    sizes = {key: len(value) if isinstance(value, list) else None for key, value in body.items()}
+    assert sizes == expected
+    assert body.get("sr", 16000) == 16000
+    for name in expected:
+        assert f'"{name}":' in shown["A batch"][0]
 
 
 def test_the_example_can_be_piped(model_file: Find, server: Callable[[str], ServerProcess]) -> None:
@@ -130,6 +372,31 @@ def test_the_example_can_be_piped(model_file: Find, server: Callable[[str], Serv
     assert (done.returncode, done.stderr) == (0, "")
     answer = server("photo").request("POST", "/predict", done.stdout, JSON_HEADERS)
     assert answer.status == 200
+
+
+# A terminal that has not every character. Only a process of its own has one.
+
+
+def test_any_terminal_will_do(tmp_path: Path) -> None:
+    variables = {"PYTHONIOENCODING": "ascii"}
+    folder = models.write_folder(tmp_path / "größe", "photos", "name: größe 😀")
+    done = run_gpux("inspect", str(folder), variables=variables)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(r"Model     gr\xf6\xdfe \U0001f600 (")
+    assert r"0.5,\u2026]" in done.stdout
+    (folder / "gpux.yml").write_text("größe: 1")
+    done = run_gpux("inspect", str(folder), variables=variables)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert r"gr\xf6\xdfe/gpux.yml: gr\xf6\xdfe: unknown key" in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-16", "utf-8"])
+def test_json_is_utf_8_whatever_the_terminal_has(model_file: Find, encoding: str) -> None:
+    words, variables = str(model_file("words")), {"PYTHONIOENCODING": encoding}
+    done = run_gpux("run", words, "--input", '{"word": "größe 😀"}', variables=variables)
+    assert (done.returncode, done.stdout) == (0, '{"same":"größe 😀"}\n')
+    done = run_gpux("inspect", words, "--example", variables=variables)
+    assert (done.returncode, list(json.loads(done.stdout))) == (0, ["word"])
 
 
 # A model that takes multiples of three only, which nothing tells.
@@ -146,7 +413,7 @@ def threes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_where_no_example_is_found_it_says_so(inspect: Inspect, threes: Path) -> None:
     code, said, errors = inspect(threes)
     assert (code, errors) == (0, "")
-    assert examples(said) == []
+    assert examples(said) == {}
     assert "inputs.NAME.shape" in said.splitlines()[-1]
     code, said, errors = inspect(threes, "--example")
     assert (code, said) == (2, "")

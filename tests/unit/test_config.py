@@ -93,8 +93,8 @@ def test_sizes_have_units(model: Environment, text: str, size_bytes: int) -> Non
         ),
         (
             {"cors_origins": "https://a.example/"},
-            "--cors-origins: expected '*' or a list of origins such as https://app.example, "
-            "got 'https://a.example/'",
+            "--cors-origins: expected '*' or an origin such as https://app.example: lower case, "
+            "ASCII, without a path or a default port, got 'https://a.example/'",
         ),
         (
             {"max_body": "0"},

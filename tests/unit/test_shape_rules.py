@@ -6,9 +6,11 @@ axes, and what follows them is said in gpux.yml.
 
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import models
+import numpy
 import pytest
 
 import gpux
@@ -49,7 +51,7 @@ def predict(tmp_path_factory: pytest.TempPathFactory) -> Predict:
             )
             folder = tmp_path_factory.mktemp("model")
             (folder / "model.onnx").write_bytes(model.SerializeToString())
-            if "batched" in inputs + outputs:
+            if any(said for _, said in (declared | answered).values()):
                 shapes = parse("; ".join(f"{name}_shape []" for name in declared))
                 described = section("inputs", declared) + section("outputs", answered | shapes)
                 (folder / "gpux.yml").write_text(described)
@@ -83,6 +85,12 @@ PAIR = "a [None, 2]; b [None]", "y [None, 2]"
         (IMAGES, {"x": nested(2, 3, 4)}, "x [2, 3, 4]", "y [2, 3, 4]"),
         (IMAGES, {"x": nested(1, 3, 4)}, "x [1, 3, 4]", "y [1, 3, 4]"),
         (IMAGES, {"x": nested(3, 4)}, "x [1, 3, 4]", "y [3, 4]"),
+        (
+            TEXTS,
+            {"ids": nested(3, 2), "mask": nested(3, 2)},
+            "ids [3, 2]; mask [3, 2]",
+            "y [3, 2]",
+        ),
         (TEXTS, {"ids": [1, 2], "mask": [1, 1]}, "ids [1, 2]; mask [1, 2]", "y [2]"),
         (TEXTS, {"ids": [[1, 2]], "mask": [[1, 1]]}, "ids [1, 2]; mask [1, 2]", "y [1, 2]"),
         # One of several inputs with all axes makes a batch of one.
@@ -102,6 +110,7 @@ PAIR = "a [None, 2]; b [None]", "y [None, 2]"
         (("x []", "y []"), {"x": [16000]}, "x [1]", "y []"),
         (("x []", "y [rest]"), {"x": nested(2, 1, 3)}, "x [2, 1, 3]", "y [6]"),
         (("x []", "y [1, rest]"), {"x": [1, 1]}, "x [2]", "y [1, 2]"),
+        (("x []", "y [rest]"), {"x": nested(*[1] * 32)}, f"x {[1] * 32}", "y [1]"),
         # Items as bare values.
         (VALUES, {"x": 5}, "x [1]", "y []"),
         (VALUES, {"x": [5]}, "x [1]", "y [1]"),
@@ -116,6 +125,13 @@ PAIR = "a [None, 2]; b [None]", "y [None, 2]"
         (("x [batch, n]", "y [batch, n]"), {"x": [[], []]}, "x [2, 0]", "y [2, 0]"),
         (("x [2, n]", "y [2, n]"), {"x": [[], []]}, "x [2, 0]", "y [2, 0]"),
         (("x []", "y [rest]"), {"x": []}, "x [0]", "y [0]"),
+        # Below an empty list no axes are inferred: the lists around it count, and it does.
+        (("x []", "y [rest]"), {"x": [[], []]}, "x [2, 0]", "y [0]"),
+        (("x []", "y [rest]"), {"x": [[[]]]}, "x [1, 1, 0]", "y [0]"),
+        (("x [batch, n]", "y [batch, n]"), {"x": [[]]}, "x [1, 0]", "y [1, 0]"),
+        (("x [batch, n, m]", "y [batch, n, m]"), {"x": [[]]}, "x [1, 1, 0]", "y [1, 0]"),
+        (("x [batch, n, m]", "y [batch, n, m]"), {"x": [[[]]]}, "x [1, 1, 0]", "y [1, 1, 0]"),
+        (("x [1, n]", "y [1, n]"), {"x": []}, "x [1, 0]", "y [0]"),
         # Outputs without the batch axis keep all of theirs, whatever their sizes.
         (("x [batch, 6]", "y [found, 6]"), {"x": nested(6)}, "x [1, 6]", "y [1, 6]"),
         (("x [batch, 6]", "y [found, 3]"), {"x": nested(6)}, "x [1, 6]", "y [2, 3]"),
@@ -125,6 +141,8 @@ PAIR = "a [None, 2]; b [None]", "y [None, 2]"
         (("x [batch, 6]", "y [None, 6]"), {"x": nested(6)}, "x [1, 6]", "y [1, 6]"),
         (("x [None, 6]", "y [batch, 6]"), {"x": nested(6)}, "x [1, 6]", "y [1, 6]"),
         (("x [None, 6]", "y [None, 3]"), {"x": nested(6)}, "x [1, 6]", "y [2, 3]"),
+        (("x [batch, 6]", "y [batch, 3]"), {"x": nested(6)}, "x [1, 6]", "y [2, 3]"),
+        (("x [2, 3]", "y [None, 6]"), {"x": nested(2, 3)}, "x [2, 3]", "y [1, 6]"),
         (("x [None, 6]", "y [None, 6]"), {"x": nested(6)}, "x [1, 6]", "y [6]"),
         # Beside the batch, in one answer.
         (
@@ -151,6 +169,32 @@ PAIR = "a [None, 2]; b [None]", "y [None, 2]"
             ("x [batch, 2]; one [1, 2]", "y [batch, 2]"),
             {"x": [[1, 2]], "one": [1, 2]},
             "x [1, 2]; one [1, 2]",
+            "y [1, 2]",
+        ),
+        # Beside a batched input a single one takes no axis off.
+        (
+            ("x [batch, 2]; one [1, 2]", "y [batch, 2]; z [1, 2]"),
+            {"x": [1, 2], "one": [1, 2]},
+            "x [1, 2]; one [1, 2]",
+            "y [2]; z [1, 2]",
+        ),
+        # A batched input that is left out has no say either.
+        (
+            ("x [batch, 2]; m [batch] default: 1", "y [batch, 2]"),
+            {"x": [1, 2]},
+            "x [1, 2]; m [1]",
+            "y [2]",
+        ),
+        (
+            ("x [batch, 2]; m [batch] default: 1", "y [batch, 2]"),
+            {"x": nested(3, 2)},
+            "x [3, 2]; m [3]",
+            "y [3, 2]",
+        ),
+        (
+            ("x [batch, 2] default: [1, 2]; m [2]", "y [batch, 2]"),
+            {"m": [1, 2]},
+            "x [1, 2]; m [2]",
             "y [1, 2]",
         ),
         # Unnamed batches.
@@ -224,12 +268,30 @@ def test_a_value_becomes_a_tensor_and_the_answer_has_its_axes(
             {"x": nested(*[1] * 33)},
             "Invalid shape for 'x': expected at most 32 axes, got more than 32 axes",
         ),
+        (
+            ("x [2, 3]", "y [2, 3]"),
+            {"x": nested(1, 2, 3)},
+            "Invalid shape for 'x': expected [2, 3], got more than 2 axes",
+        ),
+        (
+            ("x [2, 3]", "y [2, 3]"),
+            {"x": nested(1, 3)},
+            "Invalid shape for 'x': expected [2, 3], got [1, 3]",
+        ),
+        (IMAGE, {"x": nested(4)}, "Invalid shape for 'x': expected [1, 3, 4], got [4]"),
         (VALUES, {"x": [[5]]}, "Invalid shape for 'x': expected [batch], got more than 1 axis"),
         (VALUES, {"x": []}, "Invalid shape for 'x': the batch is empty"),
         (COLUMN, {"x": []}, "Invalid shape for 'x': the batch is empty"),
         (COLUMN, {"x": [[]]}, "Invalid shape for 'x': expected [batch, 1], got [1, 0]"),
         (COLUMN, {"x": [[5, 6]]}, "Invalid shape for 'x': expected [batch, 1], got more"),
         (IMAGES, {"x": []}, "Invalid shape for 'x': expected [batch, 3, 4], got [0]"),
+        # Lists cannot say how the rows would be that are not there; an array can.
+        (IMAGES, {"x": numpy.zeros((0, 3, 4))}, "Invalid shape for 'x': the batch is empty"),
+        (
+            ("x [batch, n, m]", "y [batch, n, m]"),
+            {"x": []},
+            "Invalid shape for 'x': expected [batch, n, m], got [0]",
+        ),
         (
             TEXTS,
             {"ids": [[1], [2]], "mask": [[1]] * 3},
@@ -276,3 +338,51 @@ def test_what_fits_no_tensor_is_refused(
     with pytest.raises(gpux.ClientError) as caught:
         predict(*declared, values)
     assert str(caught.value) == message
+
+
+# What the models above have not: bare items of other types, and outputs without axes.
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "answered"),
+    [
+        ("words", {"word": "a"}, {"same": "a"}),
+        ("words", {"word": ["a"]}, {"same": ["a"]}),
+        ("words", {"word": ["a", "b"]}, {"same": ["a", "b"]}),
+        ("text", {"text": "a"}, {"sentiment": [0.5, 0.5]}),
+        ("text", {"text": ["a"]}, {"sentiment": [[0.5, 0.5]]}),
+        ("text", {"text": [["a"], ["b"]]}, {"sentiment": [[0.5, 0.5]] * 2}),
+        ("items", {"a": 1, "b": 2, "c": True}, {"a_out": 1, "b_out": [2], "c_out": [True]}),
+        (
+            "items",
+            {"a": [1], "b": [2], "c": [True]},
+            {"a_out": [1], "b_out": [[2]], "c_out": [[True]]},
+        ),
+        ("string", {"word": "a"}, {"same": "a"}),
+        ("string", {"word": [["a"]]}, {"same": [["a"]]}),
+        # A sequence of one is unwrapped where one item was sent, and only there.
+        ("sequences", {"x": [1, 2]}, {"rows": [1, 2], "twice": [[[1, 2]]] * 2, "same": [1, 2]}),
+        (
+            "sequences",
+            {"x": [[1, 2]]},
+            {"rows": [[1, 2]], "twice": [[[1, 2]]] * 2, "same": [[1, 2]]},
+        ),
+        ("zipmap", {"x": [1, 2]}, {"x_by_id": {-1: 1, 7: 2}}),
+        ("zipmap", {"x": [[1, 2]]}, {"x_by_id": [{-1: 1, 7: 2}]}),
+    ],
+)
+def test_items_and_sequences(
+    model_file: Callable[[str], Path],
+    model: str,
+    values: Mapping[str, Any],
+    answered: dict[str, Any],
+) -> None:
+    answer = gpux.load(model_file(model)).predict(values)
+    assert {name: plain(answer[name]) for name in answered} == answered
+
+
+def plain(value: Any) -> Any:
+    """An answer as lists."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return value.tolist() if isinstance(value, numpy.ndarray) else value

@@ -1,6 +1,7 @@
 """text: how a tokenizer.json and gpux.yml decide what a model gets for a text."""
 
 import re
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,54 @@ def test_many_long_texts_are_read_a_few_at_a_time(tmp_path: Path) -> None:
     texts = [f"w{number} " * 60_000 for number in range(7)]
     write_echo(tmp_path)
     assert predict(tmp_path, text=texts) == echo(encode(tmp_path, texts))
+
+
+# Padding multiplies the number of texts by the longest of them.
+
+
+def test_what_padding_makes_is_bounded(tmp_path: Path) -> None:
+    model = gpux.load(write_echo(tmp_path, "preprocessing: {max_length: 8192}"))
+    texts = ["a"] * 2000 + ["love " * 9000]
+    tracemalloc.start()
+    with pytest.raises(ClientError) as caught:
+        model.predict({"text": texts})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    problem = "padded to 8192 tokens each, 2001 texts are too many for one request: 682 fit"
+    assert str(caught.value) == f"Invalid shape for 'text': {problem}"
+    assert peak < 50e6  # of what would have been 393 MB
+    # By themselves they are short, and the long one alone.
+    assert model.predict({"text": texts[:-1]})["ids"].shape == (2000, 3)
+    assert model.predict({"text": texts[-1]})["ids"].shape == (8192,)
+
+
+@pytest.mark.parametrize(
+    ("variant", "rows"),
+    [
+        (Variant(inputs=INPUTS[:1]), 2048),
+        (Variant(inputs=INPUTS[:2]), 1024),
+        (Variant(sequence=8192), 682),
+    ],
+    ids=str,
+)
+def test_as_many_texts_as_fit(tmp_path: Path, variant: Variant, rows: int) -> None:
+    """Over all inputs that are made from them."""
+    write_echo(tmp_path, "preprocessing: {max_length: 8192}", **variant)
+    model = gpux.load(tmp_path)
+    texts = ["love " * 9000] + ["a"] * (rows - 1)
+    ids = model.predict({"text": texts})["ids"]
+    assert ids.shape == (rows, 8192)
+    assert (ids[1:, :3] == ids[1, :3]).all()
+    assert not ids[1:, 3:].any()
+    with pytest.raises(ClientError, match=rf", {rows + 1} texts are too many .*: {rows} fit$"):
+        model.predict({"text": [*texts, "a"]})
+
+
+def test_lengths_that_are_multiples_count_as_such(tmp_path: Path) -> None:
+    edit_tokenizer(write_echo(tmp_path), padding={"pad_to_multiple_of": 2**20})
+    assert predict(tmp_path, text=["a", "b c"])["mask"][0][:4] == [1, 1, 1, 0]
+    with pytest.raises(ClientError, match=r"padded to 1048576 tokens each, 6 texts .*: 5 fit$"):
+        predict(tmp_path, text=["a"] * 6)
 
 
 def test_a_tokenizer_for_a_model_without_ids(
