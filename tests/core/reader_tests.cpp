@@ -200,6 +200,8 @@ void test_faults() {
              {"{\"s\":\"ab\\udc00\\ud800\"}", kSyntax, 8, kSurrogate},
              {"{\"s\":\"\\ud800\\ud800\"}", kSyntax, 6, kSurrogate},
              {"{\"s\":\"\\ud800\\u0041\"}", kSyntax, 6, kSurrogate},
+             {"{\"s\":\"\\ud800\\udbff\"}", kSyntax, 6, kSurrogate},
+             {"{\"s\":\"\\ud800\\ue000\"}", kSyntax, 6, kSurrogate},
              {"{\"s\":\"\\ud800\\n\"}", kSyntax, 6, kSurrogate},
              {"{\"s\":\"\\ud800 \\udc00\"}", kSyntax, 6, kSurrogate},
              {"{\"s\":\"\\ud800\\udc0\"}", kSyntax, 17, kHex},

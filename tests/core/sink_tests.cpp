@@ -555,6 +555,27 @@ void test_arrays_of(Type type) {
     check_array<Element>(type, std::vector<std::ptrdiff_t>(32, 1), std::vector<std::ptrdiff_t>(32, -7));
 }
 
+// A row without gaps of the input's own type is copied: but not what that type does not take.
+template <class Element>
+void test_not_finite(Type type, Element one, const std::vector<Element>& refused) {
+    for (const Element bad : refused) {
+        for (const std::int64_t place : {0, 1, 15, 16, 17, 299, 599}) {
+            std::vector<Element> row(600, one);
+            row[static_cast<std::size_t>(place)] = bad;
+            Filling filling(spec_of(type, {}));
+            const std::ptrdiff_t size = 600;
+            const std::ptrdiff_t stride = sizeof(Element);
+            const auto* const data = reinterpret_cast<const unsigned char*>(row.data());
+            check(!feed(filling.sink(), data, type, 1, &size, &stride), "refused");
+            check(filling.sink().fault() == Fault::not_finite, "not finite");
+            check(filling.place() == Place{place}, "the place of what is not finite");
+            check(
+                filling.sink().elements() == static_cast<std::size_t>(place), "those in front of it"
+            );
+        }
+    }
+}
+
 template <class Element, std::size_t kCount>
 void check_refused_array(const Spec& spec, Type type, const Element (&elements)[kCount], bool backwards,
                          Fault fault, const Place& place) {
@@ -583,6 +604,7 @@ void test_strided() {
     test_arrays_of<float>(Type::float32);
     test_arrays_of<double>(Type::float64);
     test_arrays_of<Half>(Type::float16);
+    test_arrays_of<BFloat>(Type::bfloat16);
     test_arrays_of<std::int8_t>(Type::int8);
     test_arrays_of<std::int16_t>(Type::int16);
     test_arrays_of<std::int32_t>(Type::int32);
@@ -606,7 +628,26 @@ void test_strided() {
     check_refused_array(spec_of(Type::uint8, {3}), Type::int64, integers, false, Fault::out_of_range, {2});
     check_refused_array(spec_of(Type::int64, {3}), Type::int64, integers, false, Fault::outgrown, {3});
     check_refused_array(spec_of(Type::string, {}), Type::int64, integers, false, Fault::wrong_type, {0});
+    check_refused_array(spec_of(Type::float32, {3}), Type::int64, integers, false, Fault::outgrown, {3});
+    constexpr float kInfinite = std::numeric_limits<float>::infinity();
+    constexpr float kNone = std::numeric_limits<float>::quiet_NaN();
+    test_not_finite<float>(Type::float32, std::numeric_limits<float>::max(), {kInfinite, -kInfinite, kNone});
+    test_not_finite<double>(
+        Type::float64, -std::numeric_limits<double>::max(), {kInfinity, -kInfinity, std::nan("")}
+    );
+    test_not_finite<Half>(Type::float16, {0xFBFF}, {{0x7C00}, {0xFC00}, {0x7C01}});
+    test_not_finite<BFloat>(Type::bfloat16, {0xFF7F}, {{0x7F80}, {0xFF80}, {0xFFFF}});
+    {
+        // What is not zero is true.
+        Filling filling(spec_of(Type::boolean, {}));
+        const unsigned char truths[] = {1, 0, 7, 128, 0};
+        const std::ptrdiff_t size = 5;
+        const std::ptrdiff_t stride = 1;
+        check(feed(filling.sink(), truths, Type::boolean, 1, &size, &stride), "booleans");
+        check(filling.elements<std::uint8_t>() == std::vector<std::uint8_t>{1, 0, 1, 1, 0}, "0 or 1");
+    }
     const Boolean booleans[] = {{1}, {0}};
+    check_refused_array(spec_of(Type::boolean, {1}), Type::boolean, booleans, false, Fault::outgrown, {1});
     check_refused_array(spec_of(Type::int8, {}), Type::boolean, booleans, false, Fault::wrong_type, {0});
     // Every element of one type in another.
     Filling filling(spec_of(Type::float32, {}));
