@@ -540,6 +540,8 @@ void test_integers() {
     check_integer<std::int64_t>("-9223372036854775808", Outcome::stored, -kMost64 - 1);
     check_integer<std::int64_t>("9223372036854775808", Outcome::out_of_range, 0);
     check_integer<std::int64_t>("9223372036854775807.5", Outcome::not_an_integer, 0);
+    check_integer<std::int64_t>("7" + zeros(100'000) + "e-100000", Outcome::stored, 7);
+    check_integer<std::int64_t>("0." + zeros(100'000) + "7e100001", Outcome::stored, 7);
     check_integer<std::int16_t>("1e3", Outcome::stored, 1000);
     check_integer<std::int8_t>("1e3", Outcome::out_of_range, 0);
     check_integer<std::int32_t>("1.0000000000000000000001", Outcome::not_an_integer, 0);

@@ -139,6 +139,7 @@ void test_faults() {
              {"{\"x\":[1,]}", kSyntax, 8, kValue},
              {"{\"x\":[1,,2]}", kSyntax, 8, kValue},
              {"{\"x\":[1 2]}", kSyntax, 8, kItem},
+             {"{\"x\":[1, x]}", kSyntax, 9, kValue},
              {"{\"x\":[1;2]}", kSyntax, 7, kItem},
              {"{\"x\":[1}", kSyntax, 7, kItem},
              {"{\"x\":[1", kSyntax, 7, kEnd},
@@ -425,6 +426,18 @@ void test_strings() {
         "{\"s\":[\"plain\",\"\\tdecoded\",\"plain\",\"de\\tcoded\",\"\"]}", {5},
         {"plain", "\tdecoded", "plain", "de\tcoded", ""}
     );
+    {
+        // Names are decoded beside strings, which stay.
+        const std::string body = "{\"s\":[\"\\t1\",\"\\n2\"],\"\\u00e9\":\"\\r\",\"\\u0078\":3}";
+        const Reading reading(signature(), body);
+        const std::vector<String>& strings = reading.reader().strings();
+        check(reading.done() && strings.size() == 3, "read: " + body);
+        check(
+            strings.size() == 3 && reading.text_of(strings[0]) == "\t1" &&
+                reading.text_of(strings[1]) == "\n2" && reading.text_of(strings[2]) == "\r",
+            "the strings of several inputs"
+        );
+    }
     // The bytes that end a run, at each place of the eight that are looked at together.
     for (std::size_t place = 0; place <= 20; ++place) {
         for (std::size_t behind = 0; behind <= 9; ++behind) {

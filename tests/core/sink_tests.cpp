@@ -427,6 +427,7 @@ void test_claims() {
     // More than there can be: its bytes pass the largest number there is, or memory ends.
     for (const std::size_t count : {std::numeric_limits<std::size_t>::max(),
                                     std::numeric_limits<std::size_t>::max() / 8 + 1,
+                                    std::numeric_limits<std::size_t>::max() / 8,
                                     std::size_t{1} << 40}) {
         Filling filling(spec_of(Type::float64, {}));
         std::size_t room = 1;
@@ -485,8 +486,10 @@ void check_array(Type type, const std::vector<std::ptrdiff_t>& sizes,
     const std::size_t bytes = static_cast<std::size_t>(high - low);
     const std::unique_ptr<unsigned char[]> memory(new unsigned char[bytes]);
     for (std::size_t i = 0; i < bytes; ++i) {
-        // Finite floats of all types, and booleans: small and different.
-        memory[i] = type == Type::boolean ? i % 3 == 0 : static_cast<unsigned char>(i * 37 % 64);
+        // Any integers, booleans, and floats that are finite in each type.
+        memory[i] = static_cast<unsigned char>(
+            type == Type::boolean ? i % 3 == 0 : is_float(type) ? i * 37 % 64 : i * 37
+        );
     }
     const unsigned char* const start = memory.get() - low;
     // The elements in C order.
