@@ -342,6 +342,18 @@ def boxes() -> ModelProto:
     )
 
 
+def normalized() -> ModelProto:
+    """Takes the batch's mean from each row: a row's answer depends on its company."""
+    return _model(
+        [
+            helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0], keepdims=1),
+            helper.make_node("Sub", ["x", "mean"], ["y"]),
+        ],
+        [_tensor("x", _FLOAT, ["batch", "n"])],
+        [_tensor("y", _FLOAT, ["batch", "n"])],
+    )
+
+
 def doubled() -> ModelProto:
     """Answers its rows twice, although its names promise as many as it was given."""
     return _model(
@@ -655,6 +667,7 @@ BUILDERS: dict[str, Callable[[], ModelProto]] = {
         detector,
         boxes,
         doubled,
+        normalized,
         zipmap,
         scalars,
         sequences,

@@ -11,12 +11,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gpux import __version__
 from gpux.app import create_app
-from gpux.config import PROVIDERS, Settings, read_settings
+from gpux.config import BATCHING, PROVIDERS, Settings, read_settings
 from gpux.engine import Engine
 from gpux.errors import ClientError, ServiceError, StartError
 from gpux.example import find_examples
@@ -83,7 +84,29 @@ def _parser() -> argparse.ArgumentParser:
         "--max-body", metavar="SIZE", help="largest body, as 64MiB or in bytes (default: 64MiB)"
     )
     serve.add_argument(
-        "--timeout", metavar="SECONDS", help="a run that takes longer is stopped (default: 60)"
+        "--timeout", metavar="SECONDS", help="an answer that takes longer is 504 (default: 60)"
+    )
+    serve.add_argument(
+        "--drain-timeout",
+        metavar="SECONDS",
+        help="what requests in flight have at the end (default: 30)",
+    )
+    serve.add_argument(
+        "--max-queue", metavar="N", help="requests that may wait; more are 503 (default: 256)"
+    )
+    serve.add_argument(
+        "--max-queue-bytes", metavar="SIZE", help="of the bodies that are here (default: 1GiB)"
+    )
+    serve.add_argument(
+        "--batching",
+        metavar="|".join(BATCHING),
+        help="whether waiting requests run together (default: auto)",
+    )
+    serve.add_argument(
+        "--max-batch-size", metavar="ROWS", help="rows that run together (default: 32)"
+    )
+    serve.add_argument(
+        "--batch-delay", metavar="US", help="microseconds to wait for company (default: 0)"
     )
     serve.add_argument(
         "--cors-origins",
@@ -142,17 +165,18 @@ def _serve(options: argparse.Namespace) -> int:
     # waitress warns at each request that has to wait.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     model = load_model(settings)
-    engine = Engine(model, settings.timeout_seconds)
+    engine = Engine(model, settings)
     app = create_app(engine, settings.max_body_bytes, settings.cors_origins)
-    server = Server(app, settings)
+    server = Server(app, settings, engine)
     server.stop_on_signals()
     shown = "localhost" if settings.host is None else server.addresses[0]
     host = f"[{shown}]" if ":" in shown else shown
     print(_summary(model))
     if options.verbose:
         print(_left_to_the_cpu(model))
+    print(_batching_text(engine))
     print(f"Serving   http://{host}:{server.port}/predict (Ctrl-C to stop)", flush=True)
-    server.run(on_drain=engine.drain)
+    server.run()
     print("Stopped", flush=True)
     return 0
 
@@ -168,7 +192,7 @@ def _run(options: argparse.Namespace) -> int:
         except OSError as error:
             raise StartError(f"--file {options.file}: {error.strerror}") from error
     settings = _settings(options)
-    engine = Engine(load_model(settings), settings.timeout_seconds)
+    engine = Engine(load_model(settings), replace(settings, batching="off"))
     _silence()  # what failed is printed below
     try:
         answer = engine.predict(body)
@@ -183,7 +207,8 @@ def _inspect(options: argparse.Namespace) -> int:
     settings = _settings(options)
     model = load_model(settings)
     _silence()  # not every body that is tried works
-    examples = find_examples(Engine(model, _LONGEST_TRY_SECONDS))
+    tried = replace(settings, batching="off", timeout_seconds=_LONGEST_TRY_SECONDS)
+    examples = find_examples(Engine(model, tried))
     if options.example:
         if not examples:
             raise StartError(f"an example was not found: {_NO_EXAMPLE}")
@@ -269,6 +294,14 @@ def _nodes_text(model: Model) -> str:
         return ""
     counts = ", ".join(f"{len(nodes)} on {name}" for name, nodes in model.placement.items())
     return f", nodes: {counts}"
+
+
+def _batching_text(engine: Engine) -> str:
+    """Whether waiting requests run together, and why not."""
+    limits = engine.batching.limits
+    if limits is None:
+        return f"Batching  off: {engine.batching.reason}"
+    return f"Batching  on: up to {limits.most_rows} rows of requests that wait run together"
 
 
 def _left_to_the_cpu(model: Model) -> str:

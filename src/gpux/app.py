@@ -6,12 +6,13 @@ The only importer of falcon.
 import io
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import falcon
 
-from gpux import protocol
+from gpux import metrics, protocol
 from gpux.engine import Engine
 from gpux.errors import (
     BodyTooLargeError,
@@ -20,10 +21,13 @@ from gpux.errors import (
     ServiceError,
     UnavailableError,
 )
+from gpux.metrics import Stages
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_QUOTED_PATH = 100
+# In the environment of a request that the server has counted in already.
+ADMITTED = "gpux.admitted"
 
 
 def create_app(
@@ -44,6 +48,7 @@ def create_app(
     app.add_route("/health/live", Live(engine))
     app.add_route("/health/ready", health)
     app.add_route("/info", Info(engine))
+    app.add_route("/metrics", MetricsPage(engine))
     app.add_error_handler(Exception, _answer_bug)
     app.add_error_handler(falcon.HTTPError, _answer_http_error)
     app.add_error_handler(falcon.HTTPStatus, _answer_http_status)
@@ -81,9 +86,39 @@ class Predict:
         self._max_body_bytes = max_body_bytes
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        start = time.perf_counter()
+        stages = Stages()
+        status = 500
+        try:
+            self._answer(req, resp, stages)
+            status = 200
+        except (ClientError, ServiceError) as error:
+            status = error.status
+            raise
+        finally:
+            self._engine.metrics.request(status, time.perf_counter() - start, stages)
+            resp.set_header("Server-Timing", stages.server_timing())
+
+    def _answer(self, req: falcon.Request, resp: falcon.Response, stages: Stages) -> None:
         protocol.check_headers(req.content_type, req.get_header("Content-Encoding"))
-        body = read_body(req.env, req.content_length, self._max_body_bytes)
-        resp.data = self._engine.predict(body)
+        timeout_seconds = protocol.read_timeout(req.get_header("X-Request-Timeout"))
+        nbytes = req.content_length or 0
+        was_counted = ADMITTED in req.env  # by the server, before it read the body
+        if not was_counted and (refusal := self._engine.refuse(nbytes)):
+            raise refusal
+        try:
+            start = time.perf_counter()
+            body = read_body(req.env, req.content_length, self._max_body_bytes)
+            stages.read = time.perf_counter() - start
+            resp.data = self._engine.predict(
+                body,
+                timeout_seconds=timeout_seconds,
+                is_gone=req.env.get("waitress.client_disconnected"),
+                stages=stages,
+            )
+        finally:
+            if not was_counted:
+                self._engine.admission.leave(nbytes)
 
 
 class Health:
@@ -108,6 +143,18 @@ class Live:
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         del req
         resp.data = _json(self._engine.health())
+
+
+class MetricsPage:
+    """GET /metrics: Prometheus' text."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        del req
+        resp.content_type = metrics.CONTENT_TYPE
+        resp.data = self._engine.metrics.text()
 
 
 class Info:

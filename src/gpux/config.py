@@ -1,5 +1,6 @@
 """Settings: what the command line says, over the environment, over gpux.yml."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,15 +9,19 @@ from typing import Any, get_args
 
 from gpux.declaration import (
     FILE_NAMES,
+    Batching,
     Bytes,
+    Count,
     CudaGraph,
     Declaration,
     Device,
     GraphOptimization,
     Host,
+    Microseconds,
     Origins,
     Port,
     Provider,
+    Queue,
     Seconds,
     Threads,
     convert_text,
@@ -26,6 +31,7 @@ from gpux.errors import ConfigurationError, ModelError
 
 _YAML = (".yml", ".yaml")
 PROVIDERS: tuple[str, ...] = get_args(Provider)
+BATCHING: tuple[str, ...] = get_args(Batching)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +53,13 @@ class Settings:
         port: 0 takes a free one.
         threads: requests that are worked on at once.
         max_body_bytes: larger bodies are refused with 413.
-        timeout_seconds: a run that takes longer is stopped, and answered 504.
+        timeout_seconds: an answer that takes longer, waiting included, is 504.
+        drain_timeout_seconds: what requests in flight have at the end.
+        max_queue: requests that may wait beside those that run; more are refused with 503.
+        max_queue_bytes: of the bodies of all that wait and run.
+        batching: whether waiting requests run together; `auto` where that was tried and agreed.
+        max_batch_size: rows that run together.
+        batch_delay_us: how long a request may be held back for company, in microseconds.
         cors_origins: the origins whose pages may read answers; `*` for all.
     """
 
@@ -66,6 +78,12 @@ class Settings:
     threads: int = 4
     max_body_bytes: int = 64 * 2**20
     timeout_seconds: float = 60.0
+    drain_timeout_seconds: float = 30.0
+    max_queue: int = 256
+    max_queue_bytes: int = 2**30
+    batching: Batching = "auto"
+    max_batch_size: int = 32
+    batch_delay_us: int = 0
     cors_origins: tuple[str, ...] = ()
 
 
@@ -78,6 +96,12 @@ _SETTINGS: dict[str, tuple[str, Any]] = {
     "threads": ("threads", Threads),
     "max_body": ("max_body_bytes", Bytes),
     "timeout": ("timeout_seconds", Seconds),
+    "drain_timeout": ("drain_timeout_seconds", Seconds),
+    "max_queue": ("max_queue", Queue),
+    "max_queue_bytes": ("max_queue_bytes", Bytes),
+    "batching": ("batching", Batching),
+    "max_batch_size": ("max_batch_size", Count),
+    "batch_delay": ("batch_delay_us", Microseconds),
     "cors_origins": ("cors_origins", Origins),
 }
 
@@ -102,7 +126,7 @@ def read_settings(
     Args:
         environment: by setting, in capitals behind `GPUX_`; empty is not given.
         options: as text, by setting: `model`, `config`, `provider`, `device`, `host`, `port`,
-            `threads`, `max_body`, `timeout`, `cors_origins`; None is not given.
+            `threads`, and the others of `_SETTINGS`; None is not given.
         variables: what `${VAR}` in gpux.yml stands for.
 
     Raises:
@@ -230,5 +254,24 @@ def _is_folder(path: Path) -> bool:
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """CPU cores that this process may use: those it is bound to, within its container's quota."""
+    bound = len(os.sched_getaffinity(0))
+    quota = _cpu_quota()
+    return bound if quota is None else max(1, min(bound, math.ceil(quota)))
+
+
+def _cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """The CPUs that the process' control group may use at a time; None for all.
+
+    Source: the Linux kernel's documentation, "Control Group v2", cpu.max; and of version 1,
+    cpu.cfs_quota_us.
+    """
+    try:
+        if (file := root / "cpu.max").exists():
+            quota, period = file.read_text().split()
+        else:
+            quota = (root / "cpu/cpu.cfs_quota_us").read_text()
+            period = (root / "cpu/cpu.cfs_period_us").read_text()
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError):  # no quota is written as `max`
+        return None

@@ -27,6 +27,7 @@ _T = TypeVar("_T")
 FILE_NAMES = ("gpux.yml", "gpux.yaml")
 
 Activation = Literal["softmax", "sigmoid", "normalize"]
+Batching = Literal["auto", "on", "off"]
 CudaGraph = Literal["auto", "on", "off"]
 GraphOptimization = Literal["all", "extended", "basic", "disabled"]
 Provider = Literal["auto", "cpu", "cuda"]
@@ -45,6 +46,8 @@ Threads = Annotated[int, Meta(ge=1, le=1024, description="an integer from 1 to 1
 Device = Annotated[int, Meta(ge=0, le=1023, description="an integer from 0 to 1023")]
 Bytes = Annotated[Size, Meta(description="a size such as 1000000, 64MiB or 10MB")]
 Seconds = Annotated[float, Meta(gt=0, le=86400, description="seconds above 0, at most 86400")]
+Microseconds = Annotated[int, Meta(ge=0, le=10**6, description="microseconds from 0 to 1000000")]
+Queue = Annotated[int, Meta(ge=0, le=10**6, description="an integer from 0 to 1000000")]
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1, description="an integer from 1 on")]
 Dim = Annotated[
     Annotated[int, Meta(ge=-1, le=2**63 - 1)] | Annotated[str, Meta(min_length=1)] | None,
@@ -149,6 +152,12 @@ class Serving(_Section, frozen=True):
     threads: Threads | None = None
     max_body: Bytes | None = None
     timeout: Seconds | None = None
+    drain_timeout: Seconds | None = None
+    max_queue: Queue | None = None
+    max_queue_bytes: Bytes | None = None
+    batching: Batching | None = None
+    max_batch_size: Count | None = None
+    batch_delay: Microseconds | None = None
     cors_origins: Annotated[Origins | Literal["*"] | None, Meta(description=_ORIGINS)] = None
 
 

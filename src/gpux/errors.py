@@ -18,6 +18,8 @@ GpuxError
 │   │   └── EmptyBatchError
 │   ├── DisagreementError            inputs that do not fit each other                  400
 │   ├── ClashingInputsError          a text, and what is made from it                   400
+│   ├── InvalidHeaderError           a header of ours has a value that cannot be used   400
+│   ├── ClientGoneError              its connection closed before anything was run      499
 │   ├── BodyTooLargeError            413
 │   └── UnsupportedMediaTypeError    415
 └── ServiceError                     the request may be right                           5xx
@@ -202,6 +204,19 @@ class ClashingInputsError(ClientError):
         )
 
 
+class InvalidHeaderError(ClientError):
+    """A header that the server knows has a value that cannot be used."""
+
+
+class ClientGoneError(ClientError):
+    """Its connection closed before anything was run. The status, nginx's, is for the log alone."""
+
+    status = 499
+
+    def __init__(self) -> None:
+        super().__init__("The client has closed the connection")
+
+
 class BodyTooLargeError(ClientError):
     """The body is over the limit, in bytes."""
 
@@ -250,7 +265,7 @@ class UnavailableError(ServiceError):
 
 
 class DeadlineError(ServiceError):
-    """The run was stopped at its deadline."""
+    """The answer was not there at its deadline."""
 
     status = 504
 

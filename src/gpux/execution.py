@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import numpy
 
-from gpux.deadline import Watchdog
-from gpux.errors import DeadlineError, InferenceError
+from gpux.deadline import Deadline
+from gpux.errors import InferenceError
 from gpux.inputs import Request
 from gpux.memory import HOST, Block, Place, StringTensor, Tensor
 from gpux.runtime import Session, reason_of
@@ -63,13 +63,13 @@ class HostExecution:
         # Runners that no run uses. list.pop and list.append are atomic.
         self._idle_runners: list[Runner] = []
 
-    def run(self, request: Request, watchdog: Watchdog | None = None) -> list[Output]:
+    def run(self, request: Request, deadline: Deadline | None = None) -> list[Output]:
         """The outputs of a request, in the order of the signature.
 
         Args:
             request: must not be released while an output is used: ONNX Runtime hands out an input's
                 own memory where an output of the graph is one of its inputs.
-            watchdog: stops the run at its deadline.
+            deadline: at which the run is stopped.
 
         Raises:
             DeadlineError: it was stopped.
@@ -89,7 +89,7 @@ class HostExecution:
             self.execute(runner)
             return self.fetch(runner)
 
-        outputs, was_stopped = watched(work, runner.options, watchdog)
+        outputs, was_stopped = watched(work, runner.options, deadline)
         # One that was stopped in its last moment has its answer, but may not be used again.
         if not was_stopped:
             self._idle_runners.append(runner)
@@ -128,13 +128,13 @@ class HostExecution:
         return {}
 
 
-def watched(work: Callable[[], _T], options: Any, watchdog: Watchdog | None) -> tuple[_T, bool]:
-    """Does the work of a run, which a watchdog may stop.
+def watched(work: Callable[[], _T], options: Any, deadline: Deadline | None) -> tuple[_T, bool]:
+    """Does the work of a run, which is stopped at its deadline.
 
     Args:
         work: runs the model with these options.
         options: the RunOptions. Where the run was stopped they are spoilt.
-        watchdog: None for no deadline.
+        deadline: None for none.
 
     Returns:
         What `work` returned, and whether it was stopped all the same, in its last moment.
@@ -143,14 +143,14 @@ def watched(work: Callable[[], _T], options: Any, watchdog: Watchdog | None) -> 
         DeadlineError: it was stopped.
         InferenceError: it failed; its own words are the cause.
     """
-    token = watchdog.begin(options) if watchdog else 0
+    token = deadline.watchdog.begin(options, deadline.at_seconds) if deadline else 0
     try:
         done = work()
     except Exception as error:  # ONNX Runtime's exceptions have no common base
-        if watchdog and watchdog.end(token):
-            raise DeadlineError(watchdog.limit_seconds) from error
+        if deadline and deadline.watchdog.end(token):
+            raise deadline.error() from error
         raise InferenceError(reason_of(error)) from error
-    return done, watchdog is not None and watchdog.end(token)
+    return done, deadline is not None and deadline.watchdog.end(token)
 
 
 def run_arrays(

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from gpux.cuda import Event, Stream
-from gpux.deadline import Watchdog
+from gpux.deadline import Deadline
 from gpux.errors import DeadlineError, GpuxError, InferenceError
 from gpux.execution import Output, run_arrays, watched
 from gpux.frame import Frame
@@ -71,14 +71,14 @@ class StreamExecution:
             1, thread_name_prefix="gpux-executor", initializer=stream.adopt
         )
 
-    def run(self, request: Request, watchdog: Watchdog | None = None) -> list[Output]:
+    def run(self, request: Request, deadline: Deadline | None = None) -> list[Output]:
         """The outputs of a request, in the order of the signature, in page-locked memory.
 
         Args:
             request: its blocks are the stream's until the model has read them, and go back to the
                 pool from there. Those of the outputs are the request's from now on.
-            watchdog: stops at its deadline what ONNX Runtime does on the CPU. What the GPU has been
-                given runs to its end.
+            deadline: at which it is stopped, as far as ONNX Runtime works on the CPU. What the GPU
+                has been given runs to its end.
 
         Raises:
             DeadlineError: it was stopped.
@@ -87,7 +87,7 @@ class StreamExecution:
         The caller waits without the GIL.
         """
         flight = _Flight(request)
-        launched = self._executor.submit(self._launch, flight, watchdog)
+        launched = self._executor.submit(self._launch, flight, deadline)
         try:
             launched.result()
             flight.wait()
@@ -134,13 +134,13 @@ class StreamExecution:
 
     # All that follows is the executor's thread.
 
-    def _launch(self, flight: "_Flight", watchdog: Watchdog | None) -> None:
+    def _launch(self, flight: "_Flight", deadline: Deadline | None) -> None:
         """Puts a request on the stream."""
         self._room.acquire()
         flight.is_on_stream = True
         try:
             work = self._launch_bound if self._signature.is_numeric else self._launch_arrays
-            _, was_stopped = watched(lambda: work(flight), self._options, watchdog)
+            _, was_stopped = watched(lambda: work(flight), self._options, deadline)
             if was_stopped:
                 self._options = self._create_options()
         except DeadlineError:

@@ -2,7 +2,7 @@
 
 import ctypes
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy
 
 from gpux._fastpath import activate
 from gpux.config import Settings, read_settings
-from gpux.deadline import Watchdog
+from gpux.deadline import Deadline
 from gpux.declaration import Provider, convert_text
 from gpux.errors import ModelError
 from gpux.execution import HostExecution, Other, Output
@@ -147,27 +147,33 @@ class Model:
         """
         request = self.inputs.collect(inputs)
         try:
-            return {name: _to_python(value) for name, value in self.run(request).items()}
+            return {name: to_python(value) for name, value in self.run(request).items()}
         finally:
             request.release()
 
-    def run(self, request: Request, watchdog: Watchdog | None = None) -> Answer:
+    def run(self, request: Request, deadline: Deadline | None = None) -> Answer:
         """Runs one request; the caller waits without the GIL.
 
         Args:
             request: stays the caller's, who may release it when the answer has been read.
-            watchdog: stops the run at its deadline.
+            deadline: at which the run is stopped.
 
         Raises:
             DeadlineError: it was stopped.
             InferenceError: ONNX Runtime failed; its own words are the cause.
         """
-        outputs = self.execution.run(request, watchdog)
+        return self.settle(self.execution.run(request, deadline), unbatched=request.unbatched)
+
+    def settle(self, outputs: Sequence[Output], *, unbatched: bool) -> Answer:
+        """The answer that a run's outputs make.
+
+        Args:
+            outputs: in the order of the signature.
+            unbatched: the request was one item.
+        """
         values = dict(zip(self._output_names, outputs, strict=True))
         return {
-            answered.name: self._settle(
-                answered, values[answered.spec.name], unbatched=request.unbatched
-            )
+            answered.name: self._settle(answered, values[answered.spec.name], unbatched=unbatched)
             for answered in self.interface.outputs
         }
 
@@ -187,6 +193,12 @@ class Model:
         if isinstance(value, StringTensor):
             return StringTensor(value.shape[1:], value.values)
         return replace(value, shape=value.shape[1:])
+
+    def pools(self) -> dict[str, Pool]:
+        """The pools of blocks, by what they hold."""
+        if isinstance(self.execution, StreamExecution):
+            return {"pinned": self.pool, "device": self.execution.device}
+        return {"host": self.pool}
 
     def describe(self) -> dict[str, Any]:
         """What /info says of the model, ready for JSON."""
@@ -270,7 +282,7 @@ def _read_tensor(node: Any, file: Path) -> TensorSpec:
     return TensorSpec(node.name, BY_ONNX[node.type], dims)
 
 
-def _to_python(value: Output) -> Any:
+def to_python(value: Output) -> Any:
     """An output for a Python caller, in memory of its own: it may share that of an input."""
     if isinstance(value, Other):
         return value.value

@@ -8,7 +8,7 @@ from typing import Any
 import numpy
 
 from gpux._fastpath import encode as encode_members
-from gpux.errors import UnsupportedMediaTypeError
+from gpux.errors import InvalidHeaderError, UnsupportedMediaTypeError
 from gpux.execution import Output
 from gpux.inputs import InputReader, Request
 from gpux.memory import StringTensor, Tensor
@@ -48,6 +48,23 @@ def check_headers(content_type: str | None, content_encoding: str | None) -> Non
         charset = value.strip().strip('"').lower()
         if name.strip().lower() == "charset" and charset not in ("utf-8", "utf8"):
             raise UnsupportedMediaTypeError(f"The charset must be utf-8, got {_cut(content_type)}")
+
+
+def read_timeout(header: str | None) -> float | None:
+    """What a client is ready to wait, in seconds, by its `X-Request-Timeout`.
+
+    Raises:
+        InvalidHeaderError: it is no number above 0.
+    """
+    if header is None:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise InvalidHeaderError(f"X-Request-Timeout must be seconds above 0, got {_cut(header)}")
+    return seconds
 
 
 def decode(body: bytes, inputs: InputReader) -> Request:

@@ -7,6 +7,8 @@ The only importer of waitress. What is changed of waitress, and why:
 - such an answer is followed by a lingering close (RFC 9112, 9.6): closing with unread bytes would
   reset the connection, and the client would lose the answer;
 - a client that does not read its answers keeps no thread waiting;
+- a request is counted in before it waits for a thread, and turned away at once if there are too
+  many; whatever is not /predict has a thread of its own, so that probes are answered under load;
 - the end: listening stops, what was read in full is answered, then the process ends.
 """
 
@@ -14,7 +16,6 @@ import json
 import signal
 import socket
 import time
-from collections.abc import Callable
 from typing import Any
 
 from waitress import wasyncore
@@ -22,11 +23,13 @@ from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import TcpWSGIServer
-from waitress.task import ErrorTask, ThreadedTaskDispatcher
-from waitress.utilities import BadRequest, RequestEntityTooLarge
+from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
+from waitress.utilities import BadRequest, Error, RequestEntityTooLarge
 
+from gpux.app import ADMITTED
 from gpux.config import Settings
-from gpux.errors import BodyTooLargeError, ConfigurationError
+from gpux.engine import Engine
+from gpux.errors import BodyTooLargeError, ConfigurationError, UnavailableError
 
 # What a refused client may still send before the connection is cut: bytes, and seconds.
 _LINGER_BYTES = 256 * 2**20
@@ -35,7 +38,6 @@ _LINGER_SECONDS = 10.0
 _LONGEST_CHUNK_LINE_BYTES = 2**13
 # What waitress is given at once while it looks for lines: it copies the rest for each it finds.
 _PIECE_BYTES = 2**13
-_DRAIN_SECONDS = 30.0
 _NO_LIMIT = 2**62
 
 
@@ -45,6 +47,7 @@ class Parser(HTTPRequestParser):
     adj: Any  # waitress's Adjustments, with our limit
     body_rcv: Any
     path = ""  # waitress logs it even where it could not be read
+    counted_bytes: int | None = None  # of a request that was counted in
 
     def received(self, data: bytes) -> int:
         """Takes bytes of a request; answers how many belong to it."""
@@ -80,6 +83,30 @@ class Parser(HTTPRequestParser):
         return line_bytes > _LONGEST_CHUNK_LINE_BYTES or self.body_bytes_received > most_bytes
 
 
+class RefusalError(Error):
+    """A request that is turned away; its connection goes on."""
+
+    code = 503
+    reason = "Service Unavailable"
+
+    def __init__(self, error: UnavailableError) -> None:
+        super().__init__(str(error))
+        self.retry_after_seconds = error.retry_after_seconds
+
+
+class CountedTask(WSGITask):
+    """A request that may have been counted in already, which the app must know."""
+
+    request: Any
+
+    def get_environment(self) -> dict[str, Any]:
+        """PEP 3333's, and whether the request has been counted in."""
+        environment: dict[str, Any] = super().get_environment()
+        if self.request.counted_bytes is not None:
+            environment[ADMITTED] = True
+        return environment
+
+
 class JSONErrorTask(ErrorTask):
     """An answer that waitress gives by itself, as JSON."""
 
@@ -88,14 +115,18 @@ class JSONErrorTask(ErrorTask):
     response_headers: Any
 
     def execute(self) -> None:
-        """Writes the answer; the connection closes after it."""
+        """Writes the answer; but for a request that was turned away, the connection closes."""
         error = self.request.error
         body = json.dumps({"detail": error.body}).encode()
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
         self.response_headers.extend(self._cross_origin_headers())
-        self.set_close_on_finish()
         self.content_length = len(body)
+        if isinstance(error, RefusalError):
+            self.response_headers.append(("Retry-After", str(error.retry_after_seconds)))
+            self.write(body)
+            return
+        self.set_close_on_finish()
         self.write(body)
         self.channel.lingers = True
 
@@ -119,7 +150,10 @@ class Channel(HTTPChannel):
     """
 
     parser_class = Parser
+    task_class = CountedTask
     error_task_class = JSONErrorTask
+    adj: Any
+    requests: Any
     requests_lock: Any
     server: Any
     socket: Any
@@ -133,6 +167,9 @@ class Channel(HTTPChannel):
     linger_bytes_left = _LINGER_BYTES
     # Guarded by requests_lock.
     is_held = False
+    # The client has ended its side. It may still read: an answer that is on its way is sent. But no
+    # run is begun for it.
+    has_left = False
 
     def add_task(self, dispatcher: Any) -> None:
         """Has the next request answered, now or when enough of the last answer is sent.
@@ -142,6 +179,15 @@ class Channel(HTTPChannel):
         self.is_held = self._is_far_behind()
         if not self.is_held:
             dispatcher.add_task(self)
+
+    def service(self) -> None:
+        """Answers the next request, in a worker's thread."""
+        request = self.requests[0]
+        try:
+            super().service()
+        finally:
+            if request.counted_bytes is not None:
+                self.adj.gpux_engine.admission.leave(request.counted_bytes)
 
     def received(self, data: bytes) -> bool:
         """Takes bytes that have come, in pieces: waitress's cost grows with the square of one."""
@@ -165,7 +211,13 @@ class Channel(HTTPChannel):
         """Whether the main loop should read; while lingering it does, to discard."""
         if self.linger_until is not None:
             return not self.will_close
+        if self.has_left and self.requests:
+            return False
         return bool(super().readable())
+
+    def check_client_disconnected(self) -> bool:  # type: ignore[override]  # theirs answers too
+        """Whether nobody is known to wait for the answer."""
+        return self.has_left or not self.connected
 
     def handle_write(self) -> None:
         """Sends what there is; a channel that lingers then ends its own side only."""
@@ -187,6 +239,9 @@ class Channel(HTTPChannel):
     def handle_read(self) -> None:
         """Reads; while lingering, discards."""
         if self.linger_until is None:
+            if self.requests and self._is_at_end():
+                self.has_left = True
+                return
             super().handle_read()
             return
         try:
@@ -197,6 +252,13 @@ class Channel(HTTPChannel):
         self.linger_bytes_left -= len(data)
         if data and (self.linger_bytes_left < 0 or time.monotonic() > self.linger_until):
             self.handle_close()
+
+    def _is_at_end(self) -> bool:
+        """Whether the client has ended its side, which leaves nothing to read."""
+        try:
+            return bool(self.socket.recv(1, socket.MSG_PEEK) == b"")
+        except OSError:  # not now, or never again: reading tells
+            return False
 
     def _is_far_behind(self) -> bool:
         return bool(self.total_outbufs_len > self.adj.outbuf_high_watermark)
@@ -211,6 +273,45 @@ class Channel(HTTPChannel):
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:  # the client is gone already
             self.handle_close()
+
+
+class Dispatcher:
+    """Hands requests to threads: those to /predict to the workers, if there is room for them.
+
+    What waits for a worker has been counted in. All else, refusals included, has a thread of its
+    own, which no model keeps busy.
+
+    Args:
+        engine: counts requests in.
+        workers: threads for /predict.
+    """
+
+    def __init__(self, engine: Engine, workers: int) -> None:
+        self._engine = engine
+        self._workers = ThreadedTaskDispatcher()
+        self._workers.set_thread_count(workers)
+        self._aside = ThreadedTaskDispatcher()
+        self._aside.set_thread_count(1)
+
+    def add_task(self, channel: Any) -> None:
+        """Called when a channel's next request has been read, and all before it are answered."""
+        request = channel.requests[0]
+        if request.error or request.path != "/predict" or request.command != "POST":
+            self._aside.add_task(channel)
+            return
+        nbytes = request.body_bytes_received
+        refusal = self._engine.refuse(nbytes)
+        if refusal is None:
+            request.counted_bytes = nbytes
+            self._workers.add_task(channel)
+        else:
+            request.error = RefusalError(refusal)
+            self._aside.add_task(channel)
+
+    def shutdown(self) -> None:
+        """Ends the threads; what they have not begun is dropped."""
+        self._workers.shutdown(timeout=1)
+        self._aside.shutdown(timeout=1)
 
 
 class Listener(TcpWSGIServer):
@@ -240,13 +341,14 @@ class Server:
 
     Args:
         app: a WSGI app.
-        settings: host, port, threads, max_body_bytes, cors_origins.
+        settings: host, port, threads, max_body_bytes, cors_origins, drain_timeout_seconds.
+        engine: the app's.
 
     Raises:
         ConfigurationError: the address cannot be listened on.
     """
 
-    def __init__(self, app: Any, settings: Settings) -> None:
+    def __init__(self, app: Any, settings: Settings, engine: Engine) -> None:
         sockets = bind(settings.host, settings.port)
         adjustments: Any = Adjustments(
             sockets=sockets,
@@ -260,22 +362,27 @@ class Server:
             max_request_header_size=2**16,
             connection_limit=1000,
             cleanup_interval=1,
+            # One request ahead is read while one is answered, so that a client that leaves is seen.
+            channel_request_lookahead=1,
             asyncore_use_poll=True,
             # A closed connection is not worth a stack trace in the log.
             log_socket_errors=False,
         )
         adjustments.gpux_max_body_bytes = settings.max_body_bytes
         adjustments.gpux_cors_origins = settings.cors_origins
+        adjustments.gpux_engine = engine
         self._map: dict[int, Any] = {}
-        self._dispatcher = ThreadedTaskDispatcher()
-        self._dispatcher.set_thread_count(settings.threads)
+        self._engine = engine
+        self._drain_seconds = settings.drain_timeout_seconds
+        self._dispatcher = Dispatcher(engine, settings.threads)
+        dispatcher: Any = self._dispatcher  # has what waitress asks for
         self._listeners = [
             Listener(
                 app,
                 self._map,
                 True,
                 bound,
-                dispatcher=self._dispatcher,
+                dispatcher=dispatcher,
                 adj=adjustments,
                 sockinfo=(bound.family, bound.type, bound.proto, bound.getsockname()),
                 bind_socket=False,
@@ -286,23 +393,19 @@ class Server:
         self.addresses = [str(bound.getsockname()[0]) for bound in sockets]
         self._stopping = False
 
-    def run(self, on_drain: Callable[[], None]) -> None:
-        """Answers requests until stop() is called, then those in flight.
-
-        Args:
-            on_drain: called once, when the end begins.
-        """
+    def run(self) -> None:
+        """Answers requests until stop() is called, then those in flight."""
         while not self._stopping:
             self._poll(1.0)
-        on_drain()
+        self._engine.drain()
         for listener in self._listeners:
             listener.accepting = False
             listener.del_channel(self._map)
             listener.socket.close()
-        deadline = time.monotonic() + _DRAIN_SECONDS
+        deadline = time.monotonic() + self._drain_seconds
         while self._is_busy() and time.monotonic() < deadline:
             self._poll(0.1)
-        self._dispatcher.shutdown(timeout=1)
+        self._dispatcher.shutdown()
         wasyncore.close_all(self._map)
 
     def stop(self) -> None:

@@ -25,7 +25,7 @@ def __getattr__(name: str) -> Any:
         if "app" not in globals():
             try:
                 settings = read_settings(os.environ, {})
-                engine = Engine(load_model(settings), settings.timeout_seconds)
+                engine = Engine(load_model(settings), settings)
             except StartError as error:
                 # A server without its app would only answer errors: end it, with the reason.
                 print(f"gpux: {error}", file=sys.stderr)

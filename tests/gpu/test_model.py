@@ -135,11 +135,11 @@ def test_a_run_that_fails_takes_nothing_with_it(on_gpu: Load) -> None:
 
 def test_a_run_at_its_deadline_is_stopped(on_gpu: Load) -> None:
     model = on_gpu("slow")
-    watchdog = Watchdog(0.2)
+    watchdog = Watchdog()
     for _ in range(2):
         request = decode(b'{"steps": 10000000}', model.inputs)
         with pytest.raises(DeadlineError):
-            model.run(request, watchdog)
+            model.run(request, watchdog.deadline(0.2))
         request.release()
         assert model.predict({"steps": 1})["sum"] == 128.0
 

@@ -260,8 +260,9 @@ def test_serve_says_what_it_serves(model_file: Find) -> None:
     with serve(model_file("sentiment"), "--provider", "cpu") as server:
         said = server.stdout.text
         inspected = run_gpux("inspect", str(model_file("sentiment")), "--provider", "cpu").stdout
-        signature, _, served = said.partition("Serving")
+        signature, _, served = said.partition("Batching  ")
         assert signature.splitlines()[-1].startswith("Output")
+        assert served.startswith("on: up to 32 rows")
         assert inspected.startswith(signature)
         assert f"http://localhost:{server.port}/predict" in served
 

@@ -24,6 +24,8 @@ from servers import (
     wait_until,
 )
 
+from gpux.config import cores
+
 Serve = Callable[[str], ServerProcess]
 Find = Callable[[str], Path]
 
@@ -366,7 +368,8 @@ def test_a_client_that_leaves_takes_everything_along(
         for client in clients:
             leave(client)
     wait_until(lambda: fresh.descriptors() == descriptors, "the clients' sockets are closed")
-    assert fresh.threads() == threads
+    # None for any of the clients; those that wait for runs begin with the first request that waits.
+    assert fresh.threads() <= threads + cores()
     assert fresh.post(GOOD).status == 200
 
 

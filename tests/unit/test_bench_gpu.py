@@ -179,8 +179,8 @@ class StandIn:
         settings = replace(read_settings({}, {"model": str(path), "port": "0"}), threads=4)
         model = Model(self.create_session(settings), settings)
         engine = Engine(model)
-        server = Server(create_app(engine, settings.max_body_bytes, ()), settings)
-        thread = threading.Thread(target=server.run, args=(engine.drain,))
+        server = Server(create_app(engine, settings.max_body_bytes, ()), settings, engine)
+        thread = threading.Thread(target=server.run)
         thread.start()
         try:
             yield server.port

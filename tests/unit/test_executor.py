@@ -356,11 +356,11 @@ def test_idle_blocks_make_room(on_stand_in: Load) -> None:
 
 def test_a_run_at_its_deadline_is_stopped(on_stand_in: Load) -> None:
     model, _, _ = on_stand_in("slow")
-    watchdog = Watchdog(0.1)
+    watchdog = Watchdog()
     for _ in range(2):
         request = decode(b'{"steps": 1000000}', model.inputs)
         with pytest.raises(DeadlineError):
-            model.run(request, watchdog)
+            model.run(request, watchdog.deadline(0.1))
         request.release()
         assert lent_bytes(model) == (0, 0)
         assert model.predict({"steps": 1})["sum"] == 128.0

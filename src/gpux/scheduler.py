@@ -1,0 +1,331 @@
+"""Requests that wait for the model, and who runs them: at once, or together when it is free.
+
+A request that finds the model free runs in its own thread. One that does not, waits; when a run
+ends, a thread of the scheduler takes the oldest one and every other of its kind that fits beside it
+(batching.py), and runs them as one.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Hashable
+
+from gpux.batching import Limits, Waiting, plan
+from gpux.deadline import Deadline
+from gpux.errors import ClientGoneError, GpuxError, InferenceError
+from gpux.execution import Output
+from gpux.executor import StreamExecution
+from gpux.inputs import Request
+from gpux.model import Model
+from gpux.rows import Shared, gather, kind_of, rows_of, scatter
+from gpux.tensor import Signature
+
+logger = logging.getLogger(__name__)
+
+
+class Scheduler:
+    """Any number of threads may use it at once.
+
+    Args:
+        model: what runs.
+        runs: runs at the same time.
+        limits: of batches; None to run each request alone.
+    """
+
+    def __init__(self, model: Model, runs: int, limits: Limits | None) -> None:
+        self._model = model
+        self._limits = limits
+        # What a GPU is given takes a thread for itself, so that its caller can leave.
+        is_on_gpu = isinstance(model.execution, StreamExecution)
+        self._runs_at_once = not is_on_gpu and (limits is None or limits.delay_seconds == 0)
+        self._changed = threading.Condition(threading.Lock())  # guards the fields below
+        self._free = runs  # runs that could begin
+        self._waiting: list[_Entry] = []  # in the order in which they came
+        self._is_closing = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"scheduler-{number}", daemon=True)
+            for number in range(runs)
+        ]
+        self._started = False
+
+    @property
+    def queue_length(self) -> int:
+        """Requests that wait."""
+        return len(self._waiting)
+
+    def run(
+        self,
+        request: Request,
+        deadline: Deadline | None = None,
+        is_gone: Callable[[], bool] | None = None,
+    ) -> "Outcome":
+        """Runs a request, sooner or later, alone or with others.
+
+        Args:
+            request: the caller's, who releases it, unless this raises; not before it has read the
+                outputs.
+            deadline: past it the caller is answered, whether its run goes on or not.
+            is_gone: whether nobody waits for the answer any more; asked before a run.
+
+        Raises:
+            DeadlineError: the deadline has passed. A request that waited is never run; one that
+                runs alone is stopped.
+            ClientGoneError: nobody waits for it.
+            InferenceError: ONNX Runtime failed.
+
+        A request that this raises for is released here.
+        """
+        if not self._begin_at_once():
+            signature = None if self._limits is None else self._model.signature
+            entry = _Entry(request, deadline, is_gone, signature)
+            with self._changed:
+                self._waiting.append(entry)
+                self._start()
+                if self._free > 0:
+                    self._changed.notify()
+            return entry.wait(self._leave)
+        began = time.monotonic()
+        try:
+            outputs = self._model.execution.run(request, deadline)
+        except BaseException:
+            request.release()
+            raise
+        finally:
+            self._end_run()
+        rows = 1 if self._limits is None else rows_of(request)
+        return Outcome(outputs, request.release, 0.0, time.monotonic() - began, rows)
+
+    def close(self) -> None:
+        """Ends the threads when what waits has run."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+
+    def _begin_at_once(self) -> bool:
+        """Takes a free run for the calling thread, if nobody waits for it."""
+        with self._changed:
+            if self._free == 0 or self._waiting or not self._runs_at_once:
+                return False
+            self._free -= 1
+            return True
+
+    def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            for thread in self._threads:
+                thread.start()
+
+    def _end_run(self) -> None:
+        with self._changed:
+            self._free += 1
+            if self._waiting:
+                self._changed.notify()
+
+    def _leave(self, entry: "_Entry") -> bool:
+        """Takes an entry out of the queue; answers False if it is there no more."""
+        with self._changed:
+            try:
+                self._waiting.remove(entry)
+            except ValueError:
+                return False
+            return True
+
+    # The threads of the scheduler.
+
+    def _work(self) -> None:
+        while True:
+            batch = self._take()
+            if batch is None:
+                return
+            try:
+                if len(batch) == 1:
+                    self._run_alone(batch[0])
+                else:
+                    self._run_together(batch)
+            except BaseException as error:  # a bug, which must not leave anybody waiting
+                logger.exception("a run ended unexpectedly")
+                for entry in batch:
+                    entry.fail(InferenceError(str(error)))
+            finally:
+                self._end_run()
+
+    def _take(self) -> "list[_Entry] | None":
+        """The next batch, whose run counts from now on; None at the end."""
+        with self._changed:
+            while True:
+                if self._free > 0:
+                    self._drop_those_that_left()
+                    now = time.monotonic()
+                    chosen = plan(
+                        [entry.waiting for entry in self._waiting], self._limits or _ALONE, now
+                    )
+                    if chosen.batch:
+                        self._free -= 1
+                        batch = [self._waiting[place] for place in chosen.batch]
+                        for place in reversed(chosen.batch):
+                            del self._waiting[place]
+                        for entry in batch:
+                            entry.began = now
+                        return batch
+                    if chosen.until_seconds is not None:
+                        self._changed.wait(chosen.until_seconds - now)
+                        continue
+                if self._is_closing and not self._waiting:
+                    return None
+                self._changed.wait()
+
+    def _drop_those_that_left(self) -> None:
+        for entry in [entry for entry in self._waiting if entry.has_left()]:
+            self._waiting.remove(entry)
+            entry.fail(ClientGoneError())
+
+    def _run_alone(self, entry: "_Entry") -> None:
+        try:
+            outputs = self._model.execution.run(entry.request, entry.deadline)
+        except GpuxError as error:
+            entry.fail(error)
+        else:
+            entry.finish(outputs, entry.request.release, entry.rows)
+
+    def _run_together(self, batch: "list[_Entry]") -> None:
+        """Runs a batch; where that fails, each of its requests alone, so that one alone fails."""
+        model = self._model
+        try:
+            together = gather([entry.request for entry in batch], model.signature, model.pool)
+        except MemoryError as error:
+            logger.warning("no room for a batch: %s", error)
+            for entry in batch:
+                self._run_alone(entry)
+            return
+        try:
+            outputs = model.execution.run(together, _latest(batch))
+            parts = scatter(outputs, [entry.rows for entry in batch])
+        except Exception as error:
+            together.release()
+            logger.warning("a batch of %d requests failed, each runs alone: %s", len(batch), error)
+            for entry in batch:
+                self._run_alone(entry)
+            return
+        shared = Shared(together, len(batch))
+        rows = sum(entry.rows for entry in batch)
+        for entry, own in zip(batch, parts, strict=True):
+            entry.request.release()
+            entry.finish(own, shared.leave, rows)
+
+
+# Without batches each request runs alone.
+_ALONE = Limits(most_rows=1)
+
+
+def _latest(batch: "list[_Entry]") -> Deadline | None:
+    """When nobody waits for a shared run any more."""
+    deadlines = [entry.deadline for entry in batch]
+    known = [deadline for deadline in deadlines if deadline is not None]
+    if len(known) < len(deadlines):
+        return None
+    return max(known, key=lambda deadline: deadline.at_seconds)
+
+
+class Outcome:
+    """What a run has answered.
+
+    Attributes:
+        outputs: in the order of the signature, valid until release().
+        release: gives their memory back; call it once.
+        queue_seconds, run_seconds: how long the request waited, and how long it ran.
+        rows: of the whole batch.
+    """
+
+    __slots__ = ("outputs", "queue_seconds", "release", "rows", "run_seconds")
+
+    def __init__(
+        self,
+        outputs: list[Output],
+        release: Callable[[], None],
+        queue_seconds: float,
+        run_seconds: float,
+        rows: int,
+    ) -> None:
+        self.outputs = outputs
+        self.release = release
+        self.queue_seconds = queue_seconds
+        self.run_seconds = run_seconds
+        self.rows = rows
+
+
+class _Entry:
+    """A request that waits, between the thread that waits for it and the one that runs it.
+
+    Whoever ends it first, the deadline or the run, is decided under its lock; the other one gives
+    the memory back.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        deadline: Deadline | None,
+        is_gone: Callable[[], bool] | None,
+        signature: Signature | None,
+    ) -> None:
+        self.request = request
+        self.deadline = deadline
+        self.is_gone = is_gone
+        self.rows = 1 if signature is None else rows_of(request)
+        kind: Hashable = None if signature is None else kind_of(request, signature)
+        # What has no kind is only like itself.
+        self.came = self.began = time.monotonic()
+        self.waiting = Waiting(id(self) if kind is None else kind, self.rows, self.came)
+        self._lock = threading.Lock()  # guards the two fields below
+        self._was_abandoned = False
+        self._ended: Outcome | GpuxError | None = None
+        self._signal = threading.Lock()  # guards nothing: released when the run has ended
+        self._signal.acquire()
+
+    def has_left(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.is_gone is not None and self.is_gone()
+
+    def wait(self, leave: Callable[["_Entry"], bool]) -> Outcome:
+        """What became of it, in the thread of its caller.
+
+        Args:
+            leave: takes it out of the queue, if it is still there.
+        """
+        left = -1.0 if self.deadline is None else max(self.deadline.left_seconds(), 0.0)
+        if not self._signal.acquire(timeout=left):
+            assert self.deadline is not None
+            if leave(self):
+                self.request.release()
+                raise self.deadline.error()
+            with self._lock:
+                self._was_abandoned = self._ended is None
+            if self._was_abandoned:
+                raise self.deadline.error()
+        ended = self._ended
+        assert ended is not None
+        if isinstance(ended, GpuxError):
+            self.request.release()
+            raise ended
+        return ended
+
+    def finish(self, outputs: list[Output], release: Callable[[], None], rows: int) -> None:
+        """Its run has ended well."""
+        now = time.monotonic()
+        outcome = Outcome(outputs, release, self.began - self.came, now - self.began, rows)
+        if not self._end(outcome):
+            release()
+
+    def fail(self, error: GpuxError) -> None:
+        """Its run has failed, or never began."""
+        if not self._end(error):
+            self.request.release()
+
+    def _end(self, ended: Outcome | GpuxError) -> bool:
+        """Answers whether somebody still waits for it."""
+        with self._lock:
+            if self._ended is not None:
+                return True  # it has ended before: a bug was met after that
+            self._ended = ended
+            is_waited_for = not self._was_abandoned
+        self._signal.release()
+        return is_waited_for

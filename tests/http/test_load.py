@@ -1,0 +1,334 @@
+"""More requests than can run at once: batches, refusals, deadlines, clients that leave, figures."""
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from servers import JSON_HEADERS, Answer, Client, ServerProcess, post, serve, wait_until
+
+Find = Callable[[str], Path]
+ROOT = Path(__file__).parents[2]
+
+# Products of matrices: about a second, and longer than any test waits.
+A_WHILE = b'{"steps": 25000}'
+FOR_EVER = b'{"steps": 100000000}'
+QUICK = b'{"steps": 1}'
+
+
+def figure(server: ServerProcess, name: str, **labels: str) -> float:
+    """A sample of /metrics; 0 if it is not there yet."""
+    text = server.request("GET", "/metrics").body.decode()
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == name and labels.items() <= sample.labels.items():
+                return sample.value
+    return 0.0
+
+
+@pytest.fixture
+def narrow(model_file: Find) -> Iterator[ServerProcess]:
+    """A slow model, of which one may run and two may wait beside those that the cores run."""
+    with serve(model_file("slow"), "--max-queue", "2", "--threads", "8") as server:
+        yield server
+
+
+def room(server: ServerProcess) -> int:
+    """How many requests may be here at once, as the refusal says."""
+    (number,) = re.findall(r"(\d+) requests are here already", refusal_of(server).detail)
+    return int(number)
+
+
+def refusal_of(server: ServerProcess) -> Answer:
+    """Fills the server with requests until one is refused; those that were let in are stopped."""
+    clients = []
+    try:
+        for _ in range(20):
+            client = Client(server)
+            clients.append(client)
+            client.send(post(FOR_EVER))
+        refused = next(answer for answer in map(_answer_now, clients) if answer is not None)
+    finally:
+        for client in clients:
+            client.reset()
+    return refused
+
+
+def _answer_now(client: Client) -> Answer | None:
+    client.socket.settimeout(0.5)
+    try:
+        return client.read()
+    except (TimeoutError, AssertionError):
+        return None
+
+
+# Too many.
+
+
+def test_a_full_queue_answers_at_once_and_counts(narrow: ServerProcess) -> None:
+    """Of N that are sent at once just as many are let in as there is room for."""
+    sent = 16
+    with ThreadPoolExecutor(sent) as callers:
+        start = threading.Barrier(sent)
+
+        def ask(_: int) -> tuple[int, float, Answer]:
+            start.wait(30)
+            began = time.monotonic()
+            answer = narrow.post(A_WHILE)
+            return answer.status, time.monotonic() - began, answer
+
+        answers = list(callers.map(ask, range(sent)))
+    refused = [answer for status, _, answer in answers if status == 503]
+    served = [status for status, _, _ in answers if status == 200]
+    (limit,) = {
+        int(re.findall(r"busy: (\d+) requests are here", answer.detail)[0]) for answer in refused
+    }
+    assert len(served) == limit
+    assert len(refused) == sent - limit
+    assert all(int(answer.headers["Retry-After"]) > 0 for answer in refused)
+    # Refused while all workers were busy.
+    fastest_served = min(seconds for status, seconds, _ in answers if status == 200)
+    assert all(seconds < fastest_served for status, seconds, _ in answers if status == 503)
+    assert figure(narrow, "gpux_refused_total", reason="queue_full") == len(refused)
+    assert figure(narrow, "gpux_requests_total", status="200") == len(served)
+    assert figure(narrow, "gpux_in_flight_requests") == 0
+
+
+def test_probes_are_answered_while_all_workers_are_busy(model_file: Find) -> None:
+    options = ("--threads", "1", "--timeout", "3")
+    with (
+        serve(model_file("slow"), *options) as server,
+        Client(server) as one,
+        Client(server) as two,
+    ):
+        computed = server.cpu_seconds()
+        one.send(post(FOR_EVER))
+        two.send(post(FOR_EVER))
+        wait_until(lambda: server.cpu_seconds() > computed + 0.05, "the model runs")
+        for path in ("/health", "/health/live", "/health/ready", "/info", "/metrics"):
+            assert server.request("GET", path).status == 200
+        assert one.read().status == 504
+
+
+def test_a_refused_request_leaves_its_connection_usable(narrow: ServerProcess) -> None:
+    clients = [Client(narrow) for _ in range(12)]
+    try:
+        for client in clients:
+            client.send(post(A_WHILE))
+        answers = [client.read() for client in clients]
+        assert {answer.status for answer in answers} == {200, 503}
+        for client in clients:
+            client.send(post(QUICK))
+            assert client.read().status in (200, 503)
+            client.send(post(QUICK))
+            assert client.read().status in (200, 503)
+    finally:
+        for client in clients:
+            client.close()
+
+
+# Too late.
+
+
+def test_waiting_counts_towards_the_deadline(model_file: Find) -> None:
+    """Twenty requests wait behind slow ones: each is answered about when its time is over."""
+    options = ("--threads", "32", "--timeout", "1.5", "--max-queue", "100")
+    with serve(model_file("slow"), *options) as server:
+        with ThreadPoolExecutor(24) as callers:
+
+            def ask(_: int) -> tuple[int, float]:
+                began = time.monotonic()
+                return server.post(FOR_EVER).status, time.monotonic() - began
+
+            answers = list(callers.map(ask, range(24)))
+        assert {status for status, _ in answers} == {504}
+        # Generous: CI's machines are busy. The scheduler's own tests look closer.
+        assert all(1.4 < seconds < 4 for _, seconds in answers)
+        # The model is free again.
+        assert server.post(QUICK).status == 200
+        assert figure(server, "gpux_requests_total", status="504") == 24
+
+
+def test_a_client_may_ask_for_less(model_file: Find) -> None:
+    with serve(model_file("slow")) as server:
+        headers = {**JSON_HEADERS, "X-Request-Timeout": "0.3"}
+        began = time.monotonic()
+        answer = server.request("POST", "/predict", FOR_EVER, headers)
+        assert answer.status == 504
+        assert answer.detail == "The request took longer than the limit of 0.3 seconds"
+        assert time.monotonic() - began < 10
+        # But not for more than the limit, nor for nonsense.
+        headers["X-Request-Timeout"] = "1e9"
+        assert server.request("POST", "/predict", QUICK, headers).status == 200
+        for wrong in ("0", "-1", "soon", "nan", "inf"):
+            headers["X-Request-Timeout"] = wrong
+            answer = server.request("POST", "/predict", QUICK, headers)
+            assert answer.status == 400
+            assert answer.detail == f"X-Request-Timeout must be seconds above 0, got '{wrong}'"
+
+
+def test_nothing_is_computed_for_a_client_that_left_while_it_waited(model_file: Find) -> None:
+    with serve(model_file("slow"), "--threads", "8", "--timeout", "30") as server:
+        runs = 2  # more than this machine's cores would only make it longer
+        first = [Client(server) for _ in range(max(runs, 8) - 1)]
+        for client in first:
+            client.send(post(A_WHILE))
+        wait_until(lambda: figure(server, "gpux_in_flight_requests") == len(first), "all are here")
+        with Client(server) as leaver:
+            leaver.send(post(FOR_EVER))
+            wait_until(
+                lambda: figure(server, "gpux_in_flight_requests") == len(first) + 1, "it is here"
+            )
+            wait_until(lambda: figure(server, "gpux_queue_requests") > 0, "something waits")
+        for client in first:
+            assert client.read().status == 200
+            client.close()
+        # Had it run, this would wait for ever.
+        assert server.post(QUICK).status == 200
+        wait_until(lambda: figure(server, "gpux_in_flight_requests") == 0, "nobody is here")
+        assert figure(server, "gpux_requests_total", status="499") == 1
+
+
+# Together.
+
+
+def test_each_caller_gets_its_own_rows(model_file: Find) -> None:
+    with serve(model_file("matrix"), "--threads", "32", "--batching", "on") as server:
+        assert "Batching  on" in server.stdout.text
+
+        def ask(number: int) -> bool:
+            rows = [[float(number), row + 0.5] for row in range(1 + number % 3)]
+            value = rows[0] if number % 4 == 0 else rows
+            return bool(server.predict({"x": value}) == {"y": value})
+
+        with ThreadPoolExecutor(32) as callers:
+            assert all(callers.map(ask, range(600)))
+        together = figure(server, "gpux_batch_rows_sum") / figure(server, "gpux_batch_rows_count")
+        assert together > 1
+        assert server.request("GET", "/info").json["batching"] == {
+            "enabled": True,
+            "max_batch_size": 32,
+            "reason": None,
+        }
+
+
+def test_a_model_whose_rows_mix_is_not_batched_and_says_so(model_file: Find) -> None:
+    with serve(model_file("normalized")) as server:
+        assert "Batching  off: output 'y' differs between rows together and one by one" in (
+            server.stdout.text
+        )
+
+
+# Figures.
+
+
+def test_the_stages_of_a_request(model_file: Find) -> None:
+    with serve(model_file("matrix")) as server:
+        answer = server.post({"x": [[1.0, 2.0]]})
+        timing = dict(re.findall(r"(\w+);dur=([\d.]+)", answer.headers["Server-Timing"]))
+        assert list(timing) == ["read", "decode", "queue", "run", "encode"]
+        assert all(0 <= float(taken) < 10_000 for taken in timing.values())
+        for stage in ("read", "decode", "queue", "run", "encode"):
+            seconds = figure(server, "gpux_stage_duration_seconds_sum", stage=stage)
+            assert seconds == pytest.approx(float(timing[stage]) / 1e3, abs=1e-6)
+        # What was refused names what it reached.
+        assert "run" not in server.post("[]").headers["Server-Timing"]
+        assert figure(server, "gpux_requests_total", status="200") == 1
+        assert figure(server, "gpux_requests_total", status="400") == 1
+        assert figure(server, "gpux_request_duration_seconds_count") == 2
+        assert figure(server, "gpux_stage_duration_seconds_count", stage="run") == 1
+        assert figure(server, "process_resident_memory_bytes") > 2**20
+
+
+def test_metrics_follow_the_conventions(model_file: Find) -> None:
+    with serve(model_file("matrix")) as server:
+        server.post({"x": [[1.0, 2.0]]})
+        answer = server.request("GET", "/metrics")
+        assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        families = {
+            family.name: family
+            for family in text_string_to_metric_families(answer.body.decode())
+            if family.name.startswith("gpux_")
+        }
+        assert sorted(families) == [
+            "gpux_batch_rows",
+            "gpux_in_flight_requests",
+            "gpux_pool_bytes",
+            "gpux_queue_requests",
+            "gpux_refused",
+            "gpux_request_duration_seconds",
+            "gpux_requests",
+            "gpux_stage_duration_seconds",
+        ]
+        assert all(family.documentation.endswith(".") for family in families.values())
+
+
+def test_the_dashboard_asks_for_what_there_is(model_file: Find) -> None:
+    dashboard = json.loads((ROOT / "docs" / "grafana.json").read_text())
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"\b(?:gpux|process)_\w+", target["expr"])
+    }
+    assert len(asked) > 8
+    with serve(model_file("matrix")) as server:
+        server.post({"x": [[1.0, 2.0]]})
+        text = server.request("GET", "/metrics").body.decode()
+    there = {
+        sample.name for family in text_string_to_metric_families(text) for sample in family.samples
+    }
+    assert asked - there == {"gpux_refused_total"}, "nothing was refused yet"
+    boxes = [tuple(panel["gridPos"][side] for side in "xy") for panel in dashboard["panels"]]
+    assert len(set(boxes)) == len(boxes), "no panel lies on another"
+
+
+# The end.
+
+
+@pytest.mark.parametrize("turn", range(5))
+def test_no_request_is_lost_at_the_end(model_file: Find, turn: int) -> None:
+    """SIGTERM under load: what was let in is answered whole, all else is refused or never began."""
+    with serve(model_file("matrix"), "--threads", "16") as server:
+        lost: list[object] = []
+        answered = [0] * 16
+        stop = threading.Event()
+
+        def ask(thread: int) -> None:
+            body = json.dumps({"x": [[float(thread), 0.5]]}).encode()
+            while not stop.is_set():
+                try:
+                    client = Client(server)
+                except OSError:
+                    return  # it listens no more
+                with client:
+                    try:
+                        while True:
+                            client.send(post(body))
+                            line = client.stream.peek(1)
+                            if not line:
+                                break  # closed without a byte of an answer
+                            answer = client.read()
+                            right = {200: {"y": [[float(thread), 0.5]]}}.get(answer.status)
+                            if answer.status == 503 or answer.json == right:
+                                answered[thread] += 1
+                            else:
+                                lost.append(answer)
+                    except (ConnectionError, BrokenPipeError):
+                        pass
+
+        with ThreadPoolExecutor(16) as callers:
+            tasks = [callers.submit(ask, thread) for thread in range(16)]
+            wait_until(lambda: sum(answered) > 200 * (1 + turn % 2), "requests are answered")
+            assert server.end() == 0
+            stop.set()
+            for task in tasks:
+                task.result(60)
+        assert lost == []
+        assert server.stdout.text.endswith("Stopped\n")
+        assert server.stderr.text == ""

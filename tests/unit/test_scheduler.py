@@ -1,0 +1,378 @@
+"""The scheduler: each caller gets its own rows, and whoever leaves loses nobody anything."""
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from standin import StandInSession, load_on_stand_in
+
+from gpux.batching import Limits
+from gpux.config import Settings
+from gpux.deadline import Watchdog
+from gpux.engine import Admission, Engine
+from gpux.errors import ClientGoneError, ConfigurationError, DeadlineError, InferenceError
+from gpux.model import Model, load
+from gpux.probe import find_obstacle
+from gpux.protocol import decode
+from gpux.scheduler import Scheduler
+
+Find = Callable[[str], Path]
+_BATCHED = Limits(most_rows=8)
+
+
+class Gate:
+    """Holds a model's runs up, counts them, and can make the next ones fail."""
+
+    def __init__(self, model: Model) -> None:
+        self.open = threading.Event()
+        self.open.set()
+        self.rows: list[int] = []
+        self.failures: list[Exception] = []
+        run = model.execution.run
+
+        def gated(request: Any, deadline: Any = None) -> Any:
+            self.rows.append(next(iter(request.tensors.values())).shape[0])
+            assert self.open.wait(60)
+            if self.failures:
+                raise self.failures.pop(0)
+            return run(request, deadline)
+
+        model.execution.run = gated  # type: ignore[method-assign]
+
+
+def ask(scheduler: Scheduler, model: Model, rows: list[list[float]], **how: Any) -> Any:
+    """The rows that a matrix model answers."""
+    request = decode(json.dumps({"x": rows}).encode(), model.inputs)
+    outcome = scheduler.run(request, **how)
+    try:
+        (answer,) = model.settle(outcome.outputs, unbatched=False).values()
+        return numpy.from_dlpack(answer).tolist()  # type: ignore[arg-type]
+    finally:
+        outcome.release()
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came true")
+
+
+@pytest.fixture
+def model(model_file: Find) -> Model:
+    return load(model_file("matrix"), "cpu")
+
+
+def test_what_waits_runs_together_and_gets_its_own_rows(model: Model) -> None:
+    scheduler, gate = Scheduler(model, 1, _BATCHED), Gate(model)
+    gate.open.clear()
+    with ThreadPoolExecutor(8) as callers:
+        first = callers.submit(ask, scheduler, model, [[0.0, 0.5]])
+        wait_for(lambda: gate.rows == [1])
+        others = []
+        for number in range(1, 5):
+            others.append(callers.submit(ask, scheduler, model, [[float(number), 0.5]] * number))
+            wait_for(lambda: scheduler.queue_length == len(others))
+        gate.open.set()
+        assert first.result(60) == [[0.0, 0.5]]
+        for number, other in enumerate(others, 1):
+            assert other.result(60) == [[float(number), 0.5]] * number
+    # One to three rows fit together beside each other, the four rows of the last do not.
+    assert gate.rows == [1, 6, 4]
+    assert model.pool.figures.lent_bytes == 0
+
+
+def test_without_limits_each_runs_alone(model: Model) -> None:
+    scheduler, gate = Scheduler(model, 1, None), Gate(model)
+    with ThreadPoolExecutor(8) as callers:
+        answers = list(
+            callers.map(lambda n: ask(scheduler, model, [[float(n)]]), range(50), timeout=60)
+        )
+    assert answers == [[[float(n)]] for n in range(50)]
+    assert gate.rows == [1] * 50
+
+
+def test_a_free_model_is_run_by_the_callers_own_thread(model: Model) -> None:
+    scheduler = Scheduler(model, 1, _BATCHED)
+    ran_in: list[str] = []
+    run = model.execution.run
+
+    def noted(request: Any, deadline: Any = None) -> Any:
+        ran_in.append(threading.current_thread().name)
+        return run(request, deadline)
+
+    model.execution.run = noted  # type: ignore[method-assign]
+    ask(scheduler, model, [[1.0]])
+    assert ran_in == [threading.current_thread().name]
+
+
+def test_a_batch_that_fails_is_run_one_by_one(model_file: Find) -> None:
+    """`table` fails for ids over 3: of four requests one is wrong, and fails alone."""
+    model = load(model_file("table"), "cpu")
+    scheduler, gate = Scheduler(model, 1, _BATCHED), Gate(model)
+    gate.open.clear()
+
+    def ids(value: int) -> Any:
+        request = decode(f'{{"ids": [[{value}]]}}'.encode(), model.inputs)
+        outcome = scheduler.run(request)
+        try:
+            (answer,) = model.settle(outcome.outputs, unbatched=False).values()
+            return numpy.from_dlpack(answer).tolist()  # type: ignore[arg-type]
+        finally:
+            outcome.release()
+
+    with ThreadPoolExecutor(8) as callers:
+        first = callers.submit(ids, 0)
+        wait_for(lambda: gate.rows)
+        others = [callers.submit(ids, value) for value in (1, 9, 2)]
+        wait_for(lambda: scheduler.queue_length == 3)
+        gate.open.set()
+        assert first.result(60) == [[[0.0, 1.0]]]
+        assert others[0].result(60) == [[[2.0, 3.0]]]
+        with pytest.raises(InferenceError, match="out of data bounds"):
+            others[1].result(60)
+        assert others[2].result(60) == [[[4.0, 5.0]]]
+    assert gate.rows == [1, 3, 1, 1, 1]
+    assert model.pool.figures.lent_bytes == 0
+
+
+def test_a_bug_in_a_run_leaves_nobody_waiting(model: Model) -> None:
+    scheduler, gate = Scheduler(model, 1, None), Gate(model)
+    gate.open.clear()
+    with ThreadPoolExecutor(4) as callers:
+        first = callers.submit(ask, scheduler, model, [[1.0]])
+        wait_for(lambda: gate.rows)
+        second = callers.submit(ask, scheduler, model, [[2.0]])
+        wait_for(lambda: scheduler.queue_length == 1)
+        gate.failures = [ValueError("a bug"), ValueError("another")]
+        gate.open.set()
+        with pytest.raises(ValueError, match="a bug"):
+            first.result(60)
+        with pytest.raises(InferenceError, match="another"):
+            second.result(60)
+    assert ask(scheduler, model, [[3.0]]) == [[3.0]]
+
+
+def test_a_request_that_waits_past_its_deadline_is_never_run(model: Model) -> None:
+    scheduler, gate, watchdog = Scheduler(model, 1, _BATCHED), Gate(model), Watchdog()
+    gate.open.clear()
+    with ThreadPoolExecutor(2) as callers:
+        first = callers.submit(ask, scheduler, model, [[1.0]])
+        wait_for(lambda: gate.rows)
+        start = time.monotonic()
+        with pytest.raises(DeadlineError):
+            ask(scheduler, model, [[2.0]], deadline=watchdog.deadline(0.2))
+        assert 0.2 <= time.monotonic() - start < 5
+        assert scheduler.queue_length == 0
+        gate.open.set()
+        assert first.result(60) == [[1.0]]
+    assert gate.rows == [1]
+    assert model.pool.figures.lent_bytes == 0
+
+
+def test_a_shared_run_goes_on_without_those_whose_deadline_has_passed(model: Model) -> None:
+    scheduler, gate, watchdog = Scheduler(model, 1, _BATCHED), Gate(model), Watchdog()
+    gate.open.clear()
+    with ThreadPoolExecutor(4) as callers:
+        first = callers.submit(ask, scheduler, model, [[1.0]])
+        wait_for(lambda: gate.rows == [1])
+        patient = callers.submit(ask, scheduler, model, [[2.0]])
+        hasty = callers.submit(ask, scheduler, model, [[3.0]], deadline=watchdog.deadline(1.0))
+        wait_for(lambda: scheduler.queue_length == 2)
+        # The batch of both begins, and is held up past the deadline.
+        gate.open.set()
+        first.result(60)
+        gate.open.clear()
+        if gate.rows[1:] == [2]:  # it has begun before it could be held up again: also right
+            wait_for(lambda: hasty.done())
+        gate.open.set()
+        assert patient.result(60) == [[2.0]]
+        wait_for(lambda: hasty.done())
+    wait_for(lambda: model.pool.figures.lent_bytes == 0)
+
+
+def test_a_caller_answered_during_a_shared_run(model: Model) -> None:
+    scheduler, watchdog = Scheduler(model, 1, _BATCHED), Watchdog()
+    gate = Gate(model)
+    second = threading.Event()
+    run = model.execution.run
+
+    def slow_batch(request: Any, deadline: Any = None) -> Any:
+        if next(iter(request.tensors.values())).shape[0] == 2:
+            second.set()
+            time.sleep(0.5)
+        return run(request, deadline)
+
+    model.execution.run = slow_batch  # type: ignore[method-assign]
+    gate.open.clear()
+    with ThreadPoolExecutor(4) as callers:
+        first = callers.submit(ask, scheduler, model, [[1.0]])
+        wait_for(lambda: gate.rows == [1])
+        patient = callers.submit(ask, scheduler, model, [[2.0]])
+        wait_for(lambda: scheduler.queue_length == 1)
+        hasty = callers.submit(ask, scheduler, model, [[3.0]], deadline=watchdog.deadline(0.3))
+        wait_for(lambda: scheduler.queue_length == 2)
+        gate.open.set()
+        assert second.wait(60)
+        with pytest.raises(DeadlineError):
+            hasty.result(60)
+        assert patient.result(60) == [[2.0]]
+        assert first.result(60) == [[1.0]]
+    wait_for(lambda: model.pool.figures.lent_bytes == 0)
+
+
+def test_nobody_computes_for_a_client_that_has_left(model: Model) -> None:
+    scheduler, gate = Scheduler(model, 1, _BATCHED), Gate(model)
+    gate.open.clear()
+    left = threading.Event()
+    with ThreadPoolExecutor(3) as callers:
+        first = callers.submit(ask, scheduler, model, [[1.0]])
+        wait_for(lambda: gate.rows)
+        gone = callers.submit(ask, scheduler, model, [[2.0]], is_gone=left.is_set)
+        stays = callers.submit(ask, scheduler, model, [[3.0]], is_gone=lambda: False)
+        wait_for(lambda: scheduler.queue_length == 2)
+        left.set()
+        gate.open.set()
+        assert first.result(60) == [[1.0]]
+        with pytest.raises(ClientGoneError):
+            gone.result(60)
+        assert stays.result(60) == [[3.0]]
+    assert gate.rows == [1, 1]
+    assert model.pool.figures.lent_bytes == 0
+
+
+def test_a_delay_waits_for_company(model: Model) -> None:
+    scheduler, gate = Scheduler(model, 1, Limits(2, delay_seconds=30)), Gate(model)
+    with ThreadPoolExecutor(2) as callers:
+        answers = [callers.submit(ask, scheduler, model, [[float(n)]]) for n in range(2)]
+        assert [answer.result(20) for answer in answers] == [[[0.0]], [[1.0]]]
+    assert gate.rows == [2]
+
+
+@pytest.mark.usefixtures("eager_threads")
+@pytest.mark.parametrize("name", ["matrix", "strings", "alias", "numbers"])
+def test_64_threads_get_their_own_answers(name: str, model_file: Find) -> None:
+    """By value, shuffled, with random pauses: batched and unbatched are the same."""
+    settings = Settings(model=model_file(name), provider="cpu", batching="on", max_batch_size=16)
+    alone = Engine(load(model_file(name), "cpu"))
+    engine = Engine(load(model_file(name), "cpu"), settings)
+    assert engine.batching.limits is not None
+    chance = random.Random(0)
+    bodies = [_body(alone.model, number) for number in range(40)]
+    expected = [alone.predict(body) for body in bodies]
+    batched: list[int] = []
+    wrong: list[object] = []
+
+    def work(thread: int) -> None:
+        order = random.Random(thread).sample(range(len(bodies)), len(bodies))
+        for number in order[:12]:
+            time.sleep(chance.random() / 500)
+            answer = engine.predict(bodies[number])
+            if answer != expected[number]:
+                wrong.append((bodies[number], answer))
+
+    with ThreadPoolExecutor(64) as callers:
+        list(callers.map(work, range(64)))
+    assert wrong == []
+    assert engine.model.pool.figures.lent_bytes == 0
+    del batched
+
+
+def _body(model: Model, number: int) -> bytes:
+    """A request of one to three rows, or of one item, whose values tell it from the others."""
+    body: dict[str, Any] = {}
+    rows = number % 4
+    for spec in model.signature.inputs:
+        shape = [2 if not isinstance(dim, int) else dim for dim in spec.dims[1:]]
+        item: Any = {
+            "string": f"text {number}",
+            "boolean": number % 2 == 0,
+            "number": number % 100,
+        }[spec.type.word]
+        for size in reversed(shape):
+            item = [item] * size
+        body[spec.name] = item if rows == 0 else [item] * rows
+    return json.dumps(body).encode()
+
+
+def test_batches_on_a_gpu(model_file: Find) -> None:
+    """On the stand-in: two runs at once, none of them in the caller's thread."""
+    model, stream, session = load_on_stand_in(model_file("matrix"), cuda_graph="off")
+    assert isinstance(session, StandInSession)
+    engine = Engine(model, Settings(model=model.file, batching="on", max_batch_size=16))
+    with ThreadPoolExecutor(32) as callers:
+
+        def work(number: int) -> bool:
+            body = f'{{"x":[[{number}.0,0.5]]}}'.encode()
+            return engine.predict(body) == f'{{"y":[[{number}.0,0.5]]}}'.encode()
+
+        assert all(callers.map(work, range(300)))
+    assert stream.log.count("run") < 300, "some ran together"
+    assert model.pool.figures.lent_bytes == 0
+
+
+# Which models may.
+
+
+@pytest.mark.parametrize("name", ["matrix", "cube", "strings", "numbers", "items", "alias"])
+def test_models_whose_rows_are_independent(name: str, model_file: Find) -> None:
+    assert find_obstacle(load(model_file(name), "cpu")) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("image", "input 'image' does not lead with a batch axis"),
+        ("fixed", "does not lead with a batch axis"),
+        ("detector", "does not lead with the batch axis"),
+        ("doubled", "output 'twice' has 6 rows for 3"),
+        ("constant", "output 'weights' does not lead with the batch axis"),
+        ("zipmap", "is no tensor"),
+        ("normalized", "differs between rows together and one by one"),
+        ("sevens", "output 'y' does not lead with the batch axis"),
+    ],
+)
+def test_models_whose_rows_are_not(name: str, reason: str, model_file: Find) -> None:
+    file = model_file(name)
+    obstacle = find_obstacle(load(file, "cpu"))
+    assert obstacle is not None
+    assert reason in obstacle
+    settings = Settings(model=file, provider="cpu")
+    engine = Engine(load(file, "cpu"), settings)
+    assert engine.info()["batching"] == {
+        "enabled": False,
+        "max_batch_size": None,
+        "reason": obstacle,
+    }
+    with pytest.raises(ConfigurationError, match=r"serving\.batching is on, but"):
+        Engine(load(file, "cpu"), replace(settings, batching="on"))
+
+
+# Admission.
+
+
+def test_no_more_are_let_in_than_there_is_room_for() -> None:
+    admission = Admission(3, 100)
+    assert [admission.enter(10) for _ in range(5)] == [True, True, True, False, False]
+    admission.leave(10)
+    assert admission.enter(10)
+    assert not admission.enter(10)
+
+
+def test_bytes_are_counted_too_but_one_request_always_fits() -> None:
+    admission = Admission(10, 100)
+    assert admission.enter(500)
+    assert not admission.enter(1)
+    admission.leave(500)
+    assert admission.enter(60)
+    assert not admission.enter(60)
+    assert admission.enter(40)
