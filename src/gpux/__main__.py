@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(serve)
     serve.add_argument("--host", help="address to listen on (default: 127.0.0.1 and ::1)")
     serve.add_argument("--port", help="port to listen on (default: 8080)")
-    serve.add_argument("--threads", help="requests worked on at once (default: 4)")
+    serve.add_argument("--threads", help="requests worked on at once (default: 32)")
     serve.add_argument(
         "--max-body", metavar="SIZE", help="largest body, as 64MiB or in bytes (default: 64MiB)"
     )

@@ -75,7 +75,7 @@ class Settings:
     provider_options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     host: str | None = None
     port: int = 8080
-    threads: int = 4
+    threads: int = 32
     max_body_bytes: int = 64 * 2**20
     timeout_seconds: float = 60.0
     drain_timeout_seconds: float = 30.0
