@@ -354,6 +354,50 @@ def normalized() -> ModelProto:
     )
 
 
+def brightest() -> ModelProto:
+    """Divides by the largest number of the whole batch."""
+    return _model(
+        [
+            helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+            helper.make_node("Div", ["x", "most"], ["y"]),
+        ],
+        [_tensor("x", _FLOAT, ["batch", "n"])],
+        [_tensor("y", _FLOAT, ["batch", "n"])],
+    )
+
+
+def distinct() -> ModelProto:
+    """Answers each row once, although its names promise as many as it was given."""
+    return _model(
+        [helper.make_node("Unique", ["x"], ["y"], axis=0, sorted=0)],
+        [_tensor("x", _FLOAT, ["batch", 2])],
+        [_tensor("y", _FLOAT, ["batch", 2])],
+    )
+
+
+def quantized() -> ModelProto:
+    """Quantizes its rows by their common range, as models made by dynamic quantization do."""
+    return _model(
+        [
+            helper.make_node(
+                "DynamicQuantizeLinear", ["x"], ["whole", "scale", "zero"], name="range"
+            ),
+            helper.make_node("DequantizeLinear", ["whole", "scale", "zero"], ["y"]),
+        ],
+        [_tensor("x", _FLOAT, ["batch", 3])],
+        [_tensor("y", _FLOAT, ["batch", 3])],
+    )
+
+
+def unequal() -> ModelProto:
+    """Adds rows of which one input may have fewer, for all rows of the other."""
+    return _model(
+        [helper.make_node("Add", ["x", "y"], ["z"])],
+        [_tensor("x", _FLOAT, ["a", 2]), _tensor("y", _FLOAT, ["b", 2])],
+        [_tensor("z", _FLOAT, ["a", 2])],
+    )
+
+
 def doubled() -> ModelProto:
     """Answers its rows twice, although its names promise as many as it was given."""
     return _model(
@@ -666,6 +710,10 @@ BUILDERS: dict[str, Callable[[], ModelProto]] = {
         quotients,
         detector,
         boxes,
+        brightest,
+        distinct,
+        quantized,
+        unequal,
         doubled,
         normalized,
         zipmap,

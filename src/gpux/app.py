@@ -26,7 +26,8 @@ from gpux.metrics import Stages
 logger = logging.getLogger(__name__)
 
 _LONGEST_QUOTED_PATH = 100
-# In the environment of a request that the server has counted in already.
+# In the environment of a request that the server has counted in already: when, on the monotonic
+# clock.
 ADMITTED = "gpux.admitted"
 
 
@@ -86,39 +87,43 @@ class Predict:
         self._max_body_bytes = max_body_bytes
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        start = time.perf_counter()
+        came_seconds = req.env.get(ADMITTED)
+        if came_seconds is not None:
+            self._answer(req, resp, came_seconds)
+            return
+        nbytes = req.content_length or 0
+        refusal = self._engine.refuse(nbytes)
+        if refusal is not None:
+            raise refusal
+        try:
+            self._answer(req, resp, time.monotonic())
+        finally:
+            self._engine.admission.leave(nbytes)
+
+    def _answer(self, req: falcon.Request, resp: falcon.Response, came_seconds: float) -> None:
+        """Answers a request that has been counted in."""
         stages = Stages()
         status = 500
         try:
-            self._answer(req, resp, stages)
-            status = 200
-        except (ClientError, ServiceError) as error:
-            status = error.status
-            raise
-        finally:
-            self._engine.metrics.request(status, time.perf_counter() - start, stages)
-            resp.set_header("Server-Timing", stages.server_timing())
-
-    def _answer(self, req: falcon.Request, resp: falcon.Response, stages: Stages) -> None:
-        protocol.check_headers(req.content_type, req.get_header("Content-Encoding"))
-        timeout_seconds = protocol.read_timeout(req.get_header("X-Request-Timeout"))
-        nbytes = req.content_length or 0
-        was_counted = ADMITTED in req.env  # by the server, before it read the body
-        if not was_counted and (refusal := self._engine.refuse(nbytes)):
-            raise refusal
-        try:
+            protocol.check_headers(req.content_type, req.get_header("Content-Encoding"))
+            timeout_seconds = protocol.read_timeout(req.get_header("X-Request-Timeout"))
             start = time.perf_counter()
             body = read_body(req.env, req.content_length, self._max_body_bytes)
             stages.read = time.perf_counter() - start
             resp.data = self._engine.predict(
                 body,
+                came_seconds=came_seconds,
                 timeout_seconds=timeout_seconds,
                 is_gone=req.env.get("waitress.client_disconnected"),
                 stages=stages,
             )
+            status = 200
+        except (ClientError, ServiceError) as error:
+            status = error.status
+            raise
         finally:
-            if not was_counted:
-                self._engine.admission.leave(nbytes)
+            self._engine.metrics.request(status, time.monotonic() - came_seconds, stages)
+            resp.set_header("Server-Timing", stages.server_timing())
 
 
 class Health:

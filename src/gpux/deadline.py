@@ -47,9 +47,10 @@ class Watchdog:
         self._thread: threading.Thread | None = None
         self._wakes_at = 0.0  # when the thread looks again by itself
 
-    def deadline(self, limit_seconds: float) -> Deadline:
-        """A deadline that far from now."""
-        return Deadline(limit_seconds, time.monotonic() + limit_seconds, self)
+    def deadline(self, limit_seconds: float, since_seconds: float | None = None) -> Deadline:
+        """A deadline that far from now, or from a time on the monotonic clock."""
+        start = time.monotonic() if since_seconds is None else since_seconds
+        return Deadline(limit_seconds, start + limit_seconds, self)
 
     def begin(self, options: Any, at_seconds: float) -> int:
         """Watches a run from now on.

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from gpux import protocol
 from gpux.batching import Limits
 from gpux.config import Settings, cores
-from gpux.deadline import Watchdog
+from gpux.deadline import Deadline, Watchdog
 from gpux.errors import ConfigurationError, InferenceError, UnavailableError
 from gpux.executor import StreamExecution
 from gpux.metrics import Gauge, Metrics, Stages, single
@@ -89,15 +89,18 @@ class Engine:
     def __init__(self, model: Model, settings: Settings | None = None) -> None:
         settings = settings or Settings(model=model.file, batching="off")
         self.model = model
-        self.batching = _choose_batching(model, settings)
+        self._watchdog = Watchdog()
+        trial = self._watchdog.deadline(settings.timeout_seconds)
+        with model.execution.uncaptured():
+            self.batching = _choose_batching(model, settings, trial)
         is_on_gpu = isinstance(model.execution, StreamExecution)
         runs = _RUNS_ON_GPU if is_on_gpu else 1 if self.batching.limits else cores()
         self.scheduler = Scheduler(model, runs, self.batching.limits)
         self.admission = Admission(settings.max_queue + runs, settings.max_queue_bytes)
         self.metrics = Metrics(self._gauges())
         self._timeout_seconds = settings.timeout_seconds
-        self._watchdog = Watchdog()
         self._status: Status = "healthy"
+        self._drains_since = float("inf")  # on the monotonic clock
 
     @property
     def status(self) -> Status:
@@ -105,16 +108,18 @@ class Engine:
         return self._status
 
     def drain(self) -> None:
-        """From now on requests are refused; those in flight go on."""
+        """From now on requests are refused; those that are here already are answered."""
+        self._drains_since = time.monotonic()
         self._status = "draining"
 
-    def refuse(self, nbytes: int) -> UnavailableError | None:
+    def refuse(self, nbytes: int, came_seconds: float | None = None) -> UnavailableError | None:
         """Counts a request in, or says why it is turned away.
 
         Args:
             nbytes: of its body. Whoever counts a request in calls `admission.leave()`.
+            came_seconds: when it had been read, on the monotonic clock; None for just now.
         """
-        if self._status == "draining":
+        if (time.monotonic() if came_seconds is None else came_seconds) >= self._drains_since:
             self.metrics.refused("draining")
             return UnavailableError("The server is draining: it takes no new requests")
         if not self.admission.enter(nbytes):
@@ -128,6 +133,7 @@ class Engine:
         self,
         body: bytes,
         *,
+        came_seconds: float | None = None,
         timeout_seconds: float | None = None,
         is_gone: Callable[[], bool] | None = None,
         stages: Stages | None = None,
@@ -136,6 +142,7 @@ class Engine:
 
         Args:
             body: any bytes; see protocol.decode.
+            came_seconds: when it had been read, on the monotonic clock; None for just now.
             timeout_seconds: what the client is ready to wait, if that is less than the limit.
             is_gone: whether the client has left.
             stages: how long each stage took is noted here.
@@ -149,14 +156,18 @@ class Engine:
         """
         stages = stages if stages is not None else Stages()
         limit = self._timeout_seconds
-        deadline = self._watchdog.deadline(min(limit, timeout_seconds or limit))
+        deadline = self._watchdog.deadline(min(limit, timeout_seconds or limit), came_seconds)
+        waited_seconds = 0.0 if came_seconds is None else time.monotonic() - came_seconds
+        if deadline.left_seconds() <= 0:
+            raise deadline.error()
         try:
             start = time.perf_counter()
             request = protocol.decode(body, self.model.inputs)
             stages.decode = time.perf_counter() - start
             unbatched = request.unbatched
             outcome = self.scheduler.run(request, deadline, is_gone)
-            stages.queue, stages.run = outcome.queue_seconds, outcome.run_seconds
+            stages.queue = waited_seconds + outcome.queue_seconds
+            stages.run = outcome.run_seconds
             stages.rows = outcome.rows
             try:
                 start = time.perf_counter()
@@ -204,13 +215,13 @@ class Engine:
         }
 
 
-def _choose_batching(model: Model, settings: Settings) -> Batching:
+def _choose_batching(model: Model, settings: Settings, trial: Deadline) -> Batching:
     if settings.batching == "off":
         return Batching(None, "serving.batching is off")
     limits = Limits(settings.max_batch_size, settings.batch_delay_us / 1e6)
     if limits.most_rows == 1:
         return Batching(None, "serving.max_batch_size is 1")
-    obstacle = find_obstacle(model)
+    obstacle = find_obstacle(model, trial)
     if obstacle is None:
         return Batching(limits)
     if settings.batching == "on":

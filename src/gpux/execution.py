@@ -3,6 +3,7 @@
 executor.py has the other way, through a GPU. Both answer the same, and fail alike.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -122,6 +123,10 @@ class HostExecution:
         runner.binding.clear_binding_inputs()
         runner.binding.clear_binding_outputs()
         return outputs
+
+    def uncaptured(self) -> contextlib.AbstractContextManager[None]:
+        """While it is entered runs are for trial: nothing is learned from their shapes."""
+        return contextlib.nullcontext()
 
     def describe(self) -> dict[str, Any]:
         """What /info says of it: nothing, as there is nothing to choose."""

@@ -5,9 +5,10 @@ event. The executor's thread puts all this on the stream and takes the next requ
 its copies and launches overlap the present one's run. The request's own thread waits for the event.
 """
 
+import contextlib
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -58,6 +59,7 @@ class StreamExecution:
         self.device = Pool(stream.allocate, _MOST_IDLE_DEVICE_BYTES)
         self._graphs = graphs
         self._room = threading.Semaphore(_MOST_ON_STREAM)  # guards how many are on the stream
+        self._is_trial = False
         # The executor's thread's own:
         self._options = self._create_options()
         self._frames: dict[int, tuple[Frame, Any]] = {}  # and the options, by graph
@@ -101,6 +103,15 @@ class StreamExecution:
             raise
         self._land(flight, has_caller=True)
         return flight.outputs
+
+    @contextlib.contextmanager
+    def uncaptured(self) -> Iterator[None]:
+        """While it is entered runs are for trial: none of their shapes is captured, or counted."""
+        self._is_trial = True
+        try:
+            yield
+        finally:
+            self._is_trial = False
 
     def close(self) -> None:
         """Ends the thread when what it was given is done."""
@@ -159,7 +170,8 @@ class StreamExecution:
     def _launch_bound(self, flight: "_Flight") -> None:
         tensors: Mapping[str, Any] = flight.request.tensors
         # What another library lent lies elsewhere each time, and a graph reads its own addresses.
-        if all(tensor.place != self._stream.place for tensor in tensors.values()):
+        is_lent = any(tensor.place == self._stream.place for tensor in tensors.values())
+        if not is_lent and not self._is_trial:
             shapes = tuple((name, tensor.shape) for name, tensor in tensors.items())
             verdict = self._graphs.judge(shapes)
             if verdict.is_new:

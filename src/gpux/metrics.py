@@ -138,7 +138,7 @@ class Metrics:
             "gpux_refused", "Requests to /predict that were turned away.", labels=["reason"]
         )
         duration = HistogramMetricFamily(
-            "gpux_request_duration_seconds", "From the body's arrival to the answer's last byte."
+            "gpux_request_duration_seconds", "From the body's last byte to the answer's first."
         )
         stages = HistogramMetricFamily(
             "gpux_stage_duration_seconds", "Stages of a request.", labels=["stage"]

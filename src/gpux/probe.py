@@ -4,23 +4,28 @@ A batch axis is only a name. A model may normalize over it, draw random numbers,
 otherwise; then requests of different clients must never run together.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy
 
-from gpux.errors import GpuxError
-from gpux.execution import Output
+from gpux.deadline import Deadline
+from gpux.errors import DeadlineError, GpuxError
 from gpux.inputs import Request
-from gpux.memory import StringTensor, Tensor
 from gpux.model import Model, to_python
-from gpux.rows import gather, scatter
+from gpux.rows import MixedRowsError, gather, scatter
 from gpux.tensor import Dim, OtherSpec, TensorSpec
 
 _ROWS = 3
+# Rows unlike each other, so that what is taken over all of them shows: the range of their floats,
+# and the share of ones among their integers.
+_SCALES = (1.0, 0.01, 16.0)
+_ONES = (0.5, 0.9, 0.2)
+_MOST_BYTES = 2**28  # of a row
 # What dynamic axes have in the wild, as in example.py.
 _SIZES = (8, 1, 4, 16, 32, 64, 128, 224, 256)
-_WORDS = ("good", "a bad film", "")
+_WORDS = ("good", "bad", "")
 # By element type: how far answers may be from each other, relative and absolute. A matrix product
 # sums in another order when it has more rows.
 _TOLERANCES = {
@@ -31,12 +36,16 @@ _TOLERANCES = {
 }
 
 
-def find_obstacle(model: Model) -> str | None:
+def find_obstacle(model: Model, deadline: Deadline | None = None) -> str | None:
     """Why requests for a model cannot run together; None if they can.
 
-    A few generated rows are run, alone and together: floats from 0 to 1, integers 0 and 1.
+    A few generated rows are run, alone and together: floats from 0 to 16, integers 0 and 1.
+
+    Args:
+        model: a loaded one.
+        deadline: of the trial.
     """
-    return _missing_axis(model) or _disagreement(model)
+    return _missing_axis(model) or _mixing_node(model) or _disagreement(model, deadline)
 
 
 def _missing_axis(model: Model) -> str | None:
@@ -56,17 +65,69 @@ def _missing_axis(model: Model) -> str | None:
     return None
 
 
-def _disagreement(model: Model) -> str | None:
+def _mixing_node(model: Model) -> str | None:
+    """A node that is known to look at all rows at once, though trials may not show it."""
+    for nodes in (model.placement or {}).values():
+        for node in nodes:
+            if node.startswith("DynamicQuantize"):
+                return f"node '{node}' scales all rows by the largest number in them"
+    return None
+
+
+def _disagreement(model: Model, deadline: Deadline | None) -> str | None:
     """In which output rows together differ from rows alone."""
     problem = "no generated rows could be run"
-    for sizes in _candidates(model):
-        try:
-            alone = [_run_alone(model, _row(model, sizes, number)) for number in range(_ROWS)]
-        except GpuxError as error:
-            problem = f"no generated rows could be run: {error}"
-        else:
-            return _compare(model, sizes, alone)
+    for scales in (_SCALES, (1.0,) * _ROWS):
+        for sizes in _candidates(model):
+            if _row_bytes(model, sizes) > _MOST_BYTES:
+                problem = "its rows are too large to try"
+                continue
+            rows = [_row(model, sizes, number, scales[number]) for number in range(_ROWS)]
+            try:
+                alone = [_run_alone(model, row, deadline) for row in rows]
+            except DeadlineError:
+                return "the trial of its rows took too long"
+            except (GpuxError, MemoryError) as error:
+                problem = f"no generated rows could be run: {error}"
+            else:
+                return _unlike(model, alone) or _compare_orders(model, rows, alone, deadline)
     return problem
+
+
+def _row_bytes(model: Model, sizes: Mapping[Dim, int]) -> int:
+    return sum(
+        spec.type.nbytes
+        * math.prod(dim if isinstance(dim, int) else sizes[dim] for dim in spec.dims[1:])
+        for spec in model.signature.inputs
+    )
+
+
+def _unlike(model: Model, alone: Sequence[Sequence[Any]]) -> str | None:
+    """Whether answers tell nothing: no finite number, or none at all."""
+    for index, spec in enumerate(model.signature.outputs):
+        values = [answers[index] for answers in alone]
+        is_float = all(value.dtype.kind == "f" for value in values)
+        if any(value.size == 0 for value in values) or (
+            is_float and not any(numpy.isfinite(value.astype(float)).any() for value in values)
+        ):
+            return f"output '{spec.name}' of generated rows tells nothing"
+    return None
+
+
+def _compare_orders(
+    model: Model,
+    rows: Sequence[Mapping[str, Any]],
+    alone: Sequence[Sequence[Any]],
+    deadline: Deadline | None,
+) -> str | None:
+    """What differs where the same rows run together, in this order, another, and one twice."""
+    for order in ((0, 1, 2), (2, 0, 1), (0, 0, 1)):
+        problem = _compare(
+            model, [rows[number] for number in order], [alone[number] for number in order], deadline
+        )
+        if problem:
+            return problem
+    return None
 
 
 def _candidates(model: Model) -> Iterator[Mapping[Dim, int]]:
@@ -77,64 +138,59 @@ def _candidates(model: Model) -> Iterator[Mapping[Dim, int]]:
         yield dict.fromkeys(dynamic, size)
 
 
-def _row(model: Model, sizes: Mapping[Dim, int], number: int) -> dict[str, Any]:
+def _row(model: Model, sizes: Mapping[Dim, int], number: int, scale: float) -> dict[str, Any]:
     """One row for every input, another one for each number."""
     random = numpy.random.default_rng(number)
-    return {
-        spec.name: _values(
-            spec, [dim if isinstance(dim, int) else sizes[dim] for dim in spec.dims[1:]], random
-        )
-        for spec in model.signature.inputs
-    }
+    row: dict[str, Any] = {}
+    for spec in model.signature.inputs:
+        shape = (1, *(dim if isinstance(dim, int) else sizes[dim] for dim in spec.dims[1:]))
+        if spec.type.word == "string":
+            row[spec.name] = random.choice(_WORDS, shape).astype(object)
+        elif spec.type.name.startswith(("float", "bfloat")):
+            row[spec.name] = random.random(shape) * scale
+        else:
+            ones = random.random(shape) < _ONES[number]
+            row[spec.name] = ones if spec.type.word == "boolean" else ones.astype(numpy.int64)
+    return row
 
 
-def _values(spec: TensorSpec, shape: Sequence[int], random: numpy.random.Generator) -> Any:
-    shape = (1, *shape)
-    if spec.type.word == "string":
-        return random.choice(_WORDS, shape).astype(object)
-    if spec.type.name.startswith(("float", "bfloat")):
-        return random.random(shape)
-    bits = random.integers(0, 2, shape)
-    return bits.astype(bool) if spec.type.word == "boolean" else bits
-
-
-def _run_alone(model: Model, values: Mapping[str, Any]) -> list[Any]:
+def _run_alone(model: Model, values: Mapping[str, Any], deadline: Deadline | None) -> list[Any]:
     """What one row answers, in memory of its own."""
     request = model.inputs.collect(values)
     try:
-        return [to_python(output) for output in model.execution.run(request)]
+        return [to_python(output) for output in model.execution.run(request, deadline)]
     finally:
         request.release()
 
 
-def _compare(model: Model, sizes: Mapping[Dim, int], alone: Sequence[Sequence[Any]]) -> str | None:
-    """What differs where the same rows run together."""
+def _compare(
+    model: Model,
+    rows: Sequence[Mapping[str, Any]],
+    alone: Sequence[Sequence[Any]],
+    deadline: Deadline | None,
+) -> str | None:
+    """What differs where rows run together."""
     requests: list[Request] = []
     together = None
     try:
-        requests += [model.inputs.collect(_row(model, sizes, number)) for number in range(_ROWS)]
+        requests += [model.inputs.collect(row) for row in rows]
         together = gather(requests, model.signature, model.pool)
-        outputs = model.execution.run(together)
-        for output, spec in zip(outputs, model.signature.outputs, strict=True):
-            if _leading(output) != _ROWS:
-                return f"output '{spec.name}' has {_leading(output)} rows for {_ROWS}"
-        parts = scatter(outputs, [1] * _ROWS)
+        parts = scatter(model.execution.run(together, deadline), [1] * len(rows))
         for own, expected in zip(parts, alone, strict=True):
             for part, value, spec in zip(own, expected, model.signature.outputs, strict=True):
                 assert isinstance(spec, TensorSpec)
                 if not _agree(to_python(part), value, spec.type.name):
                     return f"output '{spec.name}' differs between rows together and one by one"
-    except GpuxError as error:
+    except MixedRowsError as error:
+        return f"rows together gave {error}"
+    except DeadlineError:
+        return "the trial of its rows took too long"
+    except (GpuxError, MemoryError) as error:
         return f"rows together could not be run: {error}"
     finally:
         for request in (*requests, *([together] if together else [])):
             request.release()
     return None
-
-
-def _leading(output: Output) -> int | None:
-    assert isinstance(output, Tensor | StringTensor)
-    return output.shape[0] if output.shape else None
 
 
 def _agree(one: Any, other: Any, type_name: str) -> bool:

@@ -11,11 +11,18 @@ from gpux.memory import Block, Pool, StringTensor, Tensor
 from gpux.tensor import Signature
 
 
+class MixedRowsError(Exception):
+    """A model's rows are not independent of each other, whatever its axes are called."""
+
+
 def kind_of(request: Request, signature: Signature) -> Hashable | None:
     """What a request's items look like: those of one kind can lie in one batch.
 
-    None for one that has to run alone, because another library has lent some of it.
+    None for one that has to run alone: because another library has lent some of it, or because its
+    inputs have different numbers of rows, which the model alone can make sense of.
     """
+    if len({tensor.shape[0] for tensor in request.tensors.values()}) != 1:
+        return None
     kind: list[Hashable] = []
     for spec in signature.inputs:
         tensor = request.tensors[spec.name]
@@ -26,8 +33,8 @@ def kind_of(request: Request, signature: Signature) -> Hashable | None:
 
 
 def rows_of(request: Request) -> int:
-    """The items in a request, all of whose inputs lead with the batch axis."""
-    return next((tensor.shape[0] for tensor in request.tensors.values()), 1)
+    """The rows of a request: those of its longest input, as all lead with the batch axis."""
+    return max((tensor.shape[0] for tensor in request.tensors.values()), default=1)
 
 
 def gather(requests: Sequence[Request], signature: Signature, pool: Pool) -> Request:
@@ -75,9 +82,16 @@ def scatter(outputs: Sequence[Output], rows: Sequence[int]) -> list[list[Output]
 
     Returns:
         For each request its outputs, over the same memory.
+
+    Raises:
+        MixedRowsError: an output has other rows than the batch, so nobody can tell whose they are.
     """
+    total = sum(rows)
     shared: list[list[Output]] = [[] for _ in rows]
     for output in outputs:
+        assert isinstance(output, Tensor | StringTensor)
+        if not output.shape or output.shape[0] != total:
+            raise MixedRowsError(f"an output of shape {list(output.shape)} for {total} rows")
         first = 0
         for count, own in zip(rows, shared, strict=True):
             own.append(_part(output, first, count))

@@ -12,12 +12,12 @@ from collections.abc import Callable, Hashable
 
 from gpux.batching import Limits, Waiting, plan
 from gpux.deadline import Deadline
-from gpux.errors import ClientGoneError, GpuxError, InferenceError
+from gpux.errors import ClientGoneError, DeadlineError, GpuxError, InferenceError
 from gpux.execution import Output
 from gpux.executor import StreamExecution
 from gpux.inputs import Request
 from gpux.model import Model
-from gpux.rows import Shared, gather, kind_of, rows_of, scatter
+from gpux.rows import MixedRowsError, Shared, gather, kind_of, rows_of, scatter
 from gpux.tensor import Signature
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,6 @@ class Scheduler:
         self._changed = threading.Condition(threading.Lock())  # guards the fields below
         self._free = runs  # runs that could begin
         self._waiting: list[_Entry] = []  # in the order in which they came
-        self._is_closing = False
         self._threads = [
             threading.Thread(target=self._work, name=f"scheduler-{number}", daemon=True)
             for number in range(runs)
@@ -79,8 +78,8 @@ class Scheduler:
             signature = None if self._limits is None else self._model.signature
             entry = _Entry(request, deadline, is_gone, signature)
             with self._changed:
-                self._waiting.append(entry)
                 self._start()
+                self._waiting.append(entry)
                 if self._free > 0:
                     self._changed.notify()
             return entry.wait(self._leave)
@@ -95,12 +94,6 @@ class Scheduler:
         rows = 1 if self._limits is None else rows_of(request)
         return Outcome(outputs, request.release, 0.0, time.monotonic() - began, rows)
 
-    def close(self) -> None:
-        """Ends the threads when what waits has run."""
-        with self._changed:
-            self._is_closing = True
-            self._changed.notify_all()
-
     def _begin_at_once(self) -> bool:
         """Takes a free run for the calling thread, if nobody waits for it."""
         with self._changed:
@@ -111,9 +104,9 @@ class Scheduler:
 
     def _start(self) -> None:
         if not self._started:
-            self._started = True
             for thread in self._threads:
                 thread.start()
+            self._started = True
 
     def _end_run(self) -> None:
         with self._changed:
@@ -135,8 +128,6 @@ class Scheduler:
     def _work(self) -> None:
         while True:
             batch = self._take()
-            if batch is None:
-                return
             try:
                 if len(batch) == 1:
                     self._run_alone(batch[0])
@@ -144,13 +135,15 @@ class Scheduler:
                     self._run_together(batch)
             except BaseException as error:  # a bug, which must not leave anybody waiting
                 logger.exception("a run ended unexpectedly")
+                failure = InferenceError("internal error")
+                failure.__cause__ = error
                 for entry in batch:
-                    entry.fail(InferenceError(str(error)))
+                    entry.fail(failure)
             finally:
                 self._end_run()
 
-    def _take(self) -> "list[_Entry] | None":
-        """The next batch, whose run counts from now on; None at the end."""
+    def _take(self) -> "list[_Entry]":
+        """The next batch, whose run counts from now on."""
         with self._changed:
             while True:
                 if self._free > 0:
@@ -166,12 +159,12 @@ class Scheduler:
                             del self._waiting[place]
                         for entry in batch:
                             entry.began = now
+                        if self._waiting and self._free > 0:
+                            self._changed.notify()
                         return batch
                     if chosen.until_seconds is not None:
                         self._changed.wait(chosen.until_seconds - now)
                         continue
-                if self._is_closing and not self._waiting:
-                    return None
                 self._changed.wait()
 
     def _drop_those_that_left(self) -> None:
@@ -180,6 +173,12 @@ class Scheduler:
             entry.fail(ClientGoneError())
 
     def _run_alone(self, entry: "_Entry") -> None:
+        if entry.has_left():
+            entry.fail(ClientGoneError())
+            return
+        if entry.deadline is not None and entry.deadline.left_seconds() <= 0:
+            entry.fail(entry.deadline.error())
+            return
         try:
             outputs = self._model.execution.run(entry.request, entry.deadline)
         except GpuxError as error:
@@ -200,6 +199,18 @@ class Scheduler:
         try:
             outputs = model.execution.run(together, _latest(batch))
             parts = scatter(outputs, [entry.rows for entry in batch])
+        except DeadlineError as error:  # of the last of them
+            together.release()
+            for entry in batch:
+                entry.fail(entry.deadline.error() if entry.deadline else error)
+            return
+        except MixedRowsError as error:
+            together.release()
+            logger.error("Batching is off from now on: the model answered %s", error)
+            self._limits = None
+            for entry in batch:
+                self._run_alone(entry)
+            return
         except Exception as error:
             together.release()
             logger.warning("a batch of %d requests failed, each runs alone: %s", len(batch), error)

@@ -47,7 +47,8 @@ class Parser(HTTPRequestParser):
     adj: Any  # waitress's Adjustments, with our limit
     body_rcv: Any
     path = ""  # waitress logs it even where it could not be read
-    counted_bytes: int | None = None  # of a request that was counted in
+    counted_bytes: int | None = None  # of the body, while the request is counted in
+    came_at_seconds = 0.0  # when it had been read in full, on the monotonic clock
 
     def received(self, data: bytes) -> int:
         """Takes bytes of a request; answers how many belong to it."""
@@ -62,6 +63,7 @@ class Parser(HTTPRequestParser):
                 self.error = BadRequest("The chunks of the body carry too much beside the body")
                 self.completed = True
         if self.completed:
+            self.came_at_seconds = time.monotonic()
             self.expect_continue = False  # nothing is to come: no `100 Continue` before the answer
         return consumed
 
@@ -98,13 +100,19 @@ class CountedTask(WSGITask):
     """A request that may have been counted in already, which the app must know."""
 
     request: Any
+    channel: Any
 
     def get_environment(self) -> dict[str, Any]:
         """PEP 3333's, and whether the request has been counted in."""
         environment: dict[str, Any] = super().get_environment()
         if self.request.counted_bytes is not None:
-            environment[ADMITTED] = True
+            environment[ADMITTED] = self.request.came_at_seconds
         return environment
+
+    def write(self, data: bytes) -> None:
+        """Writes the answer; whoever has read it finds room for the next request."""
+        self.channel.count_out(self.request)
+        super().write(data)
 
 
 class JSONErrorTask(ErrorTask):
@@ -186,8 +194,13 @@ class Channel(HTTPChannel):
         try:
             super().service()
         finally:
-            if request.counted_bytes is not None:
-                self.adj.gpux_engine.admission.leave(request.counted_bytes)
+            self.count_out(request)  # one whose answer was never written
+
+    def count_out(self, request: Any) -> None:
+        """Counts a request out, once, in the thread that answers it."""
+        if request.counted_bytes is not None:
+            nbytes, request.counted_bytes = request.counted_bytes, None
+            self.adj.gpux_engine.admission.leave(nbytes)
 
     def received(self, data: bytes) -> bool:
         """Takes bytes that have come, in pieces: waitress's cost grows with the square of one."""
@@ -296,11 +309,13 @@ class Dispatcher:
     def add_task(self, channel: Any) -> None:
         """Called when a channel's next request has been read, and all before it are answered."""
         request = channel.requests[0]
-        if request.error or request.path != "/predict" or request.command != "POST":
+        # Slashes in front are stripped on the way to the app.
+        path = request.path.lstrip("/")
+        if request.error or path != "predict" or request.command != "POST":
             self._aside.add_task(channel)
             return
-        nbytes = request.body_bytes_received
-        refusal = self._engine.refuse(nbytes)
+        nbytes = len(request.body_rcv) if request.body_rcv is not None else 0
+        refusal = self._engine.refuse(nbytes, request.came_at_seconds)
         if refusal is None:
             request.counted_bytes = nbytes
             self._workers.add_task(channel)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from servers import JSON_HEADERS, Answer, Client, ServerProcess, post, serve, wait_until
+from servers import JSON_HEADERS, Answer, Client, ServerProcess, head, post, serve, wait_until
 
 Find = Callable[[str], Path]
 ROOT = Path(__file__).parents[2]
@@ -36,35 +36,6 @@ def narrow(model_file: Find) -> Iterator[ServerProcess]:
     """A slow model, of which one may run and two may wait beside those that the cores run."""
     with serve(model_file("slow"), "--max-queue", "2", "--threads", "8") as server:
         yield server
-
-
-def room(server: ServerProcess) -> int:
-    """How many requests may be here at once, as the refusal says."""
-    (number,) = re.findall(r"(\d+) requests are here already", refusal_of(server).detail)
-    return int(number)
-
-
-def refusal_of(server: ServerProcess) -> Answer:
-    """Fills the server with requests until one is refused; those that were let in are stopped."""
-    clients = []
-    try:
-        for _ in range(20):
-            client = Client(server)
-            clients.append(client)
-            client.send(post(FOR_EVER))
-        refused = next(answer for answer in map(_answer_now, clients) if answer is not None)
-    finally:
-        for client in clients:
-            client.reset()
-    return refused
-
-
-def _answer_now(client: Client) -> Answer | None:
-    client.socket.settimeout(0.5)
-    try:
-        return client.read()
-    except (TimeoutError, AssertionError):
-        return None
 
 
 # Too many.
@@ -130,6 +101,31 @@ def test_a_refused_request_leaves_its_connection_usable(narrow: ServerProcess) -
     finally:
         for client in clients:
             client.close()
+
+
+def test_a_sequential_client_is_never_too_many(model_file: Find) -> None:
+    """Whoever has read an answer finds room for the next request."""
+    with (
+        serve(model_file("matrix"), "--max-queue", "0", "--batching", "on") as server,
+        Client(server) as client,
+    ):
+        for _ in range(1000):
+            client.send(post(b'{"x": [[1.0]]}'))
+            assert client.read().status == 200
+
+
+@pytest.mark.parametrize("path", ["//predict", "///predict"])
+def test_no_spelling_of_the_path_runs_where_probes_are_answered(
+    model_file: Find, path: str
+) -> None:
+    with serve(model_file("slow"), "--timeout", "5") as server, Client(server) as client:
+        computed = server.cpu_seconds()
+        client.send(head(len(FOR_EVER), path=path), FOR_EVER)
+        wait_until(lambda: server.cpu_seconds() > computed + 0.05, "the model runs")
+        began = time.monotonic()
+        assert server.request("GET", "/health").status == 200
+        assert time.monotonic() - began < 2
+        assert client.read().status == 504
 
 
 # Too late.

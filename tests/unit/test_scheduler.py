@@ -145,6 +145,73 @@ def test_a_batch_that_fails_is_run_one_by_one(model_file: Find) -> None:
     assert model.pool.figures.lent_bytes == 0
 
 
+def test_requests_with_unequal_inputs_run_alone(model_file: Find) -> None:
+    """Their rows are the model's business: in a batch they would stand beside others' rows."""
+    settings = Settings(model=model_file("unequal"), provider="cpu", batching="on")
+    engine = Engine(load(model_file("unequal"), "cpu"), settings)
+    gate = Gate(engine.model)
+    gate.open.clear()
+
+    def add(x: list[list[float]], y: list[list[float]]) -> Any:
+        return json.loads(engine.predict(json.dumps({"x": x, "y": y}).encode()))["z"]
+
+    with ThreadPoolExecutor(4) as callers:
+        first = callers.submit(add, [[0.0, 0.0]], [[1.0, 1.0]])
+        wait_for(lambda: gate.rows)
+        others = [
+            callers.submit(add, [[1.0, 1.0]], [[10.0, 10.0], [20.0, 20.0]]),
+            callers.submit(add, [[700.0, 700.0], [701.0, 701.0]], [[3.0, 3.0]]),
+        ]
+        wait_for(lambda: engine.scheduler.queue_length == 2)
+        gate.open.set()
+        assert first.result(60) == [[1.0, 1.0]]
+        assert others[0].result(60) == [[11.0, 11.0], [21.0, 21.0]]
+        assert others[1].result(60) == [[703.0, 703.0], [704.0, 704.0]]
+    assert len(gate.rows) == 3
+
+
+def test_a_model_that_mixes_rows_after_all_is_batched_no_more(
+    model_file: Find, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody gets another's row, nor memory that is none: what a trial may overlook."""
+    model = load(model_file("distinct"), "cpu")
+    scheduler, gate = Scheduler(model, 1, _BATCHED), Gate(model)
+    for turn in range(2):
+        gate.open.clear()
+        with ThreadPoolExecutor(4) as callers:
+            first = callers.submit(ask, scheduler, model, [[1.0, 1.0]])
+            wait_for(lambda: len(gate.rows) in (1, 6))
+            others = [callers.submit(ask, scheduler, model, [[1.0, 1.0]]) for _ in range(3)]
+            wait_for(lambda: scheduler.queue_length == 3)
+            gate.open.set()
+            for answer in (first, *others):
+                assert answer.result(60) == [[1.0, 1.0]]
+        assert gate.rows == [1, 3, 1, 1, 1] + [1] * 4 * turn
+    assert "Batching is off from now on" in caplog.text
+    assert model.pool.figures.lent_bytes == 0
+
+
+def test_a_batch_past_its_deadline_is_not_run_again(model_file: Find) -> None:
+    model = load(model_file("matrix"), "cpu")
+    scheduler, gate, watchdog = Scheduler(model, 1, _BATCHED), Gate(model), Watchdog()
+    gate.open.clear()
+    with ThreadPoolExecutor(8) as callers:
+        first = callers.submit(ask, scheduler, model, [[1.0]])
+        wait_for(lambda: gate.rows)
+        deadline = watchdog.deadline(60)
+        late = [callers.submit(ask, scheduler, model, [[2.0]], deadline=deadline) for _ in range(4)]
+        wait_for(lambda: scheduler.queue_length == 4)
+        gate.failures = [ValueError("of the first"), deadline.error()]
+        gate.open.set()
+        with pytest.raises(ValueError, match="of the first"):
+            first.result(60)
+        for answer in late:
+            with pytest.raises(DeadlineError):
+                answer.result(60)
+    assert gate.rows == [1, 4]
+    assert model.pool.figures.lent_bytes == 0
+
+
 def test_a_bug_in_a_run_leaves_nobody_waiting(model: Model) -> None:
     scheduler, gate = Scheduler(model, 1, None), Gate(model)
     gate.open.clear()
@@ -157,8 +224,9 @@ def test_a_bug_in_a_run_leaves_nobody_waiting(model: Model) -> None:
         gate.open.set()
         with pytest.raises(ValueError, match="a bug"):
             first.result(60)
-        with pytest.raises(InferenceError, match="another"):
+        with pytest.raises(InferenceError, match="internal error") as caught:
             second.result(60)
+        assert str(caught.value.__cause__) == "another"
     assert ask(scheduler, model, [[3.0]]) == [[3.0]]
 
 
@@ -269,7 +337,6 @@ def test_64_threads_get_their_own_answers(name: str, model_file: Find) -> None:
     chance = random.Random(0)
     bodies = [_body(alone.model, number) for number in range(40)]
     expected = [alone.predict(body) for body in bodies]
-    batched: list[int] = []
     wrong: list[object] = []
 
     def work(thread: int) -> None:
@@ -284,7 +351,6 @@ def test_64_threads_get_their_own_answers(name: str, model_file: Find) -> None:
         list(callers.map(work, range(64)))
     assert wrong == []
     assert engine.model.pool.figures.lent_bytes == 0
-    del batched
 
 
 def _body(model: Model, number: int) -> bytes:
@@ -334,7 +400,10 @@ def test_models_whose_rows_are_independent(name: str, model_file: Find) -> None:
         ("image", "input 'image' does not lead with a batch axis"),
         ("fixed", "does not lead with a batch axis"),
         ("detector", "does not lead with the batch axis"),
-        ("doubled", "output 'twice' has 6 rows for 3"),
+        ("doubled", "rows together gave an output of shape [6, 8] for 3 rows"),
+        ("distinct", "rows together gave an output of shape [2, 2] for 3 rows"),
+        ("brightest", "differs between rows together and one by one"),
+        ("quantized", "node 'DynamicQuantizeLinear range' scales all rows"),
         ("constant", "output 'weights' does not lead with the batch axis"),
         ("zipmap", "is no tensor"),
         ("normalized", "differs between rows together and one by one"),
