@@ -34,10 +34,12 @@ hints: $(VENV)/dev.stamp
 
 # The tests of the fast path, with AddressSanitizer and UndefinedBehaviorSanitizer in the extension.
 # The interpreter's own allocator would hide errors, and its leaks at exit are not ours.
+# What only repeats the same with more values is left to the core's own tests and the fuzzer, which have them too.
+VOLUME := (at_every_distance or may_be_left_out or grows_over)
 sanitize: $(VENV)/sanitize.stamp
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 		PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-		$(VENV)/sanitize/bin/python -m pytest -p no:cacheprovider tests/fastpath tests/unit/test_protocol.py
+		$(VENV)/sanitize/bin/python -m pytest -p no:cacheprovider -k 'not $(VOLUME)' tests/fastpath tests/unit/test_protocol.py
 
 # The core without an interpreter, with the sanitizers: tables and the fuzzer's corpus, once more in the form for
 # processors without SSE2; the writer's samples beside std::to_chars. And random decimals, as the installed reader reads
