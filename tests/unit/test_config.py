@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gpux import config
 from gpux.config import Settings, read_settings
 from gpux.errors import ConfigurationError
 
@@ -122,3 +123,37 @@ def test_a_wrong_variable_is_named(model: Environment) -> None:
 def test_the_model_is_asked_for() -> None:
     with pytest.raises(ConfigurationError, match=r"^no model is named: PATH or GPUX_MODEL"):
         read_settings({}, {})
+
+
+# The cores that a process may use.
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu.max": "nonsense"}, None),
+        ({}, None),
+    ],
+)
+def test_the_quota_of_the_container(
+    tmp_path: Path, files: dict[str, str], cpus: float | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert config._cpu_quota(tmp_path) == cpus
+
+
+@pytest.mark.parametrize(
+    ("quota", "bound", "number"), [(None, 8, 8), (1.5, 8, 2), (0.2, 8, 1), (16.0, 4, 4)]
+)
+def test_the_cores_are_those_of_the_quota(
+    monkeypatch: pytest.MonkeyPatch, quota: float | None, bound: int, number: int
+) -> None:
+    monkeypatch.setattr(config, "_cpu_quota", lambda: quota)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(bound)))
+    assert config.cores() == number
