@@ -186,13 +186,13 @@ class Engine:
 
     def info(self) -> dict[str, Any]:
         """What /info says."""
-        limits = self.batching.limits
+        limits = self.scheduler.limits
         return {
             **self.model.describe(),
             "batching": {
                 "enabled": limits is not None,
                 "max_batch_size": limits and limits.most_rows,
-                "reason": self.batching.reason,
+                "reason": self.scheduler.obstacle or self.batching.reason,
             },
         }
 

@@ -30,11 +30,16 @@ class Scheduler:
         model: what runs.
         runs: runs at the same time.
         limits: of batches; None to run each request alone.
+
+    Attributes:
+        limits: of batches, from now on; None where each request runs alone.
+        obstacle: what a batch has shown of the model, so that there are no more.
     """
 
     def __init__(self, model: Model, runs: int, limits: Limits | None) -> None:
         self._model = model
-        self._limits = limits
+        self.limits = limits
+        self.obstacle: str | None = None
         # What a GPU is given takes a thread for itself, so that its caller can leave.
         is_on_gpu = isinstance(model.execution, StreamExecution)
         self._runs_at_once = not is_on_gpu and (limits is None or limits.delay_seconds == 0)
@@ -75,7 +80,7 @@ class Scheduler:
         A request that this raises for is released here.
         """
         if not self._begin_at_once():
-            signature = None if self._limits is None else self._model.signature
+            signature = None if self.limits is None else self._model.signature
             entry = _Entry(request, deadline, is_gone, signature)
             with self._changed:
                 self._start()
@@ -91,7 +96,7 @@ class Scheduler:
             raise
         finally:
             self._end_run()
-        rows = 1 if self._limits is None else rows_of(request)
+        rows = 1 if self.limits is None else rows_of(request)
         return Outcome(outputs, request.release, 0.0, time.monotonic() - began, rows)
 
     def _begin_at_once(self) -> bool:
@@ -150,7 +155,7 @@ class Scheduler:
                     self._drop_those_that_left()
                     now = time.monotonic()
                     chosen = plan(
-                        [entry.waiting for entry in self._waiting], self._limits or _ALONE, now
+                        [entry.waiting for entry in self._waiting], self.limits or _ALONE, now
                     )
                     if chosen.batch:
                         self._free -= 1
@@ -206,8 +211,9 @@ class Scheduler:
             return
         except MixedRowsError as error:
             together.release()
-            logger.error("Batching is off from now on: the model answered %s", error)
-            self._limits = None
+            self.obstacle = f"rows together gave {error}"
+            self.limits = None
+            logger.error("Batching is off from now on: %s", self.obstacle)
             for entry in batch:
                 self._run_alone(entry)
             return

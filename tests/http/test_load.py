@@ -12,6 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from servers import JSON_HEADERS, Answer, Client, ServerProcess, head, post, serve, wait_until
 
+from gpux.config import cores
+
 Find = Callable[[str], Path]
 ROOT = Path(__file__).parents[2]
 
@@ -19,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 A_WHILE = b'{"steps": 25000}'
 FOR_EVER = b'{"steps": 100000000}'
 QUICK = b'{"steps": 1}'
+# Of a server with --max-queue 2 whose model cannot be batched: it runs as many as it has cores.
+_ROOM = cores() + 2
 
 
 def figure(server: ServerProcess, name: str, **labels: str) -> float:
@@ -34,7 +38,7 @@ def figure(server: ServerProcess, name: str, **labels: str) -> float:
 @pytest.fixture
 def narrow(model_file: Find) -> Iterator[ServerProcess]:
     """A slow model, of which one may run and two may wait beside those that the cores run."""
-    with serve(model_file("slow"), "--max-queue", "2", "--threads", "8") as server:
+    with serve(model_file("slow"), "--max-queue", "2", "--threads", str(_ROOM)) as server:
         yield server
 
 
@@ -43,7 +47,7 @@ def narrow(model_file: Find) -> Iterator[ServerProcess]:
 
 def test_a_full_queue_answers_at_once_and_counts(narrow: ServerProcess) -> None:
     """Of N that are sent at once just as many are let in as there is room for."""
-    sent = 16
+    sent = _ROOM + 10
     with ThreadPoolExecutor(sent) as callers:
         start = threading.Barrier(sent)
 
@@ -59,7 +63,7 @@ def test_a_full_queue_answers_at_once_and_counts(narrow: ServerProcess) -> None:
     (limit,) = {
         int(re.findall(r"busy: (\d+) requests are here", answer.detail)[0]) for answer in refused
     }
-    assert len(served) == limit
+    assert len(served) == limit == _ROOM
     assert len(refused) == sent - limit
     assert all(int(answer.headers["Retry-After"]) > 0 for answer in refused)
     # Refused while all workers were busy.
@@ -87,7 +91,7 @@ def test_probes_are_answered_while_all_workers_are_busy(model_file: Find) -> Non
 
 
 def test_a_refused_request_leaves_its_connection_usable(narrow: ServerProcess) -> None:
-    clients = [Client(narrow) for _ in range(12)]
+    clients = [Client(narrow) for _ in range(_ROOM + 8)]
     try:
         for client in clients:
             client.send(post(A_WHILE))
@@ -169,9 +173,9 @@ def test_a_client_may_ask_for_less(model_file: Find) -> None:
 
 
 def test_nothing_is_computed_for_a_client_that_left_while_it_waited(model_file: Find) -> None:
-    with serve(model_file("slow"), "--threads", "8", "--timeout", "30") as server:
-        runs = 2  # more than this machine's cores would only make it longer
-        first = [Client(server) for _ in range(max(runs, 8) - 1)]
+    options = ("--threads", str(cores() + 3), "--timeout", "30")
+    with serve(model_file("slow"), *options) as server:
+        first = [Client(server) for _ in range(cores() + 2)]
         for client in first:
             client.send(post(A_WHILE))
         wait_until(lambda: figure(server, "gpux_in_flight_requests") == len(first), "all are here")

@@ -188,6 +188,8 @@ def test_a_model_that_mixes_rows_after_all_is_batched_no_more(
                 assert answer.result(60) == [[1.0, 1.0]]
         assert gate.rows == [1, 3, 1, 1, 1] + [1] * 4 * turn
     assert "Batching is off from now on" in caplog.text
+    assert scheduler.limits is None
+    assert scheduler.obstacle == "rows together gave an output of shape [1, 2] for 3 rows"
     assert model.pool.figures.lent_bytes == 0
 
 
@@ -245,27 +247,6 @@ def test_a_request_that_waits_past_its_deadline_is_never_run(model: Model) -> No
         assert first.result(60) == [[1.0]]
     assert gate.rows == [1]
     assert model.pool.figures.lent_bytes == 0
-
-
-def test_a_shared_run_goes_on_without_those_whose_deadline_has_passed(model: Model) -> None:
-    scheduler, gate, watchdog = Scheduler(model, 1, _BATCHED), Gate(model), Watchdog()
-    gate.open.clear()
-    with ThreadPoolExecutor(4) as callers:
-        first = callers.submit(ask, scheduler, model, [[1.0]])
-        wait_for(lambda: gate.rows == [1])
-        patient = callers.submit(ask, scheduler, model, [[2.0]])
-        hasty = callers.submit(ask, scheduler, model, [[3.0]], deadline=watchdog.deadline(1.0))
-        wait_for(lambda: scheduler.queue_length == 2)
-        # The batch of both begins, and is held up past the deadline.
-        gate.open.set()
-        first.result(60)
-        gate.open.clear()
-        if gate.rows[1:] == [2]:  # it has begun before it could be held up again: also right
-            wait_for(lambda: hasty.done())
-        gate.open.set()
-        assert patient.result(60) == [[2.0]]
-        wait_for(lambda: hasty.done())
-    wait_for(lambda: model.pool.figures.lent_bytes == 0)
 
 
 def test_a_caller_answered_during_a_shared_run(model: Model) -> None:
