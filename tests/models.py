@@ -4,6 +4,7 @@ Opset 17 and IR version 8 wherever the types allow it, so that older runtimes lo
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -575,6 +576,24 @@ def slow() -> ModelProto:
     )
 
 
+def slow_to_load() -> ModelProto:
+    """A row and a constant, for which ONNX Runtime multiplies matrices while it loads the model."""
+    products = [f"product_{number}" for number in range(300)]
+    return _model(
+        [
+            helper.make_node("ConstantOfShape", ["size"], ["zeros"]),
+            *(
+                helper.make_node("MatMul", [before, "zeros"], [product])
+                for before, product in pairwise(["zeros", *products])
+            ),
+            helper.make_node("Add", ["x", products[-1]], ["y"]),
+        ],
+        [_tensor("x", _FLOAT, [1, 1536])],
+        [_tensor("y", _FLOAT, [1536, 1536])],
+        [_constant("size", [1536, 1536], "int64")],
+    )
+
+
 def slow_words() -> ModelProto:
     """`slow`, beside a string, which IOBinding does not know."""
     made = slow()
@@ -726,6 +745,7 @@ BUILDERS: dict[str, Callable[[], ModelProto]] = {
         nonfinite,
         repeat,
         slow,
+        slow_to_load,
         slow_words,
         takes_sequence,
         takes_optional,

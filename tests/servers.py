@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
 
+from prometheus_client.parser import text_string_to_metric_families
+
 # Far more than anything here takes: what waits so long has failed.
 PATIENCE_SECONDS = 30.0
 
@@ -132,7 +134,8 @@ class ServerProcess:
 
     Args:
         command: what to run.
-        ready: a pattern in what it writes, whose group is the port.
+        ready: a pattern in what it writes, whose group is the port; or the port, for one that is
+            wanted as soon as it listens.
         variables: of its environment.
         stream: where it writes that.
     """
@@ -140,7 +143,7 @@ class ServerProcess:
     def __init__(
         self,
         command: Sequence[str],
-        ready: str,
+        ready: str | int,
         variables: Mapping[str, str],
         stream: Literal["stdout", "stderr"] = "stdout",
     ) -> None:
@@ -155,6 +158,10 @@ class ServerProcess:
         assert self.process.stderr is not None
         self.stdout = Output(self.process.stdout)
         self.stderr = Output(self.process.stderr)
+        if isinstance(ready, int):
+            self.port = ready
+            wait_until(self._listens, "the server listens")
+            return
         said = (self.stdout if stream == "stdout" else self.stderr).wait_for(ready)
         if said is None:
             self.kill()
@@ -232,6 +239,13 @@ class ServerProcess:
         assert isinstance(answer.json, dict)
         return answer.json
 
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port)).close()
+        except ConnectionError:
+            return False
+        return True
+
     # What the system knows of the process (Linux).
 
     def _system(self, name: str) -> Path:
@@ -265,6 +279,24 @@ def serve(path: Path, *options: str, **variables: str) -> ServerProcess:
         r"Serving   http://\S+:(\d+)/predict",
         variables,
     )
+
+
+def start(path: Path, *options: str) -> ServerProcess:
+    """`gpux serve PATH` as soon as it listens, which may be long before it is ready."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "gpux", "serve", str(path), "--port", str(port), *options]
+    return ServerProcess(command, port, {})
+
+
+def figure(server: ServerProcess, name: str, **labels: str) -> float:
+    """A sample of /metrics; 0 if it is not there yet."""
+    text = server.request("GET", "/metrics").body.decode()
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == name and labels.items() <= sample.labels.items():
+                return sample.value
+    return 0.0
 
 
 class Client:

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from gpux.example import find_examples
 from gpux.interface import TEXT, Accepted, Answered
 from gpux.model import Model, load_model
 from gpux.server import Server
+from gpux.service import Service
 from gpux.tensor import OtherSpec
 
 _LONGEST_TRY_SECONDS = 5.0
@@ -164,20 +166,35 @@ def _serve(options: argparse.Namespace) -> int:
     settings = _settings(options)
     # waitress warns at each request that has to wait.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    model = load_model(settings)
-    engine = Engine(model, settings)
-    app = create_app(engine, settings.max_body_bytes, settings.cors_origins)
-    server = Server(app, settings, engine)
+    service = Service(settings)
+    app = create_app(service, settings.max_body_bytes, settings.cors_origins)
+    server = Server(app, settings, service)
     server.stop_on_signals()
-    shown = "localhost" if settings.host is None else server.addresses[0]
-    host = f"[{shown}]" if ":" in shown else shown
-    print(_summary(model))
-    if options.verbose:
-        print(_left_to_the_cpu(model))
-    print(_batching_text(engine))
-    print(f"Serving   http://{host}:{server.port}/predict (Ctrl-C to stop)", flush=True)
+    failures: list[BaseException] = []
+
+    def load() -> None:
+        try:
+            engine = service.load()
+            print(_summary(engine.model))
+            if options.verbose:
+                print(_left_to_the_cpu(engine.model))
+            print(_batching_text(engine))
+            print(f"Serving   {server.url}/predict (Ctrl-C to stop)", flush=True)
+        except BaseException as error:
+            failures.append(error)
+            server.stop()
+
+    # Beside the loop of sockets, which answers from now on, be it that the model is loading.
+    loader = threading.Thread(target=load, name="loader", daemon=True)
+    loader.start()
     server.run()
+    if failures:
+        raise failures[0]
     print("Stopped", flush=True)
+    if loader.is_alive():
+        # Nothing stops ONNX Runtime while it loads a model, and Python's own end would take its
+        # libraries from under it.
+        os._exit(0)
     return 0
 
 

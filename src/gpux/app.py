@@ -1,4 +1,4 @@
-"""The routes: HTTP ↔ engine, and the one place where an error becomes a status.
+"""The routes: HTTP ↔ service, and the one place where an error becomes a status.
 
 The only importer of falcon.
 """
@@ -13,7 +13,6 @@ from typing import Any
 import falcon
 
 from gpux import metrics, protocol
-from gpux.engine import Engine
 from gpux.errors import (
     BodyTooLargeError,
     ClientError,
@@ -22,6 +21,7 @@ from gpux.errors import (
     UnavailableError,
 )
 from gpux.metrics import Stages
+from gpux.service import Service
 
 logger = logging.getLogger(__name__)
 
@@ -32,24 +32,24 @@ ADMITTED = "gpux.admitted"
 
 
 def create_app(
-    engine: Engine, max_body_bytes: int, cors_origins: Sequence[str] = ()
+    service: Service, max_body_bytes: int, cors_origins: Sequence[str] = ()
 ) -> falcon.App[falcon.Request, falcon.Response]:
-    """A WSGI app that serves an engine.
+    """A WSGI app.
 
     Args:
-        engine: answers the requests.
+        service: answers the requests.
         max_body_bytes: larger bodies are refused with 413.
         cors_origins: the origins whose pages may read the answers; `*` for all.
     """
     middleware = [CrossOrigin(cors_origins)] if cors_origins else []
     app = falcon.App(media_type=protocol.MEDIA_TYPE, middleware=middleware)
-    health = Health(engine)
-    app.add_route("/predict", Predict(engine, max_body_bytes))
+    health = Health(service)
+    app.add_route("/predict", Predict(service, max_body_bytes))
     app.add_route("/health", health)
-    app.add_route("/health/live", Live(engine))
+    app.add_route("/health/live", Live(service))
     app.add_route("/health/ready", health)
-    app.add_route("/info", Info(engine))
-    app.add_route("/metrics", MetricsPage(engine))
+    app.add_route("/info", Info(service))
+    app.add_route("/metrics", MetricsPage(service))
     app.add_error_handler(Exception, _answer_bug)
     app.add_error_handler(falcon.HTTPError, _answer_http_error)
     app.add_error_handler(falcon.HTTPStatus, _answer_http_status)
@@ -82,8 +82,8 @@ class CrossOrigin(falcon.CORSMiddleware):  # type: ignore[type-arg]  # those of 
 class Predict:
     """POST /predict: runs the model on the body."""
 
-    def __init__(self, engine: Engine, max_body_bytes: int) -> None:
-        self._engine = engine
+    def __init__(self, service: Service, max_body_bytes: int) -> None:
+        self._service = service
         self._max_body_bytes = max_body_bytes
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -92,13 +92,13 @@ class Predict:
             self._answer(req, resp, came_seconds)
             return
         nbytes = req.content_length or 0
-        refusal = self._engine.refuse(nbytes)
+        refusal = self._service.refuse(nbytes)
         if refusal is not None:
             raise refusal
         try:
             self._answer(req, resp, time.monotonic())
         finally:
-            self._engine.admission.leave(nbytes)
+            self._service.admission.leave(nbytes)
 
     def _answer(self, req: falcon.Request, resp: falcon.Response, came_seconds: float) -> None:
         """Answers a request that has been counted in."""
@@ -110,7 +110,7 @@ class Predict:
             start = time.perf_counter()
             body = read_body(req.env, req.content_length, self._max_body_bytes)
             stages.read = time.perf_counter() - start
-            resp.data = self._engine.predict(
+            resp.data = self._service.engine.predict(
                 body,
                 came_seconds=came_seconds,
                 timeout_seconds=timeout_seconds,
@@ -122,19 +122,19 @@ class Predict:
             status = error.status
             raise
         finally:
-            self._engine.metrics.request(status, time.monotonic() - came_seconds, stages)
+            self._service.metrics.request(status, time.monotonic() - came_seconds, stages)
             resp.set_header("Server-Timing", stages.server_timing())
 
 
 class Health:
     """GET /health, /health/ready: whether the server takes traffic."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, service: Service) -> None:
+        self._service = service
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         del req
-        health = self._engine.health()
+        health = self._service.health()
         resp.status = 200 if health["status"] == "healthy" else 503
         resp.data = _json(health)
 
@@ -142,35 +142,35 @@ class Health:
 class Live:
     """GET /health/live: the process answers."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, service: Service) -> None:
+        self._service = service
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         del req
-        resp.data = _json(self._engine.health())
+        resp.data = _json(self._service.health())
 
 
 class MetricsPage:
     """GET /metrics: Prometheus' text."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, service: Service) -> None:
+        self._service = service
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         del req
         resp.content_type = metrics.CONTENT_TYPE
-        resp.data = self._engine.metrics.text()
+        resp.data = self._service.metrics.text()
 
 
 class Info:
     """GET /info: the model."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, service: Service) -> None:
+        self._service = service
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         del req
-        resp.data = _json(self._engine.info())
+        resp.data = _json(self._service.engine.info())
 
 
 def read_body(environment: Mapping[str, Any], declared: int | None, limit_bytes: int) -> bytes:

@@ -86,6 +86,13 @@ class Settings:
     batch_delay_us: int = 0
     cors_origins: tuple[str, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """The model's: gpux.yml's; or its folder's, or its file's without the ending."""
+        is_named_by_folder = self.model.name == "model.onnx"
+        name = self.model.resolve().parent.name if is_named_by_folder else self.model.stem
+        return self.declaration.content.name or name
+
 
 # What options and environment can set: the attribute of Settings, and its type.
 _SETTINGS: dict[str, tuple[str, Any]] = {

@@ -1,61 +1,26 @@
-"""The one object that the HTTP layer knows: a body in, an answer out, and whether it takes any."""
+"""A body in, an answer out: one loaded model, and how its requests run."""
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from gpux import protocol
 from gpux.batching import Limits
 from gpux.config import Settings, cores
 from gpux.deadline import Deadline, Watchdog
-from gpux.errors import ConfigurationError, InferenceError, UnavailableError
+from gpux.errors import ConfigurationError, InferenceError
 from gpux.executor import StreamExecution
-from gpux.metrics import Gauge, Metrics, Stages, single
+from gpux.metrics import Stages
 from gpux.model import Model
 from gpux.probe import find_obstacle
 from gpux.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
-Status = Literal["healthy", "draining"]
 # Of a GPU: one that runs, and one that is copied in and launched meanwhile.
 _RUNS_ON_GPU = 2
-
-
-class Admission:
-    """Counts the requests that are here, and turns away what would be too many.
-
-    Args:
-        most_requests: that may be here at once.
-        most_bytes: of their bodies; one request alone may have more.
-    """
-
-    def __init__(self, most_requests: int, most_bytes: int) -> None:
-        self.most_requests = most_requests
-        self._most_bytes = most_bytes
-        self._lock = threading.Lock()  # guards the two fields below
-        self.requests = 0
-        self._bytes = 0
-
-    def enter(self, nbytes: int) -> bool:
-        """Counts a request in, if there is room for it."""
-        with self._lock:
-            is_full = self.requests >= self.most_requests or (
-                self.requests > 0 and self._bytes + nbytes > self._most_bytes
-            )
-            if not is_full:
-                self.requests += 1
-                self._bytes += nbytes
-            return not is_full
-
-    def leave(self, nbytes: int) -> None:
-        """Counts it out again."""
-        with self._lock:
-            self.requests -= 1
-            self._bytes -= nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +41,15 @@ class Engine:
 
     Args:
         model: a loaded one.
-        settings: limits of time, queue and batches; None for the defaults, without batches.
+        settings: limits of time and batches; None for the defaults, without batches.
 
     Raises:
         ConfigurationError: batching is demanded for a model whose rows cannot run together.
 
     Attributes:
-        admission: counts the requests that are here.
-        metrics: counts what became of them.
+        runs: at the same time.
+        batching: whether waiting requests run together, as it was at the start.
+        scheduler: its requests.
     """
 
     def __init__(self, model: Model, settings: Settings | None = None) -> None:
@@ -94,40 +60,9 @@ class Engine:
         with model.execution.uncaptured():
             self.batching = _choose_batching(model, settings, trial)
         is_on_gpu = isinstance(model.execution, StreamExecution)
-        runs = _RUNS_ON_GPU if is_on_gpu else 1 if self.batching.limits else cores()
-        self.scheduler = Scheduler(model, runs, self.batching.limits)
-        self.admission = Admission(settings.max_queue + runs, settings.max_queue_bytes)
-        self.metrics = Metrics(self._gauges())
+        self.runs = _RUNS_ON_GPU if is_on_gpu else 1 if self.batching.limits else cores()
+        self.scheduler = Scheduler(model, self.runs, self.batching.limits)
         self._timeout_seconds = settings.timeout_seconds
-        self._status: Status = "healthy"
-        self._drains_since = float("inf")  # on the monotonic clock
-
-    @property
-    def status(self) -> Status:
-        """`healthy` while requests are taken, `draining` once the server is on its way out."""
-        return self._status
-
-    def drain(self) -> None:
-        """From now on requests are refused; those that are here already are answered."""
-        self._drains_since = time.monotonic()
-        self._status = "draining"
-
-    def refuse(self, nbytes: int, came_seconds: float | None = None) -> UnavailableError | None:
-        """Counts a request in, or says why it is turned away.
-
-        Args:
-            nbytes: of its body. Whoever counts a request in calls `admission.leave()`.
-            came_seconds: when it had been read, on the monotonic clock; None for just now.
-        """
-        if (time.monotonic() if came_seconds is None else came_seconds) >= self._drains_since:
-            self.metrics.refused("draining")
-            return UnavailableError("The server is draining: it takes no new requests")
-        if not self.admission.enter(nbytes):
-            self.metrics.refused("queue_full")
-            return UnavailableError(
-                f"The server is busy: {self.admission.most_requests} requests are here already"
-            )
-        return None
 
     def predict(
         self,
@@ -138,7 +73,7 @@ class Engine:
         is_gone: Callable[[], bool] | None = None,
         stages: Stages | None = None,
     ) -> bytes:
-        """Answers one request that has been counted in, or that nobody counts.
+        """Answers one request.
 
         Args:
             body: any bytes; see protocol.decode.
@@ -180,10 +115,6 @@ class Engine:
             raise
         return answer
 
-    def health(self) -> dict[str, str]:
-        """What /health says."""
-        return {"status": self._status, "model": self.model.name}
-
     def info(self) -> dict[str, Any]:
         """What /info says."""
         limits = self.scheduler.limits
@@ -194,24 +125,6 @@ class Engine:
                 "max_batch_size": limits and limits.most_rows,
                 "reason": self.scheduler.obstacle or self.batching.reason,
             },
-        }
-
-    def _gauges(self) -> dict[str, Gauge]:
-        def pools() -> Iterable[tuple[tuple[str, ...], float]]:
-            for name, pool in self.model.pools().items():
-                figures = pool.figures
-                yield (name, "lent"), figures.lent_bytes
-                yield (name, "idle"), figures.idle_bytes
-
-        return {
-            "gpux_queue_requests": Gauge(
-                "Requests that wait for the model.", single(lambda: self.scheduler.queue_length)
-            ),
-            "gpux_in_flight_requests": Gauge(
-                "Requests that were let in and are not answered yet.",
-                single(lambda: self.admission.requests),
-            ),
-            "gpux_pool_bytes": Gauge("Memory for tensors.", pools, ("pool", "state")),
         }
 
 

@@ -105,6 +105,8 @@ class Metrics:
         self._duration = _Histogram(_SECONDS)
         self._stages = {stage: _Histogram(_SECONDS) for stage in STAGES}
         self._rows = _Histogram(_ROWS)
+        self._loads = 0
+        self._load_seconds: dict[str, float] = {}  # by stage, of the last one
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -124,6 +126,12 @@ class Metrics:
         """Counts a request that was turned away."""
         with self._lock:
             self._refused[reason] += 1
+
+    def loaded(self, seconds: Mapping[str, float]) -> None:
+        """Counts a model that was loaded, by what took how long."""
+        with self._lock:
+            self._loads += 1
+            self._load_seconds = dict(seconds)
 
     def text(self) -> bytes:
         """All of it, in Prometheus' text format."""
@@ -146,6 +154,10 @@ class Metrics:
         rows = HistogramMetricFamily(
             "gpux_batch_rows", "Rows that ran together, counted once for each request in them."
         )
+        loads = CounterMetricFamily("gpux_model_loads", "Models that were loaded.")
+        load_seconds = GaugeMetricFamily(
+            "gpux_model_load_seconds", "What loading the model took.", labels=["stage"]
+        )
         with self._lock:
             for status, count in sorted(self._requests.items()):
                 requests.add_metric([status], count)
@@ -155,7 +167,10 @@ class Metrics:
             for stage, histogram in self._stages.items():
                 stages.add_metric([stage], histogram.buckets(), histogram.total)
             rows.add_metric([], self._rows.buckets(), self._rows.total)
-        yield from (requests, refused, duration, stages, rows)
+            loads.add_metric([], self._loads)
+            for stage, seconds in self._load_seconds.items():
+                load_seconds.add_metric([stage], seconds)
+        yield from (requests, refused, duration, stages, rows, loads, load_seconds)
         for name, gauge in self._gauges.items():
             family = GaugeMetricFamily(name, gauge.help, labels=list(gauge.labels))
             for labels, value in gauge.samples():

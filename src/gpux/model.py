@@ -82,7 +82,7 @@ class Model:
         settings: what to serve, and how.
 
     Attributes:
-        name: gpux.yml's; or the folder's name, or the file's without its ending.
+        name: as /info has it.
         file: the .onnx file.
         interface: what it takes and answers.
         signature: the model's own inputs, and the outputs that are answered.
@@ -102,9 +102,7 @@ class Model:
         self.interface = declare(own, told, has_tokenizer=tokenizer is not None)
         self.signature = self.interface.signature
         _check_types(self.signature, self.file)
-        self.name = told.content.name or (
-            self.file.resolve().parent.name if self.file.name == "model.onnx" else self.file.stem
-        )
+        self.name = settings.name
         text = None
         if tokenizer is not None and settings.tokenizer is not None:
             text = TextReader(tokenizer, settings.tokenizer, self.interface, told)

@@ -28,8 +28,8 @@ from waitress.utilities import BadRequest, Error, RequestEntityTooLarge
 
 from gpux.app import ADMITTED
 from gpux.config import Settings
-from gpux.engine import Engine
 from gpux.errors import BodyTooLargeError, ConfigurationError, UnavailableError
+from gpux.service import Service
 
 # What a refused client may still send before the connection is cut: bytes, and seconds.
 _LINGER_BYTES = 256 * 2**20
@@ -200,7 +200,7 @@ class Channel(HTTPChannel):
         """Counts a request out, once, in the thread that answers it."""
         if request.counted_bytes is not None:
             nbytes, request.counted_bytes = request.counted_bytes, None
-            self.adj.gpux_engine.admission.leave(nbytes)
+            self.adj.gpux_service.admission.leave(nbytes)
 
     def received(self, data: bytes) -> bool:
         """Takes bytes that have come, in pieces: waitress's cost grows with the square of one."""
@@ -295,12 +295,12 @@ class Dispatcher:
     own, which no model keeps busy.
 
     Args:
-        engine: counts requests in.
+        service: counts requests in.
         workers: threads for /predict.
     """
 
-    def __init__(self, engine: Engine, workers: int) -> None:
-        self._engine = engine
+    def __init__(self, service: Service, workers: int) -> None:
+        self._service = service
         self._workers = ThreadedTaskDispatcher()
         self._workers.set_thread_count(workers)
         self._aside = ThreadedTaskDispatcher()
@@ -315,7 +315,7 @@ class Dispatcher:
             self._aside.add_task(channel)
             return
         nbytes = len(request.body_rcv) if request.body_rcv is not None else 0
-        refusal = self._engine.refuse(nbytes, request.came_at_seconds)
+        refusal = self._service.refuse(nbytes, request.came_at_seconds)
         if refusal is None:
             request.counted_bytes = nbytes
             self._workers.add_task(channel)
@@ -357,13 +357,17 @@ class Server:
     Args:
         app: a WSGI app.
         settings: host, port, threads, max_body_bytes, cors_origins, drain_timeout_seconds.
-        engine: the app's.
+        service: the app's.
 
     Raises:
         ConfigurationError: the address cannot be listened on.
+
+    Attributes:
+        port: that it listens on.
+        url: of its root, as a client on this machine has it.
     """
 
-    def __init__(self, app: Any, settings: Settings, engine: Engine) -> None:
+    def __init__(self, app: Any, settings: Settings, service: Service) -> None:
         sockets = bind(settings.host, settings.port)
         adjustments: Any = Adjustments(
             sockets=sockets,
@@ -385,11 +389,11 @@ class Server:
         )
         adjustments.gpux_max_body_bytes = settings.max_body_bytes
         adjustments.gpux_cors_origins = settings.cors_origins
-        adjustments.gpux_engine = engine
+        adjustments.gpux_service = service
         self._map: dict[int, Any] = {}
-        self._engine = engine
+        self._service = service
         self._drain_seconds = settings.drain_timeout_seconds
-        self._dispatcher = Dispatcher(engine, settings.threads)
+        self._dispatcher = Dispatcher(service, settings.threads)
         dispatcher: Any = self._dispatcher  # has what waitress asks for
         self._listeners = [
             Listener(
@@ -405,14 +409,16 @@ class Server:
             for bound in sockets
         ]
         self.port: int = sockets[0].getsockname()[1]
-        self.addresses = [str(bound.getsockname()[0]) for bound in sockets]
+        shown = "localhost" if settings.host is None else str(sockets[0].getsockname()[0])
+        host = f"[{shown}]" if ":" in shown else shown
+        self.url = f"http://{host}:{self.port}"
         self._stopping = False
 
     def run(self) -> None:
         """Answers requests until stop() is called, then those in flight."""
         while not self._stopping:
             self._poll(1.0)
-        self._engine.drain()
+        self._service.drain()
         for listener in self._listeners:
             listener.accepting = False
             listener.del_channel(self._map)

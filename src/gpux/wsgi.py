@@ -11,9 +11,8 @@ from typing import Any
 
 from gpux.app import create_app
 from gpux.config import read_settings
-from gpux.engine import Engine
 from gpux.errors import StartError
-from gpux.model import load_model
+from gpux.service import Service
 
 _lock = threading.Lock()  # guards globals()["app"]: the model is loaded once
 
@@ -25,10 +24,11 @@ def __getattr__(name: str) -> Any:
         if "app" not in globals():
             try:
                 settings = read_settings(os.environ, {})
-                engine = Engine(load_model(settings), settings)
+                service = Service(settings)
+                service.load()
             except StartError as error:
                 # A server without its app would only answer errors: end it, with the reason.
                 print(f"gpux: {error}", file=sys.stderr)
                 raise SystemExit(2) from error
-            globals()["app"] = create_app(engine, settings.max_body_bytes, settings.cors_origins)
+            globals()["app"] = create_app(service, settings.max_body_bytes, settings.cors_origins)
         return globals()["app"]

@@ -24,7 +24,9 @@ Inspect = Callable[..., tuple[int, str, str]]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 OPTIONAL = "inputs: {x: {shape: [batch, 2]}, rate: {default: 5}}"
-LOADABLE = [name for name in models.BUILDERS if not name.startswith("takes_")]
+LOADABLE = [
+    name for name in models.BUILDERS if not name.startswith("takes_") and name != "slow_to_load"
+]
 
 
 @pytest.fixture

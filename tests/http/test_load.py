@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from servers import JSON_HEADERS, Answer, Client, ServerProcess, head, post, serve, wait_until
+from servers import (
+    JSON_HEADERS,
+    Answer,
+    Client,
+    ServerProcess,
+    figure,
+    head,
+    post,
+    serve,
+    wait_until,
+)
 
 from gpux.config import cores
 
@@ -23,16 +33,6 @@ FOR_EVER = b'{"steps": 100000000}'
 QUICK = b'{"steps": 1}'
 # Of a server with --max-queue 2 whose model cannot be batched: it runs as many as it has cores.
 _ROOM = cores() + 2
-
-
-def figure(server: ServerProcess, name: str, **labels: str) -> float:
-    """A sample of /metrics; 0 if it is not there yet."""
-    text = server.request("GET", "/metrics").body.decode()
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            if sample.name == name and labels.items() <= sample.labels.items():
-                return sample.value
-    return 0.0
 
 
 @pytest.fixture
@@ -258,6 +258,8 @@ def test_metrics_follow_the_conventions(model_file: Find) -> None:
         assert sorted(families) == [
             "gpux_batch_rows",
             "gpux_in_flight_requests",
+            "gpux_model_load_seconds",
+            "gpux_model_loads",
             "gpux_pool_bytes",
             "gpux_queue_requests",
             "gpux_refused",

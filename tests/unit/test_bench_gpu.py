@@ -27,6 +27,7 @@ from gpux.errors import ConfigurationError, RuntimeMissingError
 from gpux.model import Model
 from gpux.runtime import Session, load_runtime
 from gpux.server import Server
+from gpux.service import Service
 
 if TYPE_CHECKING:
     from gpu import Run
@@ -178,8 +179,9 @@ class StandIn:
     def serve(self, path: Path) -> Iterator[int]:
         settings = replace(read_settings({}, {"model": str(path), "port": "0"}), threads=4)
         model = Model(self.create_session(settings), settings)
-        engine = Engine(model)
-        server = Server(create_app(engine, settings.max_body_bytes, ()), settings, engine)
+        service = Service(settings)
+        service.open(Engine(model))
+        server = Server(create_app(service, settings.max_body_bytes, ()), settings, service)
         thread = threading.Thread(target=server.run)
         thread.start()
         try:

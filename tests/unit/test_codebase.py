@@ -26,6 +26,7 @@ ORDER = [
     "server",
     "wsgi",
     "app",
+    "service",
     "example",
     "engine",
     "metrics",

@@ -17,12 +17,13 @@ from standin import StandInSession, load_on_stand_in
 from gpux.batching import Limits
 from gpux.config import Settings
 from gpux.deadline import Watchdog
-from gpux.engine import Admission, Engine
+from gpux.engine import Engine
 from gpux.errors import ClientGoneError, ConfigurationError, DeadlineError, InferenceError
 from gpux.model import Model, load
 from gpux.probe import find_obstacle
 from gpux.protocol import decode
 from gpux.scheduler import Scheduler
+from gpux.service import Admission
 
 Find = Callable[[str], Path]
 _BATCHED = Limits(most_rows=8)

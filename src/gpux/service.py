@@ -1,0 +1,159 @@
+"""The one object that the HTTP layer knows: whether requests are taken, how many, and by what.
+
+It is there before its model is: loading, then healthy, then draining.
+"""
+
+import threading
+import time
+from collections.abc import Iterable
+from typing import Literal
+
+from gpux.config import Settings
+from gpux.engine import Engine
+from gpux.errors import UnavailableError
+from gpux.metrics import Gauge, Metrics, single
+from gpux.model import load_model
+
+Status = Literal["loading", "healthy", "draining"]
+_LOADING = "The server is loading its model"
+
+
+class Admission:
+    """Counts the requests that are here, and turns away what would be too many.
+
+    Args:
+        most_requests: that may be here at once.
+        most_bytes: of their bodies; one request alone may have more.
+    """
+
+    def __init__(self, most_requests: int, most_bytes: int) -> None:
+        self.most_requests = most_requests
+        self._most_bytes = most_bytes
+        self._lock = threading.Lock()  # guards the two fields below
+        self.requests = 0
+        self._bytes = 0
+
+    def enter(self, nbytes: int) -> bool:
+        """Counts a request in, if there is room for it."""
+        with self._lock:
+            is_full = self.requests >= self.most_requests or (
+                self.requests > 0 and self._bytes + nbytes > self._most_bytes
+            )
+            if not is_full:
+                self.requests += 1
+                self._bytes += nbytes
+            return not is_full
+
+    def leave(self, nbytes: int) -> None:
+        """Counts it out again."""
+        with self._lock:
+            self.requests -= 1
+            self._bytes -= nbytes
+
+
+class Service:
+    """Serves one model, from before it is loaded. Any number of threads may call it at once.
+
+    Args:
+        settings: what to serve, and the limits of the queue.
+
+    Attributes:
+        admission: counts the requests that are here.
+        metrics: counts what became of them.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._name = settings.name
+        self._engine: Engine | None = None
+        self._drains_since = float("inf")  # on the monotonic clock
+        self.admission = Admission(0, 0)  # nobody, before open()
+        self.metrics = Metrics(self._gauges())
+
+    def load(self) -> Engine:
+        """Loads the model; requests are taken when this returns. To be called once.
+
+        Raises:
+            StartError: nothing can be served, and why.
+        """
+        start = time.monotonic()
+        model = load_model(self._settings)
+        loaded = time.monotonic()
+        engine = Engine(model, self._settings)
+        seconds = {"load": loaded - start, "warmup": time.monotonic() - loaded}
+        self.metrics.loaded(seconds)
+        self.open(engine)
+        return engine
+
+    def open(self, engine: Engine) -> None:
+        """From now on requests are taken, for this engine."""
+        settings = self._settings
+        self.admission = Admission(settings.max_queue + engine.runs, settings.max_queue_bytes)
+        self._engine = engine  # last: who finds it finds room as well
+
+    @property
+    def engine(self) -> Engine:
+        """What answers the requests.
+
+        Raises:
+            UnavailableError: it is not there yet.
+        """
+        if self._engine is None:
+            raise UnavailableError(_LOADING)
+        return self._engine
+
+    @property
+    def status(self) -> Status:
+        """`healthy` while requests are taken; `loading` before, `draining` on the way out."""
+        if self._drains_since < float("inf"):
+            return "draining"
+        return "loading" if self._engine is None else "healthy"
+
+    def drain(self) -> None:
+        """From now on requests are refused; those that are here already are answered."""
+        self._drains_since = time.monotonic()
+
+    def refuse(self, nbytes: int, came_seconds: float | None = None) -> UnavailableError | None:
+        """Counts a request in, or says why it is turned away.
+
+        Args:
+            nbytes: of its body. Whoever counts a request in calls `admission.leave()`.
+            came_seconds: when it had been read, on the monotonic clock; None for just now.
+        """
+        if self._engine is None:
+            self.metrics.refused("loading")
+            return UnavailableError(_LOADING)
+        if (time.monotonic() if came_seconds is None else came_seconds) >= self._drains_since:
+            self.metrics.refused("draining")
+            return UnavailableError("The server is draining: it takes no new requests")
+        if not self.admission.enter(nbytes):
+            self.metrics.refused("queue_full")
+            return UnavailableError(
+                f"The server is busy: {self.admission.most_requests} requests are here already"
+            )
+        return None
+
+    def health(self) -> dict[str, str]:
+        """What /health says."""
+        return {"status": self.status, "model": self._name}
+
+    def _gauges(self) -> dict[str, Gauge]:
+        def pools() -> Iterable[tuple[tuple[str, ...], float]]:
+            if self._engine is None:
+                return
+            for name, pool in self._engine.model.pools().items():
+                figures = pool.figures
+                yield (name, "lent"), figures.lent_bytes
+                yield (name, "idle"), figures.idle_bytes
+
+        return {
+            "gpux_queue_requests": Gauge(
+                "Requests that wait for the model.",
+                single(lambda: self._engine.scheduler.queue_length if self._engine else 0),
+            ),
+            "gpux_in_flight_requests": Gauge(
+                "Requests that were let in and are not answered yet.",
+                single(lambda: self.admission.requests),
+            ),
+            "gpux_pool_bytes": Gauge("Memory for tensors.", pools, ("pool", "state")),
+        }
