@@ -411,6 +411,95 @@ def doubled() -> ModelProto:
     )
 
 
+def masked() -> ModelProto:
+    """Keeps the ids that the mask lets pass: a row, in two shapes, and their sum."""
+    return _model(
+        [
+            helper.make_node("Mul", ["ids", "mask"], ["kept"]),
+            helper.make_node("ReduceSum", ["kept", "axis"], ["sum"], keepdims=0),
+            helper.make_node("Unsqueeze", ["kept", "last"], ["column"]),
+            helper.make_node("Mul", ["column", "factors"], ["states"]),
+        ],
+        [_tensor("ids", _INT64, ["batch", "seq"]), _tensor("mask", _INT64, ["batch", "seq"])],
+        [
+            _tensor("states", _INT64, ["batch", "seq", 3]),
+            _tensor("kept", _INT64, ["batch", "seq"]),
+            _tensor("sum", _INT64, ["batch"]),
+        ],
+        [
+            _constant("axis", [1], "int64"),
+            _constant("last", [2], "int64"),
+            _constant("factors", [1, 2, -1], "int64"),
+        ],
+    )
+
+
+def crossed() -> ModelProto:
+    """Adds each number of one row to each of another, and something of fixed size to the first."""
+    return _model(
+        [
+            helper.make_node("Unsqueeze", ["a", "third"], ["column"]),
+            helper.make_node("Unsqueeze", ["b", "second"], ["line"]),
+            helper.make_node("Add", ["column", "line"], ["sums"]),
+            helper.make_node("Slice", ["fixed", "zero", "one", "second"], ["first"]),
+            helper.make_node("Add", ["a", "first"], ["moved"]),
+        ],
+        [
+            _tensor("a", _FLOAT, ["batch", "n"]),
+            _tensor("b", _FLOAT, ["batch", "m"]),
+            _tensor("fixed", _FLOAT, ["batch", 2]),
+        ],
+        [_tensor("sums", _FLOAT, ["batch", "n", "m"]), _tensor("moved", _FLOAT, ["batch", "n"])],
+        [
+            _constant("zero", [0], "int64"),
+            _constant("one", [1], "int64"),
+            _constant("second", [1], "int64"),
+            _constant("third", [2], "int64"),
+        ],
+    )
+
+
+def labelled() -> ModelProto:
+    """A word for each id."""
+    node = helper.make_node(
+        "LabelEncoder",
+        ["ids"],
+        ["words"],
+        domain="ai.onnx.ml",
+        keys_int64s=[0, 1, 2],
+        values_strings=["none", "one", "two"],
+        default_string="many",
+    )
+    return _model(
+        [node],
+        [_tensor("ids", _INT64, ["batch", "seq"])],
+        [_tensor("words", _STRING, ["batch", "seq"])],
+    )
+
+
+def highest() -> ModelProto:
+    """The largest number of a row, its padding too."""
+    return _model(
+        [helper.make_node("ReduceMax", ["x"], ["y"], axes=[1], keepdims=0)],
+        [_tensor("x", _FLOAT, ["batch", "n"])],
+        [_tensor("y", _FLOAT, ["batch"])],
+    )
+
+
+def positioned() -> ModelProto:
+    """Adds its place to each number; it knows 40 places."""
+    return _model(
+        [
+            helper.make_node("Shape", ["x"], ["size"], start=1, end=2),
+            helper.make_node("Slice", ["places", "zero", "size"], ["there"]),
+            helper.make_node("Add", ["x", "there"], ["y"]),
+        ],
+        [_tensor("x", _FLOAT, ["batch", "n"])],
+        [_tensor("y", _FLOAT, ["batch", "n"])],
+        [_constant("places", numpy.arange(40)), _constant("zero", [0], "int64")],
+    )
+
+
 def zipmap() -> ModelProto:
     """Numbers as sequences of maps, keyed by integers and by strings, and the inverse of each."""
 
@@ -735,6 +824,11 @@ BUILDERS: dict[str, Callable[[], ModelProto]] = {
         unequal,
         doubled,
         normalized,
+        masked,
+        crossed,
+        labelled,
+        highest,
+        positioned,
         zipmap,
         scalars,
         sequences,

@@ -315,10 +315,18 @@ def _nodes_text(model: Model) -> str:
 
 def _batching_text(engine: Engine) -> str:
     """Whether waiting requests run together, and why not."""
-    limits = engine.batching.limits
-    if limits is None:
-        return f"Batching  off: {engine.batching.reason}"
-    return f"Batching  on: up to {limits.most_rows} rows of requests that wait run together"
+    batching = engine.batching
+    if batching.limits is None:
+        return f"Batching  off: {batching.reason}"
+    rows = batching.limits.most_rows
+    text = f"Batching  on: up to {rows} rows of requests that wait run together"
+    if not engine.model.signature.has_lengths:
+        return text
+    if batching.padding is None:
+        return f"{text}\nPadding   off: {batching.padding_reason}"
+    axes = " and ".join(batching.padding.axes)
+    buckets = ", ".join(map(str, batching.padding.buckets))
+    return f"{text}\nPadding   on: {axes} to {buckets}"
 
 
 def _left_to_the_cpu(model: Model) -> str:

@@ -54,6 +54,9 @@ Dim = Annotated[
     Meta(description="a size, a name or null"),
 ]
 Shape = Annotated[tuple[Dim, ...], Meta(description="a list of sizes, names and null")]
+Filler = Annotated[int | float | bool, Meta(description="a number, true or false")]
+_BUCKETS = "a list of sizes from 1 on, each larger than the one before it"
+Bucket = Annotated[int, Meta(ge=1, le=2**31 - 1, description="a size from 1 on")]
 Name = Annotated[str, Meta(min_length=1, description="a name")]
 Host = Annotated[str, Meta(min_length=1, description="a host's name or address")]
 Origin = Annotated[
@@ -145,7 +148,12 @@ class Runtime(_Section, frozen=True):
 
 
 class Serving(_Section, frozen=True):
-    """`serving`: see gpux.config.Settings."""
+    """`serving`: see gpux.config.Settings.
+
+    Attributes:
+        padding: by input, what fills it up where requests of different lengths run together.
+        buckets: the lengths to which they are filled up.
+    """
 
     host: Host | None = None
     port: Port | None = None
@@ -158,6 +166,8 @@ class Serving(_Section, frozen=True):
     batching: Batching | None = None
     max_batch_size: Count | None = None
     batch_delay: Microseconds | None = None
+    padding: dict[str, Filler] | None = None
+    buckets: Annotated[tuple[Bucket, ...] | None, Meta(description=_BUCKETS)] = None
     cors_origins: Annotated[Origins | Literal["*"] | None, Meta(description=_ORIGINS)] = None
 
 
@@ -243,6 +253,9 @@ def read_declaration(file: Path, environment: Mapping[str, str]) -> Declaration:
         json.dumps(content.metadata, allow_nan=False)
     except ValueError:
         fail(file, ("metadata",), "JSON, as which it is answered, has neither .nan nor .inf")
+    buckets = content.serving.buckets
+    if buckets is not None and (not buckets or list(buckets) != sorted(set(buckets))):
+        fail(file, ("serving", "buckets"), f"expected {_BUCKETS}, got {list(buckets)}")
     places: dict[tuple[str, str], KeyPath] = {}
     inputs = _entries(file, "inputs", content.inputs, Input, places)
     outputs = None

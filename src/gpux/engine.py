@@ -14,7 +14,8 @@ from gpux.errors import ConfigurationError, InferenceError
 from gpux.executor import StreamExecution
 from gpux.metrics import Stages
 from gpux.model import Model
-from gpux.probe import find_obstacle
+from gpux.padding import Padding
+from gpux.probe import find_obstacle, try_padding
 from gpux.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
@@ -30,10 +31,14 @@ class Batching:
     Attributes:
         limits: of a batch; None where each runs alone.
         reason: why each runs alone.
+        padding: how those of different lengths do.
+        padding_reason: why they do not.
     """
 
     limits: Limits | None
     reason: str | None = None
+    padding: Padding | None = None
+    padding_reason: str | None = None
 
 
 class Engine:
@@ -44,7 +49,8 @@ class Engine:
         settings: limits of time and batches; None for the defaults, without batches.
 
     Raises:
-        ConfigurationError: batching is demanded for a model whose rows cannot run together.
+        ConfigurationError: batching, or padding with it, is demanded for a model whose rows cannot
+            run together.
 
     Attributes:
         runs: at the same time.
@@ -61,7 +67,7 @@ class Engine:
             self.batching = _choose_batching(model, settings, trial)
         is_on_gpu = isinstance(model.execution, StreamExecution)
         self.runs = _RUNS_ON_GPU if is_on_gpu else 1 if self.batching.limits else cores()
-        self.scheduler = Scheduler(model, self.runs, self.batching.limits)
+        self.scheduler = Scheduler(model, self.runs, self.batching.limits, self.batching.padding)
         self._timeout_seconds = settings.timeout_seconds
 
     def predict(
@@ -118,12 +124,19 @@ class Engine:
     def info(self) -> dict[str, Any]:
         """What /info says."""
         limits = self.scheduler.limits
+        obstacle = self.scheduler.obstacle or self.batching.reason
+        padding = None if obstacle else self.batching.padding
         return {
             **self.model.describe(),
             "batching": {
                 "enabled": limits is not None,
                 "max_batch_size": limits and limits.most_rows,
-                "reason": self.scheduler.obstacle or self.batching.reason,
+                "reason": obstacle,
+                "padding": {
+                    "enabled": padding is not None,
+                    **(padding.describe() if padding else {}),
+                    "reason": obstacle or self.batching.padding_reason,
+                },
             },
         }
 
@@ -135,8 +148,15 @@ def _choose_batching(model: Model, settings: Settings, trial: Deadline) -> Batch
     if limits.most_rows == 1:
         return Batching(None, "serving.max_batch_size is 1")
     obstacle = find_obstacle(model, trial)
-    if obstacle is None:
-        return Batching(limits)
-    if settings.batching == "on":
-        raise ConfigurationError(f"serving.batching is on, but {obstacle}")
-    return Batching(None, obstacle)
+    if obstacle is not None:
+        if settings.batching == "on":
+            raise ConfigurationError(f"serving.batching is on, but {obstacle}")
+        return Batching(None, obstacle)
+    tried = model.padding
+    if isinstance(tried, Padding):
+        tried = try_padding(model, tried, trial)
+    if isinstance(tried, Padding):
+        return Batching(limits, padding=tried)
+    if settings.batching == "on" and settings.declaration.content.serving.padding:
+        settings.declaration.refuse("serving", "padding", problem=tried)
+    return Batching(limits, padding_reason=tried)

@@ -25,7 +25,7 @@ from gpux.errors import (
 )
 from gpux.interface import IDS, TEXT, TYPES, Accepted, Interface
 from gpux.memory import ALIGNMENT_BYTES, Block, Place, Pool, StringTensor, Tensor
-from gpux.tensor import BY_NAME, ElementType, Given, TensorSpec
+from gpux.tensor import Given, TensorSpec, stored_as
 from gpux.text import MOST_CHARACTERS, TextReader
 
 # What a value became: a block of ours, strings, or a tensor that another library lent.
@@ -258,7 +258,7 @@ class InputReader:
         element, shape = self._types[TYPES], given[IDS].shape
         block = self._pool.take(math.prod(shape) * element.nbytes)
         blocks.append(block)
-        block.array(_stored_as(element), shape)[...] = 0
+        block.array(stored_as(element), shape)[...] = 0
         tensors[TYPES] = Tensor(element, shape, block.address, block, block.place)
         given[TYPES] = given[IDS]
 
@@ -310,7 +310,7 @@ class _Default:
         if isinstance(content, list):
             self._values = content
         else:
-            self._array = content.array(_stored_as(spec.type), shape).copy()
+            self._array = content.array(stored_as(spec.type), shape).copy()
             pool.give(content)
 
     def fill(
@@ -340,17 +340,12 @@ class _Default:
             return StringTensor(shape, self._values * (count // max(len(self._values), 1)))
         block = pool.take(count * self._spec.type.nbytes)
         blocks.append(block)
-        block.array(_stored_as(self._spec.type), shape)[...] = self._array
+        block.array(stored_as(self._spec.type), shape)[...] = self._array
         return Tensor(self._spec.type, shape, block.address, block, block.place)
 
 
 # Sizes of a request multiply: a default may not take more memory than bodies may.
 _MOST_FILLED_ELEMENTS = 2**27
-
-
-def _stored_as(element: ElementType) -> ElementType:
-    """A type of the same size that NumPy has."""
-    return element if element.numpy else BY_NAME["uint16"]
 
 
 def _check_sizes_are_known(spec: TensorSpec, interface: Interface) -> None:

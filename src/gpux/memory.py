@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy
 
 from gpux import _dlpack
-from gpux.tensor import ElementType
+from gpux.tensor import ElementType, stored_as
 
 # A cache line, and the width of the widest vector registers: kernels like their inputs aligned to
 # it.
@@ -236,6 +236,18 @@ class Tensor:
         for size in self.shape:
             count *= size
         return count
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        """NumPy's view of it, where it lies on the host; bfloat16 as uint16."""
+        if self.place.device_type == _CUDA:
+            raise AttributeError("the tensor lies on a GPU")
+        return {
+            "version": 3,
+            "typestr": numpy.dtype(stored_as(self.type).numpy).str,
+            "shape": self.shape,
+            "data": (self.address, False),
+        }
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """Where it lies, as DLPack has it."""

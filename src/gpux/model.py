@@ -1,6 +1,5 @@
 """One loaded model: its signature, its session, and the way of a request through it."""
 
-import ctypes
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from gpux.graphs import GraphBook
 from gpux.inputs import InputReader, Request
 from gpux.interface import Answered, declare, describe
 from gpux.memory import Pool, StringTensor, Tensor, allocate
+from gpux.padding import find_padding
 from gpux.runtime import Session, create_session
 from gpux.tensor import BY_NAME, BY_ONNX, MOST_AXES, OtherSpec, Signature, TensorSpec
 from gpux.text import TextReader, open_tokenizer
@@ -87,6 +87,7 @@ class Model:
         interface: what it takes and answers.
         signature: the model's own inputs, and the outputs that are answered.
         inputs: reads the values of requests.
+        padding: with which requests of different lengths could run together, or why they cannot.
         execution: runs them.
         provider: `cpu` or `cuda`: the one really in use.
         device: `cpu`, or `cuda:` and its number.
@@ -111,6 +112,7 @@ class Model:
         self.inputs = InputReader(
             self.interface, self.pool, text, told, stream, session.host_inputs
         )
+        self.padding = find_padding(self.signature, told, text)
         self.execution: HostExecution | StreamExecution
         if stream is None:
             self.execution = HostExecution(session, self.signature)
@@ -288,11 +290,7 @@ def to_python(value: Output) -> Any:
         array = numpy.empty(len(value.values), object)
         array[:] = value.values
         return array.reshape(value.shape)
-    count = numpy.prod(value.shape, dtype=int)
-    if count == 0:
-        return numpy.empty(value.shape, value.type.numpy or "float32")
-    memory = (ctypes.c_ubyte * (count * value.type.nbytes)).from_address(value.address)
-    bits = numpy.frombuffer(memory, value.type.numpy or "uint16").reshape(value.shape)
+    bits: numpy.ndarray[Any, Any] = numpy.asarray(value)
     if value.type.numpy is None:  # bfloat16 is the upper half of a float32
         return (bits.astype("uint32") << 16).view("float32")
     return bits.copy()

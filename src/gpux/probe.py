@@ -1,11 +1,13 @@
 """Whether a model gives the same answers to rows together as one by one: found by trying.
 
 A batch axis is only a name. A model may normalize over it, draw random numbers, or mix its rows up
-otherwise; then requests of different clients must never run together.
+otherwise; then requests of different clients must never run together. Nor need it pass over what
+shorter rows are filled up with.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy
@@ -14,7 +16,8 @@ from gpux.deadline import Deadline
 from gpux.errors import DeadlineError, GpuxError
 from gpux.inputs import Request
 from gpux.model import Model, to_python
-from gpux.rows import MixedRowsError, gather, scatter
+from gpux.padding import Padding
+from gpux.rows import MixedRowsError, gather, scatter, shapes_of
 from gpux.tensor import Dim, OtherSpec, TensorSpec
 
 _ROWS = 3
@@ -35,6 +38,11 @@ _TOLERANCES = {
     "bfloat16": (1e-1, 2e-2),
 }
 
+Sizes = Mapping[Dim, int]
+Row = Mapping[str, Any]
+# The sizes of each row, and what makes a row of its sizes and its number.
+Trial = tuple[Sequence[Sizes], Callable[[Sizes, int], Row]]
+
 
 def find_obstacle(model: Model, deadline: Deadline | None = None) -> str | None:
     """Why requests for a model cannot run together; None if they can.
@@ -45,7 +53,50 @@ def find_obstacle(model: Model, deadline: Deadline | None = None) -> str | None:
         model: a loaded one.
         deadline: of the trial.
     """
-    return _missing_axis(model) or _mixing_node(model) or _disagreement(model, deadline)
+    return (
+        _missing_axis(model)
+        or _mixing_node(model)
+        or _disagreement(model, _equal_rows(model), deadline)
+    )
+
+
+def try_padding(model: Model, padding: Padding, deadline: Deadline | None = None) -> Padding | str:
+    """Whether requests of different lengths can run together.
+
+    Generated rows are run, alone and padded together. They are unlike what pads them: floats above
+    and below it, whichever of the integers 0 and 1 it is not, and masks that hide nothing.
+
+    Args:
+        model: one whose requests of equal lengths run together.
+        padding: of its rows.
+        deadline: of the trial.
+
+    Returns:
+        The padding with those buckets that the model can run, or why there is none.
+    """
+    problem = _disagreement(model, _unequal_rows(model, padding), deadline, padding)
+    if problem:
+        return problem
+    # A model may end somewhere, as a table of positions does.
+    buckets = padding.buckets
+    while len(buckets) > 1 and not _can_run(model, padding, buckets[-1], deadline):
+        buckets = buckets[:-1]
+    return replace(padding, buckets=buckets)
+
+
+def _can_run(model: Model, padding: Padding, bucket: int, deadline: Deadline | None) -> bool:
+    """Whether the model runs a row that is as long as a bucket."""
+    for others in _candidates(model, padding):
+        sizes = dict(others)
+        sizes.update(dict.fromkeys(padding.axes, bucket))
+        if _row_bytes(model, sizes) > _MOST_BYTES:
+            continue
+        try:
+            _run_alone(model, _padded_row(model, padding, sizes, 0), deadline)
+        except (GpuxError, MemoryError):
+            continue
+        return True
+    return False
 
 
 def _missing_axis(model: Model) -> str | None:
@@ -74,27 +125,62 @@ def _mixing_node(model: Model) -> str | None:
     return None
 
 
-def _disagreement(model: Model, deadline: Deadline | None) -> str | None:
-    """In which output rows together differ from rows alone."""
-    problem = "no generated rows could be run"
+def _equal_rows(model: Model) -> Iterator[Trial]:
+    """Rows of the same sizes, until some can be run."""
     for scales in (_SCALES, (1.0,) * _ROWS):
+
+        def make(sizes: Sizes, number: int, scales: Sequence[float] = scales) -> Row:
+            return _row(model, sizes, number, scales[number])
+
         for sizes in _candidates(model):
-            if _row_bytes(model, sizes) > _MOST_BYTES:
-                problem = "its rows are too large to try"
-                continue
-            rows = [_row(model, sizes, number, scales[number]) for number in range(_ROWS)]
-            try:
-                alone = [_run_alone(model, row, deadline) for row in rows]
-            except DeadlineError:
-                return "the trial of its rows took too long"
-            except (GpuxError, MemoryError) as error:
-                problem = f"no generated rows could be run: {error}"
-            else:
-                return _unlike(model, alone) or _compare_orders(model, rows, alone, deadline)
+            yield [sizes] * _ROWS, make
+
+
+def _unequal_rows(model: Model, padding: Padding) -> Iterator[Trial]:
+    """Rows that differ along each padded axis, until some can be run."""
+
+    def make(sizes: Sizes, number: int) -> Row:
+        return _padded_row(model, padding, sizes, number)
+
+    for bucket in padding.buckets:
+        # All of them shorter than the bucket, where that can be.
+        lengths = [max(1, bucket // 4), max(1, bucket // 2), max(1, bucket - 1)]
+        for others in _candidates(model, padding):
+            all_sizes = []
+            for number in range(_ROWS):
+                sizes = dict(others)
+                for place, dim in enumerate(padding.axes):
+                    # Along another axis another row is the longest.
+                    sizes[dim] = lengths[(number + place) % _ROWS]
+                all_sizes.append(sizes)
+            yield all_sizes, make
+
+
+def _disagreement(
+    model: Model,
+    trials: Iterator[Trial],
+    deadline: Deadline | None,
+    padding: Padding | None = None,
+) -> str | None:
+    """In which output rows together differ from rows alone, in the first trial that can be run."""
+    problem = "no generated rows could be run"
+    for sizes, make in trials:
+        if max(_row_bytes(model, own) for own in sizes) > _MOST_BYTES:
+            problem = "its rows are too large to try"
+            continue
+        rows = [make(own, number) for number, own in enumerate(sizes)]
+        try:
+            alone = [_run_alone(model, row, deadline) for row in rows]
+        except DeadlineError:
+            return "the trial of its rows took too long"
+        except (GpuxError, MemoryError) as error:
+            problem = f"no generated rows could be run: {error}"
+        else:
+            return _unlike(model, alone) or _compare_orders(model, rows, alone, deadline, padding)
     return problem
 
 
-def _row_bytes(model: Model, sizes: Mapping[Dim, int]) -> int:
+def _row_bytes(model: Model, sizes: Sizes) -> int:
     return sum(
         spec.type.nbytes
         * math.prod(dim if isinstance(dim, int) else sizes[dim] for dim in spec.dims[1:])
@@ -116,34 +202,40 @@ def _unlike(model: Model, alone: Sequence[Sequence[Any]]) -> str | None:
 
 def _compare_orders(
     model: Model,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     alone: Sequence[Sequence[Any]],
     deadline: Deadline | None,
+    padding: Padding | None,
 ) -> str | None:
     """What differs where the same rows run together, in this order, another, and one twice."""
     for order in ((0, 1, 2), (2, 0, 1), (0, 0, 1)):
         problem = _compare(
-            model, [rows[number] for number in order], [alone[number] for number in order], deadline
+            model,
+            [rows[number] for number in order],
+            [alone[number] for number in order],
+            deadline,
+            padding,
         )
         if problem:
             return problem
     return None
 
 
-def _candidates(model: Model) -> Iterator[Mapping[Dim, int]]:
-    """Sizes to try for the dynamic axes behind the batch's."""
+def _candidates(model: Model, padding: Padding | None = None) -> Iterator[Sizes]:
+    """Sizes to try for the dynamic axes behind the batch's, but for those that are padded."""
     names = {dim for spec in model.signature.inputs for dim in spec.dims[1:]}
     dynamic = {dim for dim in names if not isinstance(dim, int)}
+    dynamic -= set(padding.axes) if padding else set()
     for size in _SIZES if dynamic else _SIZES[:1]:
         yield dict.fromkeys(dynamic, size)
 
 
-def _row(model: Model, sizes: Mapping[Dim, int], number: int, scale: float) -> dict[str, Any]:
+def _row(model: Model, sizes: Sizes, number: int, scale: float) -> dict[str, Any]:
     """One row for every input, another one for each number."""
     random = numpy.random.default_rng(number)
     row: dict[str, Any] = {}
     for spec in model.signature.inputs:
-        shape = (1, *(dim if isinstance(dim, int) else sizes[dim] for dim in spec.dims[1:]))
+        shape = _row_shape(spec, sizes)
         if spec.type.word == "string":
             row[spec.name] = random.choice(_WORDS, shape).astype(object)
         elif spec.type.name.startswith(("float", "bfloat")):
@@ -154,7 +246,35 @@ def _row(model: Model, sizes: Mapping[Dim, int], number: int, scale: float) -> d
     return row
 
 
-def _run_alone(model: Model, values: Mapping[str, Any], deadline: Deadline | None) -> list[Any]:
+def _padded_row(model: Model, padding: Padding, sizes: Sizes, number: int) -> Row:
+    """One row for every input, as unlike its padding as can be."""
+    random = numpy.random.default_rng(number)
+    row = _row(model, sizes, number, 1.0)
+    for spec in model.signature.inputs:
+        if spec.name not in padding.values:
+            continue
+        filler = padding.values[spec.name]
+        shape = _row_shape(spec, sizes)
+        if "mask" in spec.name:  # it tells what is padding
+            row[spec.name] = numpy.full(
+                shape, not filler if spec.type.word == "boolean" else int(filler != 1)
+            )
+        elif spec.type.name.startswith(("float", "bfloat")):
+            # Above it, below it, and around it: what a largest or a least element shows.
+            least, most = ((0.1, 1.0), (-1.0, -0.1), (-1.0, 1.0))[number]
+            row[spec.name] = filler + random.uniform(least, most, shape)
+        elif spec.type.word == "boolean":
+            row[spec.name] = numpy.full(shape, not filler)
+        else:
+            row[spec.name] = random.choice([value for value in (0, 1) if value != filler], shape)
+    return row
+
+
+def _row_shape(spec: TensorSpec, sizes: Sizes) -> tuple[int, ...]:
+    return (1, *(dim if isinstance(dim, int) else sizes[dim] for dim in spec.dims[1:]))
+
+
+def _run_alone(model: Model, values: Row, deadline: Deadline | None) -> list[Any]:
     """What one row answers, in memory of its own."""
     request = model.inputs.collect(values)
     try:
@@ -165,28 +285,31 @@ def _run_alone(model: Model, values: Mapping[str, Any], deadline: Deadline | Non
 
 def _compare(
     model: Model,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     alone: Sequence[Sequence[Any]],
     deadline: Deadline | None,
+    padding: Padding | None,
 ) -> str | None:
     """What differs where rows run together."""
     requests: list[Request] = []
     together = None
+    how = "padded together" if padding else "together"
     try:
         requests += [model.inputs.collect(row) for row in rows]
-        together = gather(requests, model.signature, model.pool)
-        parts = scatter(model.execution.run(together, deadline), [1] * len(rows))
+        fit = padding.fit([shapes_of(request) for request in requests]) if padding else None
+        together = gather(requests, model.signature, model.pool, fit)
+        parts = scatter(model.execution.run(together, deadline), [1] * len(rows), fit)
         for own, expected in zip(parts, alone, strict=True):
             for part, value, spec in zip(own, expected, model.signature.outputs, strict=True):
                 assert isinstance(spec, TensorSpec)
                 if not _agree(to_python(part), value, spec.type.name):
-                    return f"output '{spec.name}' differs between rows together and one by one"
+                    return f"output '{spec.name}' differs between rows {how} and one by one"
     except MixedRowsError as error:
-        return f"rows together gave {error}"
+        return f"rows {how} gave {error}"
     except DeadlineError:
         return "the trial of its rows took too long"
     except (GpuxError, MemoryError) as error:
-        return f"rows together could not be run: {error}"
+        return f"rows {how} could not be run: {error}"
     finally:
         for request in (*requests, *([together] if together else [])):
             request.release()

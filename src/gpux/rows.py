@@ -2,21 +2,32 @@
 
 import ctypes
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
+
+import numpy
 
 from gpux.execution import Output
 from gpux.inputs import Request
-from gpux.memory import Block, Pool, StringTensor, Tensor
-from gpux.tensor import Signature
+from gpux.memory import Block, Pool, StringTensor, Tensor, allocate
+from gpux.padding import Fit, Padding, Window
+from gpux.tensor import Signature, stored_as
 
 
 class MixedRowsError(Exception):
     """A model's rows are not independent of each other, whatever its axes are called."""
 
 
-def kind_of(request: Request, signature: Signature) -> Hashable | None:
+def kind_of(
+    request: Request, signature: Signature, padding: Padding | None = None
+) -> Hashable | None:
     """What a request's items look like: those of one kind can lie in one batch.
+
+    Args:
+        request: a whole one.
+        signature: the model's.
+        padding: with which items of different lengths look the same.
 
     None for one that has to run alone: because another library has lent some of it, or because its
     inputs have different numbers of rows, which the model alone can make sense of.
@@ -28,7 +39,7 @@ def kind_of(request: Request, signature: Signature) -> Hashable | None:
         tensor = request.tensors[spec.name]
         if isinstance(tensor, Tensor) and not isinstance(tensor.owner, Block):
             return None
-        kind.append(tensor.shape[1:])
+        kind.append(padding.item_shape(spec.name, tensor.shape) if padding else tensor.shape[1:])
     return tuple(kind)
 
 
@@ -37,13 +48,21 @@ def rows_of(request: Request) -> int:
     return max((tensor.shape[0] for tensor in request.tensors.values()), default=1)
 
 
-def gather(requests: Sequence[Request], signature: Signature, pool: Pool) -> Request:
+def shapes_of(request: Request) -> dict[str, tuple[int, ...]]:
+    """The shape of each input, with the batch axis."""
+    return {name: tensor.shape for name, tensor in request.tensors.items()}
+
+
+def gather(
+    requests: Sequence[Request], signature: Signature, pool: Pool, fit: Fit | None = None
+) -> Request:
     """One request that has the rows of several, in their order.
 
     Args:
         requests: of one kind; read, and left to their callers.
         signature: the model's.
         pool: where the blocks come from; the caller releases the request.
+        fit: how they are padded; None for requests whose items have the same shapes.
 
     Raises:
         MemoryError: there is no room.
@@ -58,14 +77,18 @@ def gather(requests: Sequence[Request], signature: Signature, pool: Pool) -> Req
                 values = [value for part in parts for value in _strings(part).values]
                 tensors[spec.name] = StringTensor(shape, values)
                 continue
-            given = [_numbers(part) for part in parts]
-            block = pool.take(sum(part.nbytes for part in given))
+            padded = fit.input_axes(spec.name) if fit else ()
+            if fit and padded:
+                shape = fit.widen(shape, padded)
+            blank = Tensor(spec.type, shape, 0, None)
+            block = pool.take(blank.nbytes)
             blocks.append(block)
-            offset = 0
-            for part in given:
-                ctypes.memmove(block.address + offset, part.address, part.nbytes)
-                offset += part.nbytes
-            tensors[spec.name] = Tensor(spec.type, shape, block.address, block, block.place)
+            whole = replace(blank, address=block.address, owner=block, place=block.place)
+            tensors[spec.name] = whole
+            if fit and padded:
+                _lay_apart(whole, [_numbers(part) for part in parts], fit, spec.name)
+            else:
+                _lay_together(whole, [_numbers(part) for part in parts])
     except BaseException:
         for block in blocks:
             pool.give(block)
@@ -73,25 +96,54 @@ def gather(requests: Sequence[Request], signature: Signature, pool: Pool) -> Req
     return Request(tensors, unbatched=False, _blocks=blocks, _pool=pool)
 
 
-def scatter(outputs: Sequence[Output], rows: Sequence[int]) -> list[list[Output]]:
+def _lay_together(whole: Tensor, parts: Sequence[Tensor]) -> None:
+    address = whole.address
+    for part in parts:
+        ctypes.memmove(address, part.address, part.nbytes)
+        address += part.nbytes
+
+
+def _lay_apart(whole: Tensor, parts: Sequence[Tensor], fit: Fit, name: str) -> None:
+    array: numpy.ndarray[Any, Any] = numpy.asarray(whole)
+    array[...] = fit.padding.elements[name]
+    windows = fit.windows(array.ndim, fit.input_axes(name), [part.shape[0] for part in parts])
+    for part, window in zip(parts, windows, strict=True):
+        array[window] = part
+
+
+def scatter(
+    outputs: Sequence[Output], rows: Sequence[int], fit: Fit | None = None
+) -> list[list[Output]]:
     """The outputs of a batch as those of its requests.
 
     Args:
         outputs: each leads with the batch axis.
         rows: of each request, in the order of the batch.
+        fit: how they were padded, and are to be cut.
 
     Returns:
-        For each request its outputs, over the same memory.
+        For each request its outputs, over the same memory; what is cut, and does not lie in one
+        piece there, is copied into memory of its own.
 
     Raises:
-        MixedRowsError: an output has other rows than the batch, so nobody can tell whose they are.
+        MixedRowsError: an output has other rows than the batch, or is not as long as it was padded
+            to be, so nobody can tell whose they are.
     """
     total = sum(rows)
     shared: list[list[Output]] = [[] for _ in rows]
-    for output in outputs:
+    for index, output in enumerate(outputs):
         assert isinstance(output, Tensor | StringTensor)
         if not output.shape or output.shape[0] != total:
             raise MixedRowsError(f"an output of shape {list(output.shape)} for {total} rows")
+        padded = fit.output_axes(index) if fit else ()
+        if fit and padded:
+            if fit.widen(output.shape, padded) != output.shape:
+                sizes = ", ".join(f"{dim} {size}" for dim, size in fit.widths.items())
+                raise MixedRowsError(f"an output of shape {list(output.shape)} for {sizes}")
+            windows = fit.windows(len(output.shape), padded, rows)
+            for own, part in zip(shared, _cut(output, windows), strict=True):
+                own.append(part)
+            continue
         first = 0
         for count, own in zip(rows, shared, strict=True):
             own.append(_part(output, first, count))
@@ -107,6 +159,27 @@ def _part(output: Output, first: int, count: int) -> Output:
         return StringTensor(shape, output.values[first * row : (first + count) * row])
     row = output.nbytes // output.shape[0]
     return replace(output, shape=shape, address=output.address + first * row)
+
+
+def _cut(output: Tensor | StringTensor, windows: Iterable[Window]) -> Iterator[Output]:
+    """What lies in each window: in place, or in a dense copy that is freed with its tensor."""
+    if isinstance(output, StringTensor):
+        strings = numpy.empty(len(output.values), object)
+        strings[:] = output.values
+        for window in windows:
+            own = strings.reshape(output.shape)[window]
+            yield StringTensor(own.shape, own.ravel().tolist())
+        return
+    whole: numpy.ndarray[Any, Any] = numpy.asarray(output)
+    for window in windows:
+        own = whole[window]
+        if own.flags.c_contiguous:
+            address = own.__array_interface__["data"][0]
+            yield replace(output, shape=own.shape, address=address)
+            continue
+        block = allocate(own.nbytes)
+        block.array(stored_as(output.type), own.shape)[...] = own
+        yield Tensor(output.type, own.shape, block.address, block)
 
 
 def _strings(tensor: Tensor | StringTensor) -> StringTensor:

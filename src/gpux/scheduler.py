@@ -17,8 +17,8 @@ from gpux.execution import Output
 from gpux.executor import StreamExecution
 from gpux.inputs import Request
 from gpux.model import Model
-from gpux.rows import MixedRowsError, Shared, gather, kind_of, rows_of, scatter
-from gpux.tensor import Signature
+from gpux.padding import Padding
+from gpux.rows import MixedRowsError, Shared, gather, kind_of, rows_of, scatter, shapes_of
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +30,18 @@ class Scheduler:
         model: what runs.
         runs: runs at the same time.
         limits: of batches; None to run each request alone.
+        padding: with which requests of different lengths run together; None where none do.
 
     Attributes:
         limits: of batches, from now on; None where each request runs alone.
         obstacle: what a batch has shown of the model, so that there are no more.
     """
 
-    def __init__(self, model: Model, runs: int, limits: Limits | None) -> None:
+    def __init__(
+        self, model: Model, runs: int, limits: Limits | None, padding: Padding | None = None
+    ) -> None:
         self._model = model
+        self._padding = padding
         self.limits = limits
         self.obstacle: str | None = None
         # What a GPU is given takes a thread for itself, so that its caller can leave.
@@ -80,8 +84,11 @@ class Scheduler:
         A request that this raises for is released here.
         """
         if not self._begin_at_once():
-            signature = None if self.limits is None else self._model.signature
-            entry = _Entry(request, deadline, is_gone, signature)
+            rows, kind = 1, None
+            if self.limits is not None:
+                rows = rows_of(request)
+                kind = kind_of(request, self._model.signature, self._padding)
+            entry = _Entry(request, deadline, is_gone, rows, kind)
             with self._changed:
                 self._start()
                 self._waiting.append(entry)
@@ -194,8 +201,14 @@ class Scheduler:
     def _run_together(self, batch: "list[_Entry]") -> None:
         """Runs a batch; where that fails, each of its requests alone, so that one alone fails."""
         model = self._model
+        requests = [entry.request for entry in batch]
+        fit = (
+            self._padding.fit([shapes_of(request) for request in requests])
+            if self._padding
+            else None
+        )
         try:
-            together = gather([entry.request for entry in batch], model.signature, model.pool)
+            together = gather(requests, model.signature, model.pool, fit)
         except MemoryError as error:
             logger.warning("no room for a batch: %s", error)
             for entry in batch:
@@ -203,7 +216,7 @@ class Scheduler:
             return
         try:
             outputs = model.execution.run(together, _latest(batch))
-            parts = scatter(outputs, [entry.rows for entry in batch])
+            parts = scatter(outputs, [entry.rows for entry in batch], fit)
         except DeadlineError as error:  # of the last of them
             together.release()
             for entry in batch:
@@ -282,13 +295,13 @@ class _Entry:
         request: Request,
         deadline: Deadline | None,
         is_gone: Callable[[], bool] | None,
-        signature: Signature | None,
+        rows: int,
+        kind: Hashable | None,
     ) -> None:
         self.request = request
         self.deadline = deadline
         self.is_gone = is_gone
-        self.rows = 1 if signature is None else rows_of(request)
-        kind: Hashable = None if signature is None else kind_of(request, signature)
+        self.rows = rows
         # What has no kind is only like itself.
         self.came = self.began = time.monotonic()
         self.waiting = Waiting(id(self) if kind is None else kind, self.rows, self.came)

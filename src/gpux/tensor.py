@@ -60,6 +60,12 @@ BY_NAME = {element.name: element for element in ELEMENT_TYPES}
 BY_ONNX = {element.onnx: element for element in ELEMENT_TYPES}
 BY_CODE = {element.code: element for element in ELEMENT_TYPES}
 
+
+def stored_as(element: ElementType) -> ElementType:
+    """A type of the same size that NumPy has."""
+    return element if element.numpy else BY_NAME["uint16"]
+
+
 # A size where the model fixes it, a name or None where it does not.
 Dim = int | str | None
 
@@ -169,6 +175,11 @@ class Signature:
             isinstance(spec, TensorSpec) and spec.type.nbytes > 0
             for spec in (*self.inputs, *self.outputs)
         )
+
+    @cached_property
+    def has_lengths(self) -> bool:
+        """Whether items may have different shapes: an input has a dynamic axis behind its first."""
+        return any(not isinstance(dim, int) for spec in self.inputs for dim in spec.dims[1:])
 
     @cached_property
     def is_single(self) -> bool:

@@ -24,7 +24,7 @@ from gpux.errors import (
     InvalidShapeError,
     MissingInputError,
 )
-from gpux.interface import IDS, MASK, PAIR, TEXT, Interface, takes_ids
+from gpux.interface import IDS, MASK, PAIR, TEXT, TYPES, Interface, takes_ids
 from gpux.tensor import Signature
 
 logger = logging.getLogger(__name__)
@@ -120,6 +120,9 @@ class TextReader:
 
     Raises:
         ConfigurationError: what gpux.yml or the tokenizer says of lengths or padding cannot be.
+
+    Attributes:
+        max_length: tokens of a row at most.
     """
 
     def __init__(self, tokenizer: Any, file: Path, interface: Interface, told: Declaration) -> None:
@@ -140,9 +143,23 @@ class TextReader:
         # By how many texts there are: one, or a pair.
         self._layouts = {count: _learn_layout(tokenizer, count, file) for count in (1, 2)}
         special = sum(len(part.ids) for part in self._layouts[1])
-        self._max_length = _find_max_length(
+        self.max_length = _find_max_length(
             truncation.get("max_length"), file, self._fixed_length, special, told
         )
+
+    @property
+    def fillers(self) -> Mapping[str, int]:
+        """What fills rows up, by input; nothing where the tokenizer names no token for it."""
+        padding = self._padding
+        if padding.id is None:
+            return {}
+        fillers = {IDS: padding.id, MASK: 0, TYPES: padding.type_id}
+        return {name: fillers[name] for name in self._fills}
+
+    @property
+    def pads_left(self) -> bool:
+        """Whether what fills rows up stands before the text."""
+        return self._padding.is_left
 
     def encode(
         self, texts: Mapping[str, Sequence[str]]
@@ -172,9 +189,9 @@ class TextReader:
         if len(names) == 2 and counts[0] != counts[1]:
             raise DisagreementError(self._batch_axis, (TEXT, counts[0]), (PAIR, counts[1]))
         layout = self._layouts[len(names)]
-        room = self._max_length - sum(len(part.ids) for part in layout)
+        room = self.max_length - sum(len(part.ids) for part in layout)
         if room < 1:
-            problem = f"there is no room for a pair in {self._max_length} tokens"
+            problem = f"there is no room for a pair in {self.max_length} tokens"
             raise InvalidShapeError(PAIR, (), problem)
         # Of all texts, one after the other.
         ids, types = array("q"), array("q")

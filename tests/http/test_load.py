@@ -21,6 +21,7 @@ from servers import (
     serve,
     wait_until,
 )
+from transformers import write_folder
 
 from gpux.config import cores
 
@@ -214,7 +215,32 @@ def test_each_caller_gets_its_own_rows(model_file: Find) -> None:
             "enabled": True,
             "max_batch_size": 32,
             "reason": None,
+            "padding": {
+                "enabled": False,
+                "reason": "serving.padding does not say with what",
+            },
         }
+
+
+def test_texts_of_different_lengths_run_together(tmp_path: Path) -> None:
+    """No two clients' texts are equally long: whatever runs together was padded."""
+    folder = write_folder(tmp_path / "bert")
+    with serve(folder, "--threads", "32") as server:
+        assert "Padding   on: sequence to 16, 32, 64, 128" in server.stdout.text
+        texts = ["good " * (1 + client) for client in range(32)]
+        alone = [server.predict({"text": text})["sentiment"] for text in texts]
+        count = figure(server, "gpux_batch_rows_count")
+        assert figure(server, "gpux_batch_rows_sum") == count, "one after the other, none together"
+
+        def ask(client: int) -> bool:
+            found = [server.predict({"text": texts[client]})["sentiment"] for _ in range(15)]
+            return all(answer == pytest.approx(alone[client], abs=1e-5) for answer in found)
+
+        with ThreadPoolExecutor(32) as callers:
+            assert all(callers.map(ask, range(32)))
+        asked = figure(server, "gpux_batch_rows_count") - count
+        assert asked == 32 * 15
+        assert (figure(server, "gpux_batch_rows_sum") - count) / asked > 1
 
 
 def test_a_model_whose_rows_mix_is_not_batched_and_says_so(model_file: Find) -> None:

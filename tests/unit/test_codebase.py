@@ -42,6 +42,7 @@ ORDER = [
     "runtime",
     "graphs",
     "packing",
+    "padding",
     "deadline",
     "inputs",
     "_fastpath",

@@ -38,7 +38,16 @@ keys = {
     "inputs": ["name", "type", "shape", "required", "default", "max_length", "labels", "batched"],
     "outputs": ["name", "from", "activation", "type", "shape", "labels", "batched"],
     "runtime": ["provider", "device", "threads", "gpu_memory_limit", "provider_options"],
-    "serving": ["host", "port", "threads", "max_body", "timeout", "cors_origins"],
+    "serving": [
+        "host",
+        "port",
+        "threads",
+        "max_body",
+        "timeout",
+        "cors_origins",
+        "padding",
+        "buckets",
+    ],
     "preprocessing": ["tokenizer", "max_length", "pad_token"],
     "model": ["source"],
 }

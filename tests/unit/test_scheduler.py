@@ -403,6 +403,7 @@ def test_models_whose_rows_are_not(name: str, reason: str, model_file: Find) -> 
         "enabled": False,
         "max_batch_size": None,
         "reason": obstacle,
+        "padding": {"enabled": False, "reason": obstacle},
     }
     with pytest.raises(ConfigurationError, match=r"serving\.batching is on, but"):
         Engine(load(file, "cpu"), replace(settings, batching="on"))
