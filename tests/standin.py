@@ -55,6 +55,9 @@ class StandInStream:
     def adopt(self) -> None:
         self.adopted.append(threading.current_thread().name)
 
+    def memory_bytes(self) -> tuple[int, int]:
+        return 3 * 2**30, 2**32
+
     def allocate(self, nbytes: int) -> Block:
         return self._allocate(nbytes, self.place)
 

@@ -18,12 +18,14 @@ from typing import Any
 
 from gpux import __version__
 from gpux.app import create_app
-from gpux.config import BATCHING, PROVIDERS, Settings, read_settings
+from gpux.config import ACCESS_LOG, BATCHING, PROVIDERS, Settings, read_settings
 from gpux.engine import Engine
 from gpux.errors import ClientError, ServiceError, StartError
 from gpux.example import find_examples
+from gpux.exchange import RequestIdFilter
 from gpux.interface import TEXT, Accepted, Answered
 from gpux.model import Model, load_model
+from gpux.observe import create_observers
 from gpux.server import Server
 from gpux.service import Service
 from gpux.tensor import OtherSpec
@@ -115,6 +117,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ORIGINS",
         help="pages that may call, as https://app.example, with commas between; * for all",
     )
+    serve.add_argument(
+        "--access-log",
+        metavar="|".join(ACCESS_LOG),
+        help="a line for each request, on standard output (default: off)",
+    )
 
     run = commands.add_parser(
         "run",
@@ -158,7 +165,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.addFilter(RequestIdFilter())
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s%(request)s",
+        handlers=[handler],
+    )
     return read_settings(os.environ, vars(options))
 
 
@@ -167,8 +180,9 @@ def _serve(options: argparse.Namespace) -> int:
     # waitress warns at each request that has to wait.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     service = Service(settings)
+    observers = create_observers(settings, os.environ, service.metrics)
     app = create_app(service, settings.max_body_bytes, settings.cors_origins)
-    server = Server(app, settings, service)
+    server = Server(app, settings, service, observers)
     server.stop_on_signals()
     failures: list[BaseException] = []
 
@@ -188,9 +202,11 @@ def _serve(options: argparse.Namespace) -> int:
     loader = threading.Thread(target=load, name="loader", daemon=True)
     loader.start()
     server.run()
+    is_all_told = observers.close()
     if failures:
         raise failures[0]
-    print("Stopped", flush=True)
+    if is_all_told:  # else nobody reads what is written there
+        print("Stopped", flush=True)
     if loader.is_alive():
         # Nothing stops ONNX Runtime while it loads a model, and Python's own end would take its
         # libraries from under it.

@@ -29,6 +29,8 @@ _LONGEST_QUOTED_PATH = 100
 # In the environment of a request that the server has counted in already: when, on the monotonic
 # clock.
 ADMITTED = "gpux.admitted"
+# There, once it has been answered: the Stages of a request to /predict.
+STAGES = "gpux.stages"
 
 
 def create_app(
@@ -68,7 +70,9 @@ class CrossOrigin(falcon.CORSMiddleware):  # type: ignore[type-arg]  # those of 
     """
 
     def __init__(self, origins: Sequence[str]) -> None:
-        super().__init__("*" if "*" in origins else origins, expose_headers="Retry-After")
+        super().__init__(
+            "*" if "*" in origins else origins, expose_headers="Retry-After, X-Request-Id"
+        )
 
     def process_response(
         self, req: falcon.Request, resp: falcon.Response, resource: object, req_succeeded: bool
@@ -102,7 +106,7 @@ class Predict:
 
     def _answer(self, req: falcon.Request, resp: falcon.Response, came_seconds: float) -> None:
         """Answers a request that has been counted in."""
-        stages = Stages()
+        stages = req.env[STAGES] = Stages()
         status = 500
         try:
             protocol.check_headers(req.content_type, req.get_header("Content-Encoding"))
@@ -122,8 +126,9 @@ class Predict:
             status = error.status
             raise
         finally:
-            self._service.metrics.request(status, time.monotonic() - came_seconds, stages)
-            resp.set_header("Server-Timing", stages.server_timing())
+            seconds = time.monotonic() - came_seconds
+            self._service.metrics.request(status, seconds, stages)
+            resp.set_header("Server-Timing", stages.server_timing(seconds))
 
 
 class Health:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from gpux.declaration import (
     FILE_NAMES,
+    AccessLog,
     Batching,
     Bytes,
     Count,
@@ -32,6 +33,7 @@ from gpux.errors import ConfigurationError, ModelError
 _YAML = (".yml", ".yaml")
 PROVIDERS: tuple[str, ...] = get_args(Provider)
 BATCHING: tuple[str, ...] = get_args(Batching)
+ACCESS_LOG: tuple[str, ...] = get_args(AccessLog)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,7 @@ class Settings:
         max_batch_size: rows that run together.
         batch_delay_us: how long a request may be held back for company, in microseconds.
         cors_origins: the origins whose pages may read answers; `*` for all.
+        access_log: a line for each request, on standard output: `json`, `text`, or `off`.
     """
 
     model: Path
@@ -85,6 +88,7 @@ class Settings:
     max_batch_size: int = 32
     batch_delay_us: int = 0
     cors_origins: tuple[str, ...] = ()
+    access_log: AccessLog = "off"
 
     @property
     def name(self) -> str:
@@ -110,6 +114,7 @@ _SETTINGS: dict[str, tuple[str, Any]] = {
     "max_batch_size": ("max_batch_size", Count),
     "batch_delay": ("batch_delay_us", Microseconds),
     "cors_origins": ("cors_origins", Origins),
+    "access_log": ("access_log", AccessLog),
 }
 
 # Options of the CUDA provider that are ours to set.

@@ -44,6 +44,9 @@ class Stream(Protocol):
     def adopt(self) -> None:
         """The calling thread works with this device from now on."""
 
+    def memory_bytes(self) -> tuple[int, int]:
+        """Free bytes on the device, and all of them, whoever has taken the others."""
+
     def allocate(self, nbytes: int) -> Block:
         """A block on the device. Raises MemoryError where it is full."""
 
@@ -90,7 +93,7 @@ class CudaStream:
             raise ConfigurationError(f"there is no GPU {device}: this machine has {count}")
         self.place = on_gpu(device)
         # Held while a graph is captured, too.
-        self._memory_lock = threading.RLock()  # guards every allocation and every release
+        self._memory_lock = threading.RLock()  # guards all that allocates, releases, asks
         self._device = self._cupy.cuda.Device(device)
         with self._device:
             self._stream = self._cupy.cuda.Stream(non_blocking=True)
@@ -104,7 +107,7 @@ class CudaStream:
 
     def memory_bytes(self) -> tuple[int, int]:
         """Free bytes on the GPU, and all of them, whoever has taken the others."""
-        with self._device:
+        with self._memory_lock, self._device:
             free, total = self._cupy.cuda.runtime.memGetInfo()
         return int(free), int(total)
 

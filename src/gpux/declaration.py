@@ -27,6 +27,7 @@ _T = TypeVar("_T")
 FILE_NAMES = ("gpux.yml", "gpux.yaml")
 
 Activation = Literal["softmax", "sigmoid", "normalize"]
+AccessLog = Literal["off", "json", "text"]
 Batching = Literal["auto", "on", "off"]
 CudaGraph = Literal["auto", "on", "off"]
 GraphOptimization = Literal["all", "extended", "basic", "disabled"]
@@ -169,6 +170,7 @@ class Serving(_Section, frozen=True):
     padding: dict[str, Filler] | None = None
     buckets: Annotated[tuple[Bucket, ...] | None, Meta(description=_BUCKETS)] = None
     cors_origins: Annotated[Origins | Literal["*"] | None, Meta(description=_ORIGINS)] = None
+    access_log: AccessLog | None = None
 
 
 class Preprocessing(_Section, frozen=True):

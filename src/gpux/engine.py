@@ -98,7 +98,8 @@ class Engine:
         stages = stages if stages is not None else Stages()
         limit = self._timeout_seconds
         deadline = self._watchdog.deadline(min(limit, timeout_seconds or limit), came_seconds)
-        waited_seconds = 0.0 if came_seconds is None else time.monotonic() - came_seconds
+        if came_seconds is not None:
+            stages.thread = max(0.0, time.monotonic() - came_seconds - (stages.read or 0.0))
         if deadline.left_seconds() <= 0:
             raise deadline.error()
         try:
@@ -107,7 +108,7 @@ class Engine:
             stages.decode = time.perf_counter() - start
             unbatched = request.unbatched
             outcome = self.scheduler.run(request, deadline, is_gone)
-            stages.queue = waited_seconds + outcome.queue_seconds
+            stages.queue = stages.thread + outcome.queue_seconds
             stages.run = outcome.run_seconds
             stages.rows = outcome.rows
             try:

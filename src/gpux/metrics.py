@@ -39,10 +39,11 @@ class Stages:
     Attributes:
         read: the body, from the server's buffer.
         decode: JSON to tensors.
-        queue: waiting for the model.
+        queue: waiting for a thread, and for the model.
         run: the model, with the copies to a GPU and back.
         encode: tensors to JSON.
         rows: of the batch that it ran in.
+        thread: of `queue`, what it waited for a thread, before it was read.
     """
 
     read: float | None = None
@@ -51,6 +52,7 @@ class Stages:
     run: float | None = None
     encode: float | None = None
     rows: int | None = None
+    thread: float = 0.0
 
     def taken(self) -> Iterator[tuple[str, float]]:
         """The stages that the request reached."""
@@ -59,12 +61,23 @@ class Stages:
             if seconds is not None:
                 yield stage, seconds
 
-    def server_timing(self) -> str:
+    def in_order(self) -> Iterator[tuple[str, float]]:
+        """The same as they followed each other, the wait for a thread by itself."""
+        if self.thread:
+            yield "thread", self.thread
+        for stage, seconds in self.taken():
+            yield stage, seconds - self.thread if stage == "queue" else seconds
+
+    def server_timing(self, seconds: float) -> str:
         """The value of a `Server-Timing` header, in milliseconds.
+
+        Args:
+            seconds: that the request took as a whole.
 
         Source: the W3C's Server Timing, "The Server-Timing Header Field".
         """
-        return ", ".join(f"{stage};dur={seconds * 1e3:.3f}" for stage, seconds in self.taken())
+        taken = (*self.taken(), ("total", seconds))
+        return ", ".join(f"{name};dur={seconds * 1e3:.3f}" for name, seconds in taken)
 
 
 @dataclass(slots=True)
@@ -133,6 +146,10 @@ class Metrics:
             self._loads += 1
             self._load_seconds = dict(seconds)
 
+    def add(self, name: str, gauge: "Gauge") -> None:
+        """Adds what is asked for when somebody looks, before anybody does."""
+        self._gauges[name] = gauge
+
     def text(self) -> bytes:
         """All of it, in Prometheus' text format."""
         return generate_latest(self._registry)
@@ -140,10 +157,12 @@ class Metrics:
     def collect(self) -> Iterable[Metric]:
         """The families, for prometheus_client."""
         requests = CounterMetricFamily(
-            "gpux_requests", "Requests to /predict that were answered.", labels=["status"]
+            "gpux_requests", "POST requests to /predict that were answered.", labels=["status"]
         )
         refused = CounterMetricFamily(
-            "gpux_refused", "Requests to /predict that were turned away.", labels=["reason"]
+            "gpux_refused",
+            "POST requests to /predict that were turned away with 503.",
+            labels=["reason"],
         )
         duration = HistogramMetricFamily(
             "gpux_request_duration_seconds", "From the body's last byte to the answer's first."
@@ -172,10 +191,12 @@ class Metrics:
                 load_seconds.add_metric([stage], seconds)
         yield from (requests, refused, duration, stages, rows, loads, load_seconds)
         for name, gauge in self._gauges.items():
-            family = GaugeMetricFamily(name, gauge.help, labels=list(gauge.labels))
+            kind = CounterMetricFamily if gauge.is_counter else GaugeMetricFamily
+            family = kind(name, gauge.help, labels=list(gauge.labels))
             for labels, value in gauge.samples():
                 family.add_metric(list(labels), value)
-            yield family
+            if family.samples:
+                yield family
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +207,13 @@ class Gauge:
         help: what it is.
         samples: the values of its labels, and its value.
         labels: their names.
+        is_counter: it only grows.
     """
 
     help: str
     samples: Callable[[], Iterable[tuple[tuple[str, ...], float]]]
     labels: tuple[str, ...] = ()
+    is_counter: bool = False
 
 
 def single(value: Callable[[], Any]) -> Callable[[], Iterable[tuple[tuple[str, ...], float]]]:

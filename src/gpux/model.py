@@ -200,6 +200,14 @@ class Model:
             return {"pinned": self.pool, "device": self.execution.device}
         return {"host": self.pool}
 
+    def gpu_memory(self) -> dict[str, int]:
+        """Bytes of the GPU that are used, by whomever, and free; nothing on the CPU."""
+        stream = self._session.stream
+        if stream is None:
+            return {}
+        free_bytes, all_bytes = stream.memory_bytes()
+        return {"used": all_bytes - free_bytes, "free": free_bytes}
+
     def describe(self) -> dict[str, Any]:
         """What /info says of the model, ready for JSON."""
         meta = self._session.raw.get_modelmeta()

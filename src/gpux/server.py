@@ -28,7 +28,15 @@ from waitress.utilities import BadRequest, Error, RequestEntityTooLarge
 
 from gpux.app import ADMITTED
 from gpux.config import Settings
-from gpux.errors import BodyTooLargeError, ConfigurationError, UnavailableError
+from gpux.errors import (
+    BodyTooLargeError,
+    ClientGoneError,
+    ConfigurationError,
+    UnavailableError,
+)
+from gpux.exchange import begin
+from gpux.metrics import Stages
+from gpux.observe import REQUEST_ID_HEADER, Observers
 from gpux.service import Service
 
 # What a refused client may still send before the connection is cut: bytes, and seconds.
@@ -47,6 +55,7 @@ class Parser(HTTPRequestParser):
     adj: Any  # waitress's Adjustments, with our limit
     body_rcv: Any
     path = ""  # waitress logs it even where it could not be read
+    command: Any = ""
     counted_bytes: int | None = None  # of the body, while the request is counted in
     came_at_seconds = 0.0  # when it had been read in full, on the monotonic clock
 
@@ -66,6 +75,11 @@ class Parser(HTTPRequestParser):
             self.came_at_seconds = time.monotonic()
             self.expect_continue = False  # nothing is to come: no `100 Continue` before the answer
         return consumed
+
+    @property
+    def is_prediction(self) -> bool:
+        """Whether the app has the model answer it. Slashes in front are stripped on the way."""
+        return self.command == "POST" and self.path.lstrip("/") == "predict"
 
     def parse_header(self, header_plus: bytes) -> None:
         """Takes the head of a request apart."""
@@ -130,13 +144,42 @@ class JSONErrorTask(ErrorTask):
         self.response_headers.append(("Content-Type", "application/json"))
         self.response_headers.extend(self._cross_origin_headers())
         self.content_length = len(body)
-        if isinstance(error, RefusalError):
+        is_refused = isinstance(error, RefusalError)
+        if is_refused:
             self.response_headers.append(("Retry-After", str(error.retry_after_seconds)))
-            self.write(body)
-            return
-        self.set_close_on_finish()
+        else:
+            self.set_close_on_finish()
+        self._tell(error.code, len(body), is_refused=is_refused)
         self.write(body)
-        self.channel.lingers = True
+        self.channel.lingers = not is_refused
+
+    def _tell(self, status: int, sent_bytes: int, *, is_refused: bool) -> None:
+        """Counts the request, and tells of it, as the app does of those that it answers."""
+        request, adjustments = self.request, self.channel.adj
+        if request.is_prediction and not is_refused:  # those are counted already
+            seconds = time.monotonic() - request.came_at_seconds
+            adjustments.gpux_service.metrics.request(status, seconds, Stages())
+        if not adjustments.gpux_observers or not request.came_at_seconds:
+            return  # waitress makes up a request where the app failed, which is told of already
+        exchange = begin(self._environment(), request.came_at_seconds)
+        self.response_headers.append((REQUEST_ID_HEADER, exchange.request_id))
+        exchange.status = status
+        exchange.sent_bytes = sent_bytes
+        exchange.end()
+        adjustments.gpux_observers.tell(exchange)
+
+    def _environment(self) -> dict[str, Any]:
+        """What begin() needs of WSGI's environment, as far as the request could be read."""
+        request = self.request
+        return {
+            **{f"HTTP_{name}": value for name, value in request.headers.items()},
+            "CONTENT_LENGTH": str(request.body_bytes_received),
+            "REMOTE_ADDR": self.channel.addr[0],
+            "REQUEST_METHOD": request.command,
+            "PATH_INFO": request.path,
+            "SERVER_PROTOCOL": f"HTTP/{request.version}",
+            "wsgi.url_scheme": self.channel.adj.url_scheme,
+        }
 
     def _cross_origin_headers(self) -> list[tuple[str, str]]:
         """As app.CrossOrigin has them, so that pages can read these answers too."""
@@ -194,7 +237,10 @@ class Channel(HTTPChannel):
         try:
             super().service()
         finally:
-            self.count_out(request)  # one whose answer was never written
+            if request.counted_bytes is not None:  # nobody was there for an answer
+                seconds = time.monotonic() - request.came_at_seconds
+                self.adj.gpux_service.metrics.request(ClientGoneError.status, seconds, Stages())
+                self.count_out(request)
 
     def count_out(self, request: Any) -> None:
         """Counts a request out, once, in the thread that answers it."""
@@ -309,9 +355,7 @@ class Dispatcher:
     def add_task(self, channel: Any) -> None:
         """Called when a channel's next request has been read, and all before it are answered."""
         request = channel.requests[0]
-        # Slashes in front are stripped on the way to the app.
-        path = request.path.lstrip("/")
-        if request.error or path != "predict" or request.command != "POST":
+        if request.error or not request.is_prediction:
             self._aside.add_task(channel)
             return
         nbytes = len(request.body_rcv) if request.body_rcv is not None else 0
@@ -358,6 +402,7 @@ class Server:
         app: a WSGI app.
         settings: host, port, threads, max_body_bytes, cors_origins, drain_timeout_seconds.
         service: the app's.
+        observers: are told of each request.
 
     Raises:
         ConfigurationError: the address cannot be listened on.
@@ -367,7 +412,14 @@ class Server:
         url: of its root, as a client on this machine has it.
     """
 
-    def __init__(self, app: Any, settings: Settings, service: Service) -> None:
+    def __init__(
+        self,
+        app: Any,
+        settings: Settings,
+        service: Service,
+        observers: Observers | None = None,
+    ) -> None:
+        observers = observers or Observers()
         sockets = bind(settings.host, settings.port)
         adjustments: Any = Adjustments(
             sockets=sockets,
@@ -390,6 +442,7 @@ class Server:
         adjustments.gpux_max_body_bytes = settings.max_body_bytes
         adjustments.gpux_cors_origins = settings.cors_origins
         adjustments.gpux_service = service
+        adjustments.gpux_observers = observers
         self._map: dict[int, Any] = {}
         self._service = service
         self._drain_seconds = settings.drain_timeout_seconds
@@ -397,7 +450,7 @@ class Server:
         dispatcher: Any = self._dispatcher  # has what waitress asks for
         self._listeners = [
             Listener(
-                app,
+                observers.around(app),
                 self._map,
                 True,
                 bound,

@@ -146,6 +146,13 @@ class Service:
                 yield (name, "lent"), figures.lent_bytes
                 yield (name, "idle"), figures.idle_bytes
 
+        def gpu_memory() -> Iterable[tuple[tuple[str, ...], float]]:
+            try:
+                figures = self._engine.model.gpu_memory() if self._engine else {}
+            except Exception:  # a GPU that has failed says so to whatever it is asked
+                figures = {}
+            return [((state,), nbytes) for state, nbytes in figures.items()]
+
         return {
             "gpux_queue_requests": Gauge(
                 "Requests that wait for the model.",
@@ -156,4 +163,7 @@ class Service:
                 single(lambda: self.admission.requests),
             ),
             "gpux_pool_bytes": Gauge("Memory for tensors.", pools, ("pool", "state")),
+            "gpux_gpu_memory_bytes": Gauge(
+                "Memory of the GPU, whoever uses it.", gpu_memory, ("state",)
+            ),
         }

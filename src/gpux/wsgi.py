@@ -4,6 +4,7 @@ The app is made when it is first asked for, from the environment (see gpux.confi
 imported.
 """
 
+import atexit
 import os
 import sys
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 from gpux.app import create_app
 from gpux.config import read_settings
 from gpux.errors import StartError
+from gpux.observe import create_observers
 from gpux.service import Service
 
 _lock = threading.Lock()  # guards globals()["app"]: the model is loaded once
@@ -30,5 +32,8 @@ def __getattr__(name: str) -> Any:
                 # A server without its app would only answer errors: end it, with the reason.
                 print(f"gpux: {error}", file=sys.stderr)
                 raise SystemExit(2) from error
-            globals()["app"] = create_app(service, settings.max_body_bytes, settings.cors_origins)
+            observers = create_observers(settings, os.environ, service.metrics)
+            atexit.register(observers.close)
+            app = create_app(service, settings.max_body_bytes, settings.cors_origins)
+            globals()["app"] = observers.around(app)
         return globals()["app"]

@@ -257,7 +257,7 @@ def test_the_stages_of_a_request(model_file: Find) -> None:
     with serve(model_file("matrix")) as server:
         answer = server.post({"x": [[1.0, 2.0]]})
         timing = dict(re.findall(r"(\w+);dur=([\d.]+)", answer.headers["Server-Timing"]))
-        assert list(timing) == ["read", "decode", "queue", "run", "encode"]
+        assert list(timing) == ["read", "decode", "queue", "run", "encode", "total"]
         assert all(0 <= float(taken) < 10_000 for taken in timing.values())
         for stage in ("read", "decode", "queue", "run", "encode"):
             seconds = figure(server, "gpux_stage_duration_seconds_sum", stage=stage)
@@ -271,8 +271,32 @@ def test_the_stages_of_a_request(model_file: Find) -> None:
         assert figure(server, "process_resident_memory_bytes") > 2**20
 
 
+def test_the_stages_make_up_the_whole(model_file: Find) -> None:
+    """Each second of a request is counted in one stage, the wait for a thread and a run too."""
+    with serve(model_file("slow"), "--threads", str(cores() + 1)) as server:
+        sent = 2 * cores() + 2  # more than threads, and than runs at once
+        with ThreadPoolExecutor(sent) as callers:
+
+            def ask(_: int) -> tuple[dict[str, float], float]:
+                began = time.monotonic()
+                answer = server.post(b'{"steps": 4000}')
+                took_ms = 1e3 * (time.monotonic() - began)
+                timing = answer.headers["Server-Timing"].split(", ")
+                return {name: float(ms) for name, ms in (x.split(";dur=") for x in timing)}, took_ms
+
+            answers = list(callers.map(ask, range(sent)))
+    for timing, took_ms in answers:
+        total_ms = timing.pop("total")
+        assert 0.8 * total_ms <= sum(timing.values()) <= total_ms + 0.01
+        assert total_ms <= took_ms
+    fastest_run_ms = min(timing["run"] for timing, _ in answers)
+    waited = [timing for timing, _ in answers if timing["queue"] > 0.5 * fastest_run_ms]
+    assert len(waited) >= sent - cores() - 1
+
+
 def test_metrics_follow_the_conventions(model_file: Find) -> None:
-    with serve(model_file("matrix")) as server:
+    """Prometheus' "Metric and label naming", as far as `promtool check metrics` looks."""
+    with serve(model_file("matrix"), "--access-log", "json") as server:
         server.post({"x": [[1.0, 2.0]]})
         answer = server.request("GET", "/metrics")
         assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
@@ -292,8 +316,17 @@ def test_metrics_follow_the_conventions(model_file: Find) -> None:
             "gpux_request_duration_seconds",
             "gpux_requests",
             "gpux_stage_duration_seconds",
+            "gpux_unrecorded_requests",
         ]
-        assert all(family.documentation.endswith(".") for family in families.values())
+        told = {line.split()[2] for line in answer.body.decode().splitlines() if "# TYPE" in line}
+        for name, family in families.items():
+            assert family.documentation.endswith(".")
+            words = name.split("_")
+            assert not {"ms", "us", "milliseconds", "kb", "mb", "percent", "counter"} & set(words)
+            assert words[-1] not in ("total", "count", "sum", "bucket", "info")
+            assert (f"{name}_total" in told) == (family.type == "counter")
+            for sample in family.samples:
+                assert all(re.fullmatch(r"[a-z]+", label) for label in sample.labels)
 
 
 def test_the_dashboard_asks_for_what_there_is(model_file: Find) -> None:
@@ -305,13 +338,14 @@ def test_the_dashboard_asks_for_what_there_is(model_file: Find) -> None:
         for name in re.findall(r"\b(?:gpux|process)_\w+", target["expr"])
     }
     assert len(asked) > 8
-    with serve(model_file("matrix")) as server:
+    with serve(model_file("matrix"), "--access-log", "json") as server:
         server.post({"x": [[1.0, 2.0]]})
         text = server.request("GET", "/metrics").body.decode()
     there = {
         sample.name for family in text_string_to_metric_families(text) for sample in family.samples
     }
-    assert asked - there == {"gpux_refused_total"}, "nothing was refused yet"
+    # Nothing was refused yet, and there is no GPU.
+    assert asked - there == {"gpux_refused_total", "gpux_gpu_memory_bytes"}
     boxes = [tuple(panel["gridPos"][side] for side in "xy") for panel in dashboard["panels"]]
     assert len(set(boxes)) == len(boxes), "no panel lies on another"
 

@@ -1,0 +1,223 @@
+"""Traces of real requests, as a collector receives them: OTLP over HTTP."""
+
+import contextlib
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from servers import JSON_HEADERS, PATIENCE_SECONDS, Client, figure, post, serve, wait_until
+
+from gpux.config import cores
+
+Find = Callable[[str], Path]
+
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+FOR_EVER = b'{"steps": 100000000}'
+
+
+class Collector(ThreadingHTTPServer):
+    """Keeps the spans that it is sent, and what is told of their sender."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Receiver)
+        self.spans: list[Span] = []
+        self.resource: dict[str, Any] = {}
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+        self.endpoint = f"http://127.0.0.1:{self.server_port}"
+
+    def of_status(self, status: int) -> tuple[Span, dict[str, Any], list[Span]]:
+        """The only one to a model with that status, its attributes, its children in order."""
+        (found,) = (
+            (span, told)
+            for span in self.spans
+            if (told := values(span.attributes)).get("http.response.status_code") == status
+            and told["url.path"] != "/metrics"
+        )
+        children = [span for span in self.spans if span.parent_span_id == found[0].span_id]
+        return *found, sorted(children, key=lambda span: span.start_time_unix_nano)
+
+
+class _Receiver(BaseHTTPRequestHandler):
+    server: Collector
+
+    def do_POST(self) -> None:
+        assert self.path == "/v1/traces"
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.may_answer.wait(PATIENCE_SECONDS)
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            self.server.resource |= values(resource.resource.attributes)
+            for scope in resource.scope_spans:
+                self.server.spans += scope.spans
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def values(attributes: Any) -> dict[str, Any]:
+    return {each.key: value_of(each.value) for each in attributes}
+
+
+def value_of(value: Any) -> Any:
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return [value_of(each) for each in value.array_value.values]
+    return getattr(value, kind)
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with Collector() as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        running.daemon_threads = True
+        running.block_on_close = False
+        thread.start()
+        yield running
+        running.may_answer.set()
+        running.shutdown()
+        thread.join()
+
+
+def test_the_spans_of_requests(model_file: Find, collector: Collector) -> None:
+    """Those that were answered, those that were refused, and those that failed."""
+    began_ns = time.time_ns()
+    variables = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+        "OTEL_SERVICE_NAME": "slow things",
+        "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test",
+    }
+    options = ("--max-body", "100", "--max-queue", "0", "--timeout", "2")
+    with serve(model_file("slow"), *options, **variables) as server:
+        busy = [Client(server) for _ in range(cores())]
+        for client in busy:
+            client.send(post(FOR_EVER))
+        wait_until(lambda: figure(server, "gpux_in_flight_requests") == len(busy), "all are busy")
+        assert server.post(b'{"steps": 1}').status == 503
+        for client in busy:
+            assert client.read().status == 504
+            client.close()
+        headers = {
+            **JSON_HEADERS,
+            "traceparent": f"00-{TRACE}-{PARENT}-01",
+            "tracestate": "vendor=1",
+            "User-Agent": "caller/1.0",
+        }
+        answer = server.request("POST", "/predict", b'{"steps": 100}', headers)
+        assert answer.status == 200
+        assert answer.headers["X-Request-Id"] == TRACE
+        assert server.post(b" " * 101).status == 413
+        assert server.request("GET", "/%C3%A9/nowhere").status == 404
+        assert server.request("BREW", "/predict").status in (400, 405)
+        port = server.port
+    assert server.stderr.text == ""
+    assert collector.resource["service.name"] == "slow things"
+    assert collector.resource["deployment.environment.name"] == "test"
+    assert collector.resource["gpux.model.name"] == "slow"
+
+    span, told, stages = collector.of_status(200)
+    assert (span.name, span.kind) == ("POST /predict", Span.SPAN_KIND_SERVER)
+    assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT)
+    assert span.trace_state == "vendor=1"
+    assert span.status.code == Status.STATUS_CODE_UNSET
+    assert told == {
+        "http.request.method": "POST",
+        "http.route": "/predict",
+        "http.response.status_code": 200,
+        "http.request.body.size": 14,
+        "http.response.body.size": len(answer.body),
+        "http.response.header.x-request-id": [TRACE],
+        "url.path": "/predict",
+        "url.scheme": "http",
+        "network.protocol.version": "1.1",
+        "network.peer.address": "127.0.0.1",
+        "client.address": "127.0.0.1",
+        "server.address": "127.0.0.1",
+        "server.port": port,
+        "user_agent.original": "caller/1.0",
+    }
+    names = [stage.name for stage in stages]
+    assert names == ["thread", "read", "decode", "queue", "run", "encode"]
+    assert {stage.trace_id for stage in stages} == {span.trace_id}
+    # One after the other, from the first byte on; without gaps.
+    assert began_ns < span.start_time_unix_nano == stages[0].start_time_unix_nano
+    for stage, following in itertools.pairwise(stages):
+        assert stage.end_time_unix_nano == following.start_time_unix_nano
+    assert stages[-1].end_time_unix_nano <= span.end_time_unix_nano
+    timing = dict(part.split(";dur=") for part in answer.headers["Server-Timing"].split(", "))
+    run = stages[4]
+    assert values(run.attributes) == {"gpux.batch.rows": 1}
+    took_ms = (run.end_time_unix_nano - run.start_time_unix_nano) / 1e6
+    assert took_ms == pytest.approx(float(timing["run"]), abs=0.001)
+
+    span, told, stages = collector.of_status(503)
+    assert span.status.code == Status.STATUS_CODE_ERROR
+    assert (told["error.type"], told["http.route"]) == ("503", "/predict")
+    assert (span.parent_span_id, stages) == (b"", [])
+
+    failed = [
+        span for span in collector.spans if values(span.attributes).get("error.type") == "504"
+    ]
+    assert len(failed) == len(busy)
+    assert all(span.status.code == Status.STATUS_CODE_ERROR for span in failed)
+
+    span, told, _ = collector.of_status(413)
+    assert span.status.code == Status.STATUS_CODE_UNSET, "the client's fault is none of a server's"
+    assert "error.type" not in told
+
+    span, told, _ = collector.of_status(404)
+    assert (span.name, told["url.path"]) == ("GET", "/é/nowhere")
+    assert "http.route" not in told
+
+    (span,) = (span for span in collector.spans if span.name == "HTTP /predict")
+    told = values(span.attributes)
+    assert (told["http.request.method"], told["http.request.method_original"]) == ("_OTHER", "BREW")
+
+
+def test_what_a_caller_does_not_sample_is_not_sent(model_file: Find, collector: Collector) -> None:
+    variables = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collector.endpoint}/v1/traces"}
+    with serve(model_file("matrix"), **variables) as server:
+        for flags in ("00", "01"):
+            headers = {**JSON_HEADERS, "traceparent": f"00-{TRACE}-{PARENT}-{flags}"}
+            server.request("POST", "/predict", b'{"x": [[1.0]]}', headers)
+    assert [span.name for span in collector.spans].count("POST /predict") == 1
+    assert collector.resource["service.name"] == "gpux"
+
+
+def test_a_collector_that_does_not_answer_stops_nothing(
+    model_file: Find, collector: Collector
+) -> None:
+    """Whether nobody listens there, or what comes is only taken."""
+    collector.may_answer.clear()
+    with contextlib.ExitStack() as stack:
+        servers = []
+        for endpoint in ("http://127.0.0.1:1", collector.endpoint):
+            variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+            servers.append(stack.enter_context(serve(model_file("matrix"), **variables)))
+        for server in servers:
+            with Client(server) as client:
+                for _ in range(20):
+                    client.send(post(b'{"x": [[1.0]]}'))
+                    assert client.read().status == 200
+        assert servers[0].stderr.wait_for(r"gpux\.tracing: .*\n")
+        for server in servers:
+            server.process.terminate()
+        for server in servers:
+            assert server.wait() == 0
+            assert server.stdout.text.endswith("Stopped\n")
+            assert server.stderr.text.count("\n") <= 1
+
+
+def test_spans_on_the_console(model_file: Find) -> None:
+    with serve(model_file("matrix"), OTEL_TRACES_EXPORTER="console") as server:
+        server.post({"x": [[1.0]]})
+    assert '"name": "POST /predict"' in server.stdout.text
