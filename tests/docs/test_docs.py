@@ -7,6 +7,7 @@ Per page, in order, in a folder of its own that has what a reader brings along (
 - `yaml`, `ini`, `dockerfile`, `nginx`: written to the file that the comment in the first line
   names. A server of ours that is started in it is started here as well.
 - `json request`, and tables headed "You send | Answer": sent to the server.
+- `json log`, `text log`: the last line that the server has written, now or soon.
 - `json`, `text`: what the last of these printed or answered. `…` stands for anything, white space
   counts for nothing, and the last digits of long floats may differ between processors.
 """
@@ -28,7 +29,7 @@ import programs
 import pytest
 import transformers
 from PIL import Image
-from servers import PATIENCE_SECONDS, ServerProcess, environment
+from servers import PATIENCE_SECONDS, ServerProcess, environment, wait_until
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs"
@@ -60,7 +61,7 @@ class Block:
     place: str
     language: str
     text: str
-    is_request: bool = False
+    note: str = ""
 
 
 def name_of(page: Path) -> str:
@@ -72,9 +73,9 @@ def read_blocks(page: Path) -> Iterator[Block]:
     header: list[str] = []
     for number, line in lines:
         place = f"{name_of(page)}:{number}"
-        if fence := re.fullmatch(r"( *)```(\w+)( request)?", line):
+        if fence := re.fullmatch(r"( *)```(\w+)(?: (request|log))?", line):
             inside = iter(lambda: next(lines)[1].removeprefix(fence[1]), "```")
-            yield Block(place, fence[2], "".join(f"{text}\n" for text in inside), bool(fence[3]))
+            yield Block(place, fence[2], "".join(f"{text}\n" for text in inside), fence[3] or "")
             continue
         cells = [cell.strip().strip("`") for cell in line.strip("|").split(" | ")]
         if not line.startswith("|"):
@@ -85,7 +86,7 @@ def read_blocks(page: Path) -> Iterator[Block]:
             answer = cells[1]
             if not answer.startswith("{"):
                 answer = json.dumps({"detail": answer}, ensure_ascii=False)
-            yield Block(place, "json", cells[0], is_request=True)
+            yield Block(place, "json", cells[0], "request")
             yield Block(place, "json", answer)
 
 
@@ -123,11 +124,13 @@ class Reader:
 
     def follow(self, block: Block) -> None:
         text = block.text.replace("8080", self.port)
-        if block.language in ("json", "text") and not block.is_request:
+        if block.language in ("json", "text") and not block.note:
             self.compare(text)
             return
         assert not self.failure, self.failure
-        if block.is_request:
+        if block.note == "log":
+            self.compare_log(text)
+        elif block.note == "request":
             assert self.server
             self.printed = self.server.post(text).body.decode()
         elif block.language == "sh":
@@ -204,6 +207,14 @@ class Reader:
         if language == "ini" and shutil.which("systemd-analyze"):
             self.run(["systemd-analyze", "verify", str(file)])
             assert not self.printed, self.printed
+
+    def compare_log(self, expected: str) -> None:
+        assert self.server
+        output, words = self.server.stdout, split(expected)
+        wait_until(
+            lambda: matches(words, split(output.text.splitlines()[-1])),
+            f"the server writes {expected}",
+        )
 
     def compare(self, expected: str) -> None:
         printed, self.printed, self.failure = self.printed, None, ""
