@@ -7,7 +7,7 @@ what there is no room for is left out, and counted.
 
 import contextvars
 import logging
-import os
+import random
 import re
 import threading
 import time
@@ -94,28 +94,28 @@ def begin(environment: Mapping[str, Any], came_seconds: float) -> Exchange:
         environment: WSGI's.
         came_seconds: when it had been read, on the monotonic clock.
     """
-
-    def header(name: str) -> str | None:
-        value: str | None = environment.get(name)
-        return value and value[:_MOST_CHARACTERS]
-
-    length = environment.get("CONTENT_LENGTH")
+    get = environment.get
+    most = _MOST_CHARACTERS
+    host, user_agent, referer = get("HTTP_HOST"), get("HTTP_USER_AGENT"), get("HTTP_REFERER")
+    length = get("CONTENT_LENGTH")
     if not length:  # waitress tells that of a chunked body, too
         length = "" if "HTTP_TRANSFER_ENCODING" in environment else "0"
-    traceparent = header("HTTP_TRACEPARENT")
-    tracestate = environment.get("HTTP_TRACESTATE", "")
+    traceparent = get("HTTP_TRACEPARENT")
+    tracestate = get("HTTP_TRACESTATE")
+    if tracestate and len(tracestate) > _LONGEST_TRACESTATE:
+        tracestate = None
     return Exchange(
-        request_id=_identify(environment.get("HTTP_X_REQUEST_ID"), traceparent),
-        client=environment.get("REMOTE_ADDR", ""),
-        method=environment["REQUEST_METHOD"][:_MOST_CHARACTERS],
-        path=environment["PATH_INFO"][:_MOST_CHARACTERS],
+        request_id=_identify(get("HTTP_X_REQUEST_ID"), traceparent),
+        client=get("REMOTE_ADDR", ""),
+        method=environment["REQUEST_METHOD"][:most],
+        path=environment["PATH_INFO"][:most],
         protocol=environment["SERVER_PROTOCOL"],
         scheme=environment["wsgi.url_scheme"],
-        host=header("HTTP_HOST"),
-        user_agent=header("HTTP_USER_AGENT"),
-        referer=header("HTTP_REFERER"),
-        traceparent=traceparent,
-        tracestate=tracestate if len(tracestate) <= _LONGEST_TRACESTATE else None,
+        host=host and host[:most],
+        user_agent=user_agent and user_agent[:most],
+        referer=referer and referer[:most],
+        traceparent=traceparent and traceparent[:most],
+        tracestate=tracestate,
         received_bytes=int(length) if length.isdigit() else None,
         came_seconds=came_seconds,
     )
@@ -130,7 +130,8 @@ def _identify(given: str | None, traceparent: str | None) -> str:
     """The client's own id if it is a plain word, its trace's, or a new one."""
     if given and _REQUEST_ID.fullmatch(given):
         return given
-    return _trace_id(traceparent) or os.urandom(16).hex()
+    # No secret; and the system's own randomness would cost a change of threads.
+    return _trace_id(traceparent) or f"{random.getrandbits(128):032x}"
 
 
 def _trace_id(traceparent: str | None) -> str | None:
