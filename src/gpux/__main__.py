@@ -341,8 +341,8 @@ def _batching_text(engine: Engine) -> str:
     if batching.padding is None:
         return f"{text}\nPadding   off: {batching.padding_reason}"
     axes = " and ".join(batching.padding.axes)
-    buckets = ", ".join(map(str, batching.padding.buckets))
-    return f"{text}\nPadding   on: {axes} to {buckets}"
+    buckets = batching.padding.buckets
+    return f"{text}\nPadding   on: {axes} to the next of {len(buckets)} sizes up to {buckets[-1]}"
 
 
 def _left_to_the_cpu(model: Model) -> str:

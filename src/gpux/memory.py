@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy
 
 from gpux import _dlpack
-from gpux.tensor import ElementType, stored_as
+from gpux.tensor import ELEMENT_TYPES, ElementType, stored_as
 
 # A cache line, and the width of the widest vector registers: kernels like their inputs aligned to
 # it.
@@ -210,6 +210,14 @@ def block_size(nbytes: int) -> int:
     return -(-nbytes // step) * step
 
 
+# By the type's code: what NumPy's protocol calls it.
+_TYPESTR = {
+    element.code: numpy.dtype(stored_as(element).numpy).str
+    for element in ELEMENT_TYPES
+    if element.nbytes
+}
+
+
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Tensor:
     """A dense, C-ordered tensor, which other libraries can look at through DLPack.
@@ -244,7 +252,7 @@ class Tensor:
             raise AttributeError("the tensor lies on a GPU")
         return {
             "version": 3,
-            "typestr": numpy.dtype(stored_as(self.type).numpy).str,
+            "typestr": _TYPESTR[self.type.code],
             "shape": self.shape,
             "data": (self.address, False),
         }

@@ -93,6 +93,8 @@ def _can_run(model: Model, padding: Padding, bucket: int, deadline: Deadline | N
             continue
         try:
             _run_alone(model, _padded_row(model, padding, sizes, 0), deadline)
+        except DeadlineError:
+            return True  # it fails at nothing but the time that is left
         except (GpuxError, MemoryError):
             continue
         return True

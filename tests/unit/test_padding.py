@@ -434,13 +434,13 @@ def test_axes_that_have_nothing_to_do_with_it(tmp_path: Path) -> None:
     assert isinstance(padding, Padding)
     assert padding.inputs == {"x": ((1, "n"),)}
     assert padding.outputs == ((), (), ((2, "n"),))
-    assert padding.item_shape("x", (3, 5, 2)) == (16, 2)
+    assert padding.item_shape("x", (3, 5, 2)) == (8, 2)
     assert padding.item_shape("u", (3, 5)) == (5,)
 
 
 def test_buckets_that_the_model_cannot_run_are_left_out(folder_for: Find) -> None:
     engine = engine_of(folder_for("positioned", "serving: {padding: {x: 0}}"))
-    assert engine.info()["batching"]["padding"]["buckets"] == [16, 32]
+    assert engine.info()["batching"]["padding"]["buckets"] == [8, 16, 24, 32, 40]
 
 
 def test_an_unnamed_axis_can_be_named(folder_for: Find) -> None:
@@ -465,7 +465,7 @@ def test_a_tokenizer_says_with_what(tmp_path: Path) -> None:
     assert engine.info()["batching"]["padding"] == {
         "enabled": True,
         "values": {"input_ids": 0, "attention_mask": 0, "token_type_ids": 0},
-        "buckets": [16, 32, 64, 128],
+        "buckets": [8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128],
         "reason": None,
     }
     bodies = [json.dumps({"text": "good " * count}).encode() for count in (1, 5, 9, 13, 2, 30, 22)]
@@ -499,7 +499,7 @@ def test_texts_are_padded_on_the_tokenizers_side(tmp_path: Path, side: str) -> N
     batched = next(tensors for tensors in runs if len(tensors[0]) == 4)
     own = [expected[0][name] for name in ("ids", "mask", "types")]
     for tensor, row, filler in zip(batched, own, (103, 0, 1), strict=True):
-        filled = [filler] * (16 - len(row))
+        filled = [filler] * (8 - len(row))
         assert tensor[0] == (filled + row if side == "Left" else row + filled)
 
 
