@@ -5,7 +5,6 @@ shorter requests are padded, and what the model answers there is cut off again. 
 out here; rows.py copies.
 """
 
-import itertools
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,9 +102,12 @@ class Padding:
         return Fit(self, widths, sizes)
 
     def sizes(self) -> Iterator[Mapping[str, int]]:
-        """Every set of sizes that a padded batch may have, by axis: for a warm-up."""
-        for sizes in itertools.product(self.buckets, repeat=len(self.axes)):
-            yield dict(zip(self.axes, sizes, strict=True))
+        """Sizes that a padded batch may have, by axis, for a warm-up: each bucket along all axes.
+
+        Of several axes not every bucket of one with every bucket of another: those are hundreds.
+        """
+        for bucket in self.buckets:
+            yield dict.fromkeys(self.axes, bucket)
 
     def describe(self) -> dict[str, Any]:
         """What /info says of it."""

@@ -92,12 +92,7 @@ def test_a_batch_is_as_wide_as_it_must_be() -> None:
 
 
 def test_the_sizes_of_a_warm_up() -> None:
-    assert list(padding_of(4, 8).sizes()) == [
-        {"n": 4, "m": 4},
-        {"n": 4, "m": 8},
-        {"n": 8, "m": 4},
-        {"n": 8, "m": 8},
-    ]
+    assert list(padding_of(4, 8).sizes()) == [{"n": 4, "m": 4}, {"n": 8, "m": 8}]
 
 
 _ITEMS = st.lists(
