@@ -30,8 +30,8 @@ def format_json(exchange: Exchange) -> str:
         f'"time":"{_rfc_3339(seconds)}.{milliseconds:03}Z"',
         f'"request_id":{_string(exchange.request_id)}',
     ]
-    if exchange.trace_id:
-        members.append(f'"trace_id":"{exchange.trace_id}"')
+    if trace_id := exchange.trace_id:
+        members.append(f'"trace_id":"{trace_id}"')
     members.append(f'"client":{_string(exchange.client)}')
     if exchange.path:
         members.append(f'"method":{_string(to_text(exchange.method))}')

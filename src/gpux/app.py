@@ -31,6 +31,8 @@ _LONGEST_QUOTED_PATH = 100
 ADMITTED = "gpux.admitted"
 # There, once it has been answered: the Stages of a request to /predict.
 STAGES = "gpux.stages"
+# What pages of other origins may read beside the body.
+EXPOSED_HEADERS = "Retry-After, X-Request-Id"
 
 
 def create_app(
@@ -70,9 +72,7 @@ class CrossOrigin(falcon.CORSMiddleware):  # type: ignore[type-arg]  # those of 
     """
 
     def __init__(self, origins: Sequence[str]) -> None:
-        super().__init__(
-            "*" if "*" in origins else origins, expose_headers="Retry-After, X-Request-Id"
-        )
+        super().__init__("*" if "*" in origins else origins, expose_headers=EXPOSED_HEADERS)
 
     def process_response(
         self, req: falcon.Request, resp: falcon.Response, resource: object, req_succeeded: bool

@@ -28,6 +28,7 @@ _MOST_WAITING = 10_000
 _TOGETHER_SECONDS = 0.05
 _QUIET_SECONDS = 60.0
 
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 # Source: W3C Trace Context, 3.2 (the traceparent header).
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-.*")
@@ -116,7 +117,7 @@ def begin(environment: Mapping[str, Any], came_seconds: float) -> Exchange:
         referer=referer and referer[:most],
         traceparent=traceparent and traceparent[:most],
         tracestate=tracestate,
-        received_bytes=int(length) if length.isdigit() else None,
+        received_bytes=int(length) if _LENGTH.fullmatch(length) else None,
         came_seconds=came_seconds,
     )
 

@@ -46,7 +46,9 @@ class Observers:
     def close(self) -> bool:
         """Has all recorded that was told; answers whether it was done in time."""
         deadline = time.monotonic() + _CLOSE_SECONDS
-        done = [recorder.close(deadline - time.monotonic()) for recorder in self._recorders]
+        done = [
+            recorder.close(max(0.0, deadline - time.monotonic())) for recorder in self._recorders
+        ]
         return all(done)
 
 

@@ -26,7 +26,7 @@ from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
 from waitress.utilities import BadRequest, Error, RequestEntityTooLarge
 
-from gpux.app import ADMITTED
+from gpux.app import ADMITTED, EXPOSED_HEADERS
 from gpux.config import Settings
 from gpux.errors import (
     BodyTooLargeError,
@@ -184,12 +184,13 @@ class JSONErrorTask(ErrorTask):
     def _cross_origin_headers(self) -> list[tuple[str, str]]:
         """As app.CrossOrigin has them, so that pages can read these answers too."""
         allowed = self.channel.adj.gpux_cors_origins
+        exposed = ("Access-Control-Expose-Headers", EXPOSED_HEADERS)
         if "*" in allowed:
-            return [("Access-Control-Allow-Origin", "*")]
+            return [("Access-Control-Allow-Origin", "*"), exposed]
         origin = self.request.headers.get("ORIGIN")
         headers = [("Vary", "Origin")] if allowed else []
         if origin in allowed:
-            headers.append(("Access-Control-Allow-Origin", origin))
+            headers += [("Access-Control-Allow-Origin", origin), exposed]
         return headers
 
 

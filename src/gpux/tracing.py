@@ -8,6 +8,7 @@ conventions, "HTTP spans"; W3C Trace Context.
 """
 
 import logging
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
@@ -21,6 +22,8 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT
 _EXPORTERS = "OTEL_TRACES_EXPORTER"
 # Each is a route of app.py's: others would be as many as clients can think of.
 ROUTES = ("/predict", "/health", "/health/live", "/health/ready", "/info", "/metrics")
+# Source: RFC 9110, 7.2 (Host).
+_HOST = re.compile(r"\[?([^\[\]]+?)\]?(?::([0-9]{1,5}))?")
 _METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
 
 
@@ -156,14 +159,13 @@ def describe(exchange: Exchange) -> dict[str, Any]:
         "network.protocol.version": exchange.protocol.removeprefix("HTTP/"),
         "client.address": exchange.client,
         "network.peer.address": exchange.client,
-        "user_agent.original": exchange.user_agent,
+        "user_agent.original": exchange.user_agent and to_text(exchange.user_agent),
     }
     if exchange.host:
-        address, _, port = exchange.host.rpartition(":")
-        if not address or not port.isdigit():
-            address, port = exchange.host, ""
-        attributes["server.address"] = address.strip("[]")
-        attributes["server.port"] = int(port) if port else None
+        match = _HOST.fullmatch(exchange.host)
+        address, port = match.groups() if match else (exchange.host, None)
+        attributes["server.address"] = to_text(address)
+        attributes["server.port"] = port and int(port)
     return {name: value for name, value in attributes.items() if value is not None}
 
 

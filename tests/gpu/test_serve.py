@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from servers import run_gpux, serve
+from servers import figure, run_gpux, serve
 
 from gpux.engine import Engine
 from gpux.example import find_examples
@@ -31,6 +31,12 @@ def test_the_server_answers_as_the_cpu_does(
         assert set(info["nodes"]) == {"cuda"}
         assert info["cuda_graph"]["captured"] >= 1
         assert "none on the CPU" in server.stdout.text
+        memory = {
+            state: figure(server, "gpux_gpu_memory_bytes", state=state)
+            for state in ("used", "free")
+        }
+        assert memory["used"] > 2**20
+        assert sum(memory.values()) > 2**30
 
 
 def test_sixteen_clients(model_file: Find) -> None:

@@ -87,7 +87,10 @@ def test_a_line_of_json_has_what_was_measured(model_file: Find) -> None:
 def test_whoever_answers_there_is_a_line(model_file: Find) -> None:
     """What the app answers, what the server answers before it, and what cannot even be read."""
     options = ("--access-log", "json", "--max-body", "100", "--max-queue", "0", "--timeout", "2")
-    with serve(model_file("slow"), *options) as server, Client(server) as client:
+    with (
+        serve(model_file("slow"), *options, "--cors-origins", "https://a.example") as server,
+        Client(server) as client,
+    ):
         runs = cores()
         busy = [Client(server) for _ in range(runs)]
         for each in busy:
@@ -95,9 +98,14 @@ def test_whoever_answers_there_is_a_line(model_file: Find) -> None:
         wait_until(lambda: figure(server, "gpux_in_flight_requests") == runs, "all cores are busy")
         got = [
             server.post(b'{"steps": 1}'),  # too many
-            server.post(b" " * 101),  # by its declared length
+            # By its declared length.
+            server.request(
+                "POST", "/predict", b" " * 101, {**JSON_HEADERS, "Origin": "https://a.example"}
+            ),
         ]
         refused, too_large = got
+        assert "X-Request-Id" in too_large.headers["Access-Control-Expose-Headers"]
+        assert refused.headers["Access-Control-Expose-Headers"] is None
         assert refused.headers["Retry-After"]
         assert NEW_ID.fullmatch(too_large.headers["X-Request-Id"])
         chunked = ("Transfer-Encoding: chunked", "X-Request-Id: chunks")
@@ -135,6 +143,26 @@ def test_whoever_answers_there_is_a_line(model_file: Find) -> None:
     assert refusals == 1
     sent = sum(entry.get("path") == "/predict" and entry["method"] == "POST" for entry in found)
     assert sum(statuses.values()) + refusals == sent
+
+
+def test_who_left_before_a_thread_was_free_is_counted(model_file: Find) -> None:
+    options = ("--threads", "1", "--timeout", "2")
+    with serve(model_file("slow"), *options) as server, Client(server) as first:
+        first.send(post(FOR_EVER))
+        wait_until(lambda: figure(server, "gpux_in_flight_requests") == 1, "the thread is busy")
+        leavers = [Client(server), Client(server)]
+        for client in leavers:
+            client.send(post(FOR_EVER))
+        wait_until(lambda: figure(server, "gpux_in_flight_requests") == 3, "they wait for it")
+        leavers[0].reset()
+        leavers[1].close()
+        assert first.read().status == 504
+        wait_until(lambda: figure(server, "gpux_in_flight_requests") == 0, "nobody is here")
+        counted = [
+            figure(server, "gpux_requests_total", status=status) for status in ("499", "504")
+        ]
+        assert sum(counted) == 3
+        assert counted[0] >= 1
 
 
 @pytest.mark.parametrize(

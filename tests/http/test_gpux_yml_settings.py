@@ -177,8 +177,10 @@ def test_each_level_of_optimization_answers_alike(folder_for: FolderFor, level: 
         (["--device=gpu"], {}, "--device"),
         (["--cors-origins=app.example"], {}, "--cors-origins"),
         (["--cors-origins=https://a.example,"], {}, "--cors-origins"),
+        (["--access-log=xml"], {}, "--access-log"),
         ([], {"GPUX_TIMEOUT": "-1"}, "GPUX_TIMEOUT"),
         ([], {"GPUX_DEVICE": "x"}, "GPUX_DEVICE"),
+        ([], {"GPUX_ACCESS_LOG": "yes"}, "GPUX_ACCESS_LOG"),
         ([], {"GPUX_CORS_ORIGINS": "https://app.example/path"}, "GPUX_CORS_ORIGINS"),
     ],
 )

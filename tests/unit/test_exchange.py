@@ -98,6 +98,8 @@ def test_a_sink_that_fails_is_asked_again(caplog: pytest.LogCaptureFixture) -> N
         ({"CONTENT_LENGTH": ""}, 0),
         ({}, 0),
         ({"CONTENT_LENGTH": "-1"}, None),
+        ({"CONTENT_LENGTH": "²"}, None),
+        ({"CONTENT_LENGTH": "9" * 5000}, None),
         ({"HTTP_TRANSFER_ENCODING": "chunked"}, None),
     ],
 )

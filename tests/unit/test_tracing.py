@@ -2,11 +2,17 @@
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
+from wsgiref.util import setup_testing_defaults
 
 import pytest
 
+from gpux.app import create_app
+from gpux.config import Settings
 from gpux.exchange import begin
-from gpux.tracing import create_sink, describe
+from gpux.service import Service
+from gpux.tracing import ROUTES, create_sink, describe
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
 REQUEST = {
@@ -74,6 +80,9 @@ def test_without_the_extra_there_is_one_warning(
         ("[::1]:8080", "::1", 8080),
         ("[::1]", "::1", None),
         ("host:", "host:", None),
+        ("host:²", "host:\ufffd", None),
+        ("host:123456", "host:123456", None),
+        ("[", "[", None),
     ],
 )
 def test_the_address_is_the_one_that_the_client_asked_for(
@@ -87,3 +96,14 @@ def test_the_address_is_the_one_that_the_client_asked_for(
     assert told["network.protocol.version"] == "1.0"
     assert told["http.request.body.size"] == 0
     assert "user_agent.original" not in told
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_the_routes_are_the_apps(route: str) -> None:
+    environment: dict[str, object] = {"PATH_INFO": route}
+    setup_testing_defaults(environment)
+    statuses: list[str] = []
+    app: Any = create_app(Service(Settings(model=Path("none.onnx"))), 1)
+    app(environment, lambda status, *_: statuses.append(status))
+    assert statuses
+    assert not statuses[0].startswith("404")
