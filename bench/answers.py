@@ -52,7 +52,19 @@ def check_text(what: str, text: bytes, expected: Mapping[str, Any]) -> None:
         MismatchError: an output is missing, or differs in as little as one bit. An answer without
             the leading axis of 1 is the same, as is null for a number that is not finite.
     """
-    values = json.loads(text)
+    _check_values(what, json.loads(text), expected)
+
+
+def check_v2_text(what: str, text: bytes, expected: Mapping[str, Any]) -> None:
+    """The same for an answer of the Open Inference Protocol (V2), whose data may be flat."""
+    values = {
+        output["name"]: numpy.array(output["data"]).reshape(output["shape"]).tolist()
+        for output in json.loads(text)["outputs"]
+    }
+    _check_values(what, values, expected)
+
+
+def _check_values(what: str, values: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     if list(values) != list(expected):
         raise MismatchError(f"{what}: outputs {list(values)} instead of {list(expected)}")
     for name, raw in expected.items():

@@ -1,167 +1,250 @@
-"""The servers that are compared: how each one is installed, started and stopped."""
+"""The servers that are compared: how each one is installed, started and asked."""
 
-import hashlib
+import contextlib
 import http.client
-import os
+import importlib.util
+import shutil
 import socket
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
+import environments
+from environments import Environment
+from processes import ProcessTree, started
 from report import CannotMeasureError
 
+from gpux import config
+
+Kind = Literal["ours", "python peer", "peer"]
+
+HOST = "127.0.0.1"
 _HERE = Path(__file__).resolve().parent
-_ENVIRONMENTS = _HERE / ".envs"
-_HOST = "127.0.0.1"
-# What a session has that nobody has set up.
-DEFAULT_THREADS = "one a core, spinning"
-_START_SECONDS = 60.0
-_STOP_SECONDS = 10.0
-_ANSWER_SECONDS = 60.0
+_ONE_THREAD = _HERE / "one_thread.yml"
+# The stub by which Triton calls Python is built for Debian's.
+_DEBIANS_PYTHON = "/usr/bin/python3.11"
+_KIBAE = "onnxruntime_server"
+_START_SECONDS = 120.0
+_ANSWER_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A server that takes POST /predict with {input: value} and answers {output: value}.
+    """A server of a model.
 
     Attributes:
         name: as it is asked for, and shown.
         about: what it is made of.
-        run_threads: the threads that one run of the model uses, as the server has it by default.
-        command: (python, model, port) → the command line; python is that of its environment.
-        variables: model → environment variables, on top of those that are set.
-        requirements: what its environment is made from; None for this project's own.
+        kind: whose it is.
+        command: (python of its environment, model, port) → the command line.
+        install: makes its environment; raises CannotMeasureError where that cannot be done.
+        path: model → where requests are posted.
+        is_v2: whether it speaks the Open Inference Protocol (V2) instead of {input: value}.
+        variables: set in its environment.
     """
 
     name: str
     about: str
-    run_threads: str
+    kind: Kind
     command: Callable[[Path, Path, int], Sequence[str]]
-    variables: Callable[[Path], Mapping[str, str]] = lambda _: {}
-    requirements: Path | None = None
+    install: Callable[[], Environment]
+    path: Callable[[Path], str] = lambda _: "/predict"
+    is_v2: bool = False
+    variables: Sequence[tuple[str, str]] = ()
 
 
-def _gpux(python: Path, model: Path, port: int) -> Sequence[str]:
-    return [str(python), "-m", "gpux", "serve", str(model), "--host", _HOST, "--port", str(port)]
+def serve_command(python: Path, model: Path, port: int, *options: str) -> Sequence[str]:
+    """`gpux serve`, with further options."""
+    where = ["--host", HOST, "--port", str(port)]
+    return [str(python), "-m", "gpux", "serve", str(model), *where, *options]
 
 
-def _fastapi(python: Path, model: Path, port: int) -> Sequence[str]:
-    del model
-    where = ["--app-dir", str(_HERE / "peers"), "--host", _HOST, "--port", str(port)]
-    # Without a line of log for each request, as `gpux serve` has none.
-    return [str(python), "-m", "uvicorn", "fastapi_app:app", *where, "--no-access-log"]
+def _ours(name: str, about: str, workers: int = 0) -> Contender:
+    """`gpux serve` on waitress, or on so many workers of granian."""
+    options = ["--server", "granian", "--workers", str(workers)] if workers else []
+
+    def command(python: Path, model: Path, port: int) -> Sequence[str]:
+        return serve_command(python, model, port, "--config", str(_ONE_THREAD), *options)
+
+    return Contender(name, about, "ours", command, partial(_find_ours, with_granian=workers > 0))
 
 
-# The first one is what the others are measured against.
+def _find_ours(with_granian: bool) -> Environment:
+    if with_granian and not hasattr(config, "SERVERS"):
+        raise CannotMeasureError("this version has no --server granian")
+    if with_granian and importlib.util.find_spec("granian") is None:
+        raise CannotMeasureError("granian is not installed: pip install granian")
+    return environments.OURS
+
+
+def _peer(
+    name: str,
+    about: str,
+    interpreter: str = sys.executable,
+    is_v2: bool = False,
+    variables: Sequence[tuple[str, str]] = (),
+) -> Contender:
+    """A peer whose server is peers/NAME_server.py and whose packages are in peers/NAME.txt."""
+
+    def command(python: Path, model: Path, port: int) -> Sequence[str]:
+        return [str(python), str(_HERE / "peers" / f"{name}_server.py"), str(model), str(port)]
+
+    return Contender(
+        name,
+        about,
+        "python peer",
+        command,
+        lambda: environments.install(name, interpreter),
+        path=lambda _: "/v2/models/model/infer" if is_v2 else "/predict",
+        is_v2=is_v2,
+        variables=variables,
+    )
+
+
+def _find_kibae() -> Environment:
+    if shutil.which(_KIBAE) is None:
+        raise CannotMeasureError(
+            f"{_KIBAE} is not on the PATH; it is built from github.com/kibae/onnxruntime-server"
+        )
+    return environments.OURS
+
+
+def _kibae(python: Path, model: Path, port: int) -> Sequence[str]:
+    del python
+    # It wants its models as FOLDER/NAME/VERSION/model.onnx.
+    folder = model.parent / "kibae"
+    place = folder / model.stem / "1" / "model.onnx"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(model, place)
+    quiet = ["--log-level", "error", "--access-log-file", "/dev/null"]
+    prepare = ["--model-dir", str(folder), "--prepare-model", f"{model.stem}:1"]
+    return [_KIBAE, "--http-port", str(port), *prepare, *quiet]
+
+
+# Ours first; then what most users have; then the others.
 CONTENDERS = {
     contender.name: contender
     for contender in (
-        Contender("gpux", "gpux serve, waitress", "one a core, not spinning", _gpux),
+        _ours("gpux", "gpux serve, on waitress"),
+        _ours("gpux-granian", "gpux serve, on granian, one worker", workers=1),
+        _ours("gpux-granian-2", "gpux serve, on granian, two workers", workers=2),
+        _peer("fastapi", "FastAPI on uvicorn, a plain function in its pool of threads"),
+        _peer("litserve", "LitServe, one API process and one worker process"),
+        _peer("mlserver", "MLServer, a custom runtime without worker processes", is_v2=True),
+        _peer(
+            "ray",
+            "Ray Serve, the HTTP proxy and one replica",
+            # It must not look for a cluster, call home, or take a stopped process for a dead one.
+            variables=[
+                ("RAY_USAGE_STATS_ENABLED", "0"),
+                ("RAY_health_check_timeout_ms", "600000"),
+                ("RAY_health_check_period_ms", "600000"),
+            ],
+        ),
+        _peer(
+            "triton",
+            "Triton's HTTP front and PyTriton, batches of up to 128",
+            interpreter=_DEBIANS_PYTHON,
+            is_v2=True,
+        ),
         Contender(
-            "fastapi",
-            "FastAPI, uvicorn[standard]",
-            DEFAULT_THREADS,
-            _fastapi,
-            variables=lambda model: {"MODEL": str(model)},
-            requirements=_HERE / "peers" / "fastapi.txt",
+            "kibae",
+            "kibae/onnxruntime-server (C++), as it is: its runs use a thread a core",
+            "peer",
+            _kibae,
+            _find_kibae,
+            path=lambda model: f"/api/sessions/{model.stem}/1",
         ),
     )
 }
 
 
-def install(contender: Contender) -> tuple[Path, str]:
-    """Makes a contender's environment where it is not there yet.
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that runs.
 
-    Returns:
-        Its Python, and what is installed in it as `pip freeze` says, empty for this project's own.
-
-    Raises:
-        CannotMeasureError: pip failed.
+    Attributes:
+        port: where it listens.
+        path: where requests are posted.
+        processes: it and what it has started.
     """
-    if contender.requirements is None:
-        return Path(sys.executable), ""
-    text = contender.requirements.read_text()
-    wanted = hashlib.sha256(f"{sys.version}\n{text}".encode()).hexdigest()
-    folder = _ENVIRONMENTS / contender.name
-    python = folder / "bin" / "python"
-    stamp = folder / "installed"  # what the environment was made from, once it is complete
-    if not stamp.is_file() or stamp.read_text() != wanted:
-        print(f"Installing the environment of {contender.name} ...", file=sys.stderr)
-        _run([sys.executable, "-m", "venv", "--clear", str(folder)])
-        _run([str(python), "-m", "pip", "install", "--quiet", "-r", str(contender.requirements)])
-        stamp.write_text(wanted)
-    return python, _run([str(python), "-m", "pip", "freeze"])
+
+    port: int
+    path: str
+    processes: ProcessTree
+
+    @property
+    def url(self) -> str:
+        """Where requests are posted."""
+        return f"http://{HOST}:{self.port}{self.path}"
 
 
-def _run(command: Sequence[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise CannotMeasureError(f"{' '.join(command)} failed:\n{done.stderr.strip()}")
-    return done.stdout
+@contextlib.contextmanager
+def serving(
+    contender: Contender, environment: Environment, model: Path, body: bytes | None = None
+) -> Iterator[Server]:
+    """Runs a server on a free port while the context lasts.
 
-
-@contextmanager
-def started(contender: Contender, python: Path, model: Path) -> Iterator[int]:
-    """Runs a server on a free port while the context lasts; gives the port.
+    Args:
+        contender: which.
+        environment: of it.
+        model: what it serves.
+        body: the server is ready when it has answered this with 200; None: when it says so itself,
+            as ours does.
 
     Raises:
-        CannotMeasureError: it ended, or does not listen; with the end of its output.
+        CannotMeasureError: it ended, or is never ready; with the end of its output.
     """
     port = _free_port()
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            contender.command(python, model, port),
-            env={**os.environ, **contender.variables(model)},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            if not _listens(process, port):
-                log.seek(0)
-                output = log.read()[-4000:].decode(errors="replace").strip()
-                raise CannotMeasureError(f"{contender.name} did not start:\n{output}")
-            yield port
-        finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    path = contender.path(model)
+    with started(
+        contender.command(environment.python, model, port),
+        dict(contender.variables),
+        lambda: _says_ready(port) if body is None else _answers(port, path, body),
+        _START_SECONDS,
+    ) as processes:
+        yield Server(port, path, processes)
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind((_HOST, 0))
+        probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def _listens(process: subprocess.Popen[bytes], port: int) -> bool:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex((_HOST, port)) == 0:
-                return True
-        time.sleep(0.05)
-    return False
+def _says_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{HOST}:{port}/health/ready", timeout=1) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _answers(port: int, path: str, body: bytes) -> bool:
+    with contextlib.closing(Client("", port, path)) as client:
+        try:
+            client.post(body)
+        except CannotMeasureError:
+            return False
+    return True
 
 
 class Client:
     """One connection that is kept open from request to request."""
 
-    def __init__(self, name: str, port: int) -> None:
+    def __init__(self, name: str, port: int, path: str = "/predict") -> None:
         self._name = name
-        self._connection = http.client.HTTPConnection(_HOST, port, timeout=_ANSWER_SECONDS)
+        self._path = path
+        self._connection = http.client.HTTPConnection(HOST, port, timeout=_ANSWER_SECONDS)
 
     def post(self, body: bytes) -> tuple[float, bytes]:
-        """Posts a body to /predict.
+        """Posts a body.
 
         Returns:
             Seconds from before the first byte sent to after the last byte read, and the answer.
@@ -171,7 +254,7 @@ class Client:
         """
         start = time.perf_counter()
         try:
-            self._connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
+            self._connection.request("POST", self._path, body, {"Content-Type": "application/json"})
             response = self._connection.getresponse()
             answer = response.read()
         except (OSError, http.client.HTTPException) as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import contenders
+import environments
 import numpy
 from answers import Array
 from report import CannotMeasureError
@@ -204,15 +205,13 @@ class CudaBackend:
 
     @contextmanager
     def serve(self, path: Path) -> Iterator[int]:
-        ours = contenders.CONTENDERS["gpux"]
-
         def command(python: Path, model: Path, port: int) -> Sequence[str]:
-            return [*ours.command(python, model, port), "--provider", "cuda"]
+            return contenders.serve_command(python, model, port, "--provider", "cuda")
 
-        server = contenders.Contender("gpux", ours.about, ours.run_threads, command)
-        python, _ = contenders.install(server)
-        with contenders.started(server, python, path) as port:
-            yield port
+        ours = environments.OURS
+        contender = contenders.Contender("gpux", "on a GPU", "ours", command, lambda: ours)
+        with contenders.serving(contender, ours, path) as server:
+            yield server.port
 
 
 def find_gpu() -> dict[str, Any]:

@@ -1,168 +1,346 @@
-"""A request through the whole server, beside the same model behind other servers.
+"""Whole servers under load, beside the same model behind other servers.
 
-All servers run at once, each alone in its turn: one client, one connection that is kept open, one
-request after the other. Every answer is compared with a plain `session.run`.
+All run at once, but only one has processors: the others are stopped while it has its turn. Answers
+are compared with a plain `session.run` before, and in each turn while the load is on.
 """
 
 import argparse
 import json
+import os
+import random
+import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy
-from answers import check_bits, check_text
+import server_chart
+from answers import MismatchError, check_text, check_v2_text
 from cases import CASES, FOLDER, Case
-from contenders import CONTENDERS, DEFAULT_THREADS, Client, install, started
-from report import Report, table
-from timing import Durations, count
+from contenders import CONTENDERS, Client, Contender, Server, serving
+from environments import Environment
+from load import Load, put_under_load, wrk
+from report import CannotMeasureError, Report
+from server_table import RAW, Figure, tables
+from timing import Durations, count, on_one_core
 
 from gpux.runtime import load_runtime
 from gpux.tensor import BY_ONNX
 
-_WARM_UP_REQUESTS = 3  # of every turn: after the others', caches and clocks are theirs
-_OURS = "gpux"
-_RAW = "session.run"
+_RESULTS = Path(__file__).resolve().parent / "results" / "server"
+_CONNECTIONS = (1, 8, 32, 64)
+_WARM_UP_SECONDS = 0.3
+# Where an answer takes long, the window is that of a few of them.
+_ANSWERS_IN_WINDOW = 4
+_LONGEST_WINDOW_SECONDS = 6.0
+_PATIENCE_SECONDS = 20.0
 
-# Does one request; answers its seconds and raises if the answer was wrong.
-_Ask = Callable[[], float]
+_Check = Callable[[bytes], None]
+_Run = Callable[[], dict[str, Any]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own options."""
-    parser.add_argument("--case", action="append", choices=list(CASES), help="default: all")
-    peers = [name for name in CONTENDERS if name != _OURS]
-    parser.add_argument("--peer", action="append", choices=peers, help="default: all")
-    parser.add_argument("--rounds", type=count, default=5, help="turns of each server (default 5)")
     parser.add_argument(
-        "--requests", type=count, default=20, help="requests timed in each turn (default 20)"
+        "--all",
+        action="store_true",
+        help="every server, and the results to bench/results/server.txt, .json and .svg",
     )
+    parser.add_argument("--case", nargs="+", choices=list(CASES), help="default: all")
+    parser.add_argument(
+        "--server",
+        nargs="+",
+        choices=list(CONTENDERS),
+        help="default: this project's own, and fastapi",
+    )
+    parser.add_argument(
+        "--connections", nargs="+", type=count, default=_CONNECTIONS, help="default: 1 8 32 64"
+    )
+    parser.add_argument("--rounds", type=count, default=3, help="turns of each server (default 3)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=1.5,
+        help="measured in each turn, more where an answer takes long (default 1.5)",
+    )
+    parser.add_argument("--chart", type=Path, metavar="FILE", help="draw a chart, .svg or .png")
 
 
 def measure(options: argparse.Namespace) -> Report:
     """Measures every case on every server."""
-    servers = [_OURS, *(options.peer or [name for name in CONTENDERS if name != _OURS])]
-    installed = {name: install(CONTENDERS[name]) for name in servers}
-    figures: list[dict[str, Any]] = []
-    for case in [CASES[name] for name in options.case or CASES]:
-        pythons = {name: python for name, (python, _) in installed.items()}
-        figures += _measure_case(case, pythons, options)
-    rows = [
-        [
-            figure["case"],
-            figure["server"],
-            f"{figure['median_ms']:.2f}",
-            f"{figure['best_ms']:.2f}",
-            f"{figure['p99_ms']:.2f}",
-            f"{figure['ratio_median']:.2f}x" if figure["ratio_median"] else "",
-            f"{figure['ratio_best']:.2f}x" if figure["ratio_best"] else "",
-            f"≥ {figure['goal']:.0f}x" if figure["goal"] else "",
-            figure["run_threads"],
-        ]
-        for figure in figures
-    ]
-    titles = [
-        "case",
-        "server",
-        "median ms",
-        "best ms",
-        "p99 ms",
-        "ratio",
-        "of best",
-        "goal",
-        "threads",
-    ]
-    abouts = [
-        *(f"{name}: {CASES[name].about}." for name in options.case or CASES),
-        *(f"{name}: {CONTENDERS[name].about}." for name in servers),
-        f"{_RAW}: the model alone, in this process, with ONNX Runtime's defaults.",
-    ]
-    return Report(
+    wrk()
+    begin = time.monotonic()
+    own = [name for name, contender in CONTENDERS.items() if contender.kind == "ours"]
+    default = list(CONTENDERS) if options.all else [*own, "fastapi"]
+    missing: dict[str, str] = {}
+    environments = _install(options.server or default, missing)
+    pace = _Pace(options.rounds, options.seconds, sorted(set(options.connections)))
+    figures: list[Figure] = []
+    for name in options.case or CASES:
+        figures += _measure_case(CASES[name], environments, pace, missing)
+    report = Report(
         benchmark="server",
-        settings={"rounds": options.rounds, "requests_per_round": options.requests},
+        settings={
+            "rounds": pace.rounds,
+            "window_seconds": pace.seconds,
+            "not_measured": missing,
+            "took_seconds": round(time.monotonic() - begin),
+        },
         figures=figures,
-        table=table(titles, rows),
+        table=tables(figures),
         notes=[
-            *abouts,
-            "ratio, of best: its time over gpux's, of the median and of the fastest request.",
-            "threads: of one run of the model.",
-            "All answers were equal to session.run's bit for bit.",
+            *(f"{name}: {CASES[name].about}." for name in options.case or CASES),
+            *(f"{name}: {CONTENDERS[name].about}." for name in environments),
+            f"{RAW}: the model alone, one thread on one core: what no server can pass by much.",
+            f"Medians of {pace.rounds} rounds; peak memory after the first. One ONNX Runtime "
+            "thread a run unless said otherwise.",
+            *(f"NOT MEASURED: {name}: {reason}" for name, reason in missing.items()),
+            *_about_answers(figures),
         ],
-        versions={name: text.split() for name, (_, text) in installed.items() if text},
+        versions={name: each.packages for name, each in environments.items() if each.packages},
     )
+    if options.chart:
+        server_chart.draw(report, options.chart)
+    if options.all:
+        report.write_json(_RESULTS.with_suffix(".json"))
+        _RESULTS.with_suffix(".txt").write_text(report.text() + "\n")
+        server_chart.draw(report, _RESULTS.with_suffix(".svg"))
+    return report
+
+
+def _install(names: Sequence[str], missing: dict[str, str]) -> dict[str, Environment]:
+    """The environments of those servers that can be had; the others are missing, and why."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = CONTENDERS[name].install()
+        except CannotMeasureError as error:
+            missing[name] = str(error)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    """How much is measured.
+
+    Attributes:
+        rounds: turns of each server for each number of connections.
+        seconds: of a turn, at least.
+        connections: each number of them, from few to many.
+    """
+
+    rounds: int
+    seconds: float
+    connections: Sequence[int]
+
+
+@dataclass(slots=True)
+class _Cell:
+    """What one server does with one case at one number of connections.
+
+    Attributes:
+        loads: of each round.
+        peak_bytes: of memory since the server started, after the first round's turn. A round goes
+            from few connections to many, so nothing else can have needed more.
+        problem: why there are no more loads.
+    """
+
+    loads: list[Load] = field(default_factory=list)
+    peak_bytes: int = 0
+    problem: str = ""
+
+
+class _Contestant:
+    """A server that runs, for one case."""
+
+    def __init__(self, contender: Contender, server: Server, body: Path, check: _Check) -> None:
+        self.contender = contender
+        self.differs = ""
+        self._server = server
+        self._body = body
+        self._text = body.read_bytes()
+        self._check = check
+        self._right: bytes | None = None
+        with closing(self._client()) as client:
+            self._ask(client)
+        server.processes.freeze()
+
+    def turn(self, connections: int, seconds: float) -> tuple[Load, int]:
+        """One turn: what came of it, and the peak of memory after it."""
+
+        def warm_up() -> float:
+            """Asks beside the load until an answer has come and the caches are warm."""
+            begin = time.perf_counter()
+            with closing(self._client()) as client:
+                lasted = self._ask(client)
+                while time.perf_counter() - begin < _WARM_UP_SECONDS:
+                    lasted = self._ask(client)
+            return max(seconds, min(_ANSWERS_IN_WINDOW * lasted, _LONGEST_WINDOW_SECONDS))
+
+        processes = self._server.processes
+        processes.resume()
+        try:
+            load = put_under_load(self._server.url, self._body, connections, warm_up)
+            processes.wait_until_idle(_PATIENCE_SECONDS)
+            return load, processes.peak_bytes()
+        finally:
+            processes.freeze()
+
+    def _client(self) -> Client:
+        return Client(self.contender.name, self._server.port, self._server.path)
+
+    def _ask(self, client: Client) -> float:
+        """One request: its seconds. A peer's wrong answer is kept, ours ends the run."""
+        lasted, text = client.post(self._text)
+        if text == self._right:
+            return lasted
+        try:
+            self._check(text)
+            self._right = text
+        except MismatchError as error:
+            if self.contender.kind == "ours":
+                raise
+            self.differs = str(error)
+        return lasted
 
 
 def _measure_case(
-    case: Case, pythons: Mapping[str, Path], options: argparse.Namespace
-) -> Sequence[dict[str, Any]]:
-    """One line of figures for each server, and one for the model alone."""
-    model, body_file = case.write(FOLDER)
-    body = body_file.read_bytes()
-    run = _raw_run(model, body)
+    case: Case,
+    environments: Mapping[str, Environment],
+    pace: _Pace,
+    missing: dict[str, str],
+) -> list[Figure]:
+    """One figure for each server and number of connections, and one for the model alone."""
+    model, body = case.write(FOLDER)
+    v2_body = body.with_suffix(".v2.json")
+    v2_body.write_bytes(case.v2_body())
+    run = _raw_run(model, body.read_bytes())
     expected = run()
+    raw: list[float] = []
     with ExitStack() as stack:
-        asks: dict[str, _Ask] = {}
-        for name, python in pythons.items():
-            port = stack.enter_context(started(CONTENDERS[name], python, model))
-            client = Client(name, port)
-            stack.callback(client.close)
-            asks[name] = _server_ask(f"{name}, case {case.name}", client, body, expected)
-        asks[_RAW] = _raw_ask(f"{_RAW}, case {case.name}", run, expected)
-        seconds: dict[str, list[float]] = {name: [] for name in asks}
-        names = list(asks)
-        for number in range(options.rounds):
-            first = number % len(names)
-            for name in names[first:] + names[:first]:
-                for _ in range(_WARM_UP_REQUESTS):
-                    asks[name]()
-                seconds[name] += [asks[name]() for _ in range(options.requests)]
-    durations = {name: Durations(values) for name, values in seconds.items()}
-    ours = durations[_OURS]
-    peers = [name for name in pythons if name != _OURS]
+        contestants: dict[str, _Contestant] = {}
+        for name, environment in environments.items():
+            contender = CONTENDERS[name]
+            file = v2_body if contender.is_v2 else body
+            check = _check(f"{name}, case {case.name}", contender, expected)
+            _tell(f"{case.name}: {name} starts")
+            try:
+                server = stack.enter_context(
+                    serving(contender, environment, model, file.read_bytes())
+                )
+                contestants[name] = _Contestant(contender, server, file, check)
+            except CannotMeasureError as error:
+                if contender.kind == "ours":
+                    raise
+                missing[f"{name}, {case.name}"] = str(error)
+        cells = {(name, number): _Cell() for number in pace.connections for name in contestants}
+        chance = random.Random(0)
+        for number_of_round in range(pace.rounds):
+            raw += _time(run, pace.seconds / 2)
+            for connections in pace.connections:
+                _tell(f"{case.name}: round {number_of_round + 1}, {connections} connections")
+                names = list(contestants)
+                chance.shuffle(names)
+                for name in names:
+                    _take_turn(contestants[name], cells[name, connections], connections, pace)
+    alone = Durations(raw)
     return [
+        *(
+            _figure(case, contestants[name], connections, cell)
+            for (name, connections), cell in cells.items()
+        ),
         {
             "case": case.name,
-            "server": name,
-            "body_bytes": len(body),
-            "best_ms": taken.best * 1e3,
-            "median_ms": taken.median * 1e3,
-            "p99_ms": taken.p99 * 1e3,
-            "ratio_best": taken.best / ours.best if name in peers else None,
-            "ratio_median": taken.median / ours.median if name in peers else None,
-            "goal": case.goal if name in peers[:1] else None,
-            "run_threads": CONTENDERS[name].run_threads if name in CONTENDERS else DEFAULT_THREADS,
-        }
-        for name, taken in durations.items()
+            "server": RAW,
+            "kind": "limit",
+            "connections": None,
+            "requests_per_second": 1 / alone.median,
+            "p50_ms": alone.median * 1e3,
+            "p99_ms": alone.p99 * 1e3,
+        },
     ]
 
 
-def _server_ask(what: str, client: Client, body: bytes, expected: Mapping[str, Any]) -> _Ask:
-    def ask() -> float:
-        seconds, answer = client.post(body)
-        check_text(what, answer, expected)
-        return seconds
-
-    return ask
-
-
-def _raw_ask(what: str, run: Callable[[], dict[str, Any]], expected: Mapping[str, Any]) -> _Ask:
-    def ask() -> float:
-        start = time.perf_counter()
-        outputs = run()
-        seconds = time.perf_counter() - start
-        for name, output in outputs.items():
-            check_bits(what, output, expected[name])
-        return seconds
-
-    return ask
+def _take_turn(contestant: _Contestant, cell: _Cell, connections: int, pace: _Pace) -> None:
+    if cell.problem:
+        return
+    try:
+        load, peak_bytes = contestant.turn(connections, pace.seconds)
+    except CannotMeasureError as error:
+        if contestant.contender.kind == "ours":
+            raise
+        cell.problem = str(error)
+        return
+    if not cell.loads:
+        cell.peak_bytes = peak_bytes
+    cell.loads.append(load)
 
 
-def _raw_run(model: Path, body: bytes) -> Callable[[], dict[str, Any]]:
+def _figure(case: Case, contestant: _Contestant, connections: int, cell: _Cell) -> Figure:
+    rates = [load.per_second for load in cell.loads]
+    return {
+        "case": case.name,
+        "server": contestant.contender.name,
+        "kind": contestant.contender.kind,
+        "connections": connections,
+        "requests_per_second": statistics.median(rates) if rates else None,
+        "requests_per_second_of_rounds": rates,
+        "p50_ms": _median([load.p50_ms for load in cell.loads]),
+        "p99_ms": _median([load.p99_ms for load in cell.loads]),
+        "requests": sum(load.requests for load in cell.loads),
+        "errors": sum(load.errors for load in cell.loads),
+        "refused": sum(load.refused for load in cell.loads),
+        "socket_errors": sum(load.socket_errors for load in cell.loads),
+        "timeouts": sum(load.timeouts for load in cell.loads),
+        "peak_mib": cell.peak_bytes / 2**20,
+        "differs": contestant.differs,
+        "problem": cell.problem,
+    }
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def _about_answers(figures: Sequence[Figure]) -> list[str]:
+    wrong = {
+        (figure["server"], figure["case"]): figure["differs"]
+        for figure in figures
+        if figure.get("differs")
+    }
+    failed = [
+        f"{figure['server']}, {figure['case']}, {figure['connections']} connections: "
+        f"{figure['problem']}"
+        for figure in figures
+        if figure.get("problem")
+    ]
+    if not wrong:
+        return [*failed, "All answers looked at were equal to session.run's bit for bit."]
+    return [*failed, *(f"ANOTHER ANSWER: {text}" for text in wrong.values())]
+
+
+def _check(what: str, contender: Contender, expected: Mapping[str, Any]) -> _Check:
+    check = check_v2_text if contender.is_v2 else check_text
+    return lambda text: check(what, text, expected)
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _raw_run(model: Path, body: bytes) -> _Run:
     """The model alone, on arrays that json and NumPy make of the body."""
     runtime = load_runtime()
-    session = runtime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = runtime.InferenceSession(
+        os.fspath(model), options, providers=["CPUExecutionProvider"]
+    )
     values = json.loads(body)
     feeds = {
         node.name: numpy.asarray(values[node.name], BY_ONNX[node.type].numpy)
@@ -170,3 +348,15 @@ def _raw_run(model: Path, body: bytes) -> Callable[[], dict[str, Any]]:
     }
     names = [node.name for node in session.get_outputs()]
     return lambda: dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def _time(run: _Run, seconds: float) -> list[float]:
+    """Runs for so long, on one core: the seconds of each run."""
+    taken: list[float] = []
+    with on_one_core():
+        end = time.perf_counter() + seconds
+        while not taken or time.perf_counter() < end:
+            start = time.perf_counter()
+            run()
+            taken.append(time.perf_counter() - start)
+    return taken

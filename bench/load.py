@@ -1,0 +1,126 @@
+"""Load on a server by wrk, and what is counted of it while it lasts."""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from report import CannotMeasureError
+
+_SCRIPT = Path(__file__).resolve().parent / "load.lua"
+_LONGEST_SECONDS = 600  # wrk's own end, should nobody stop it
+_TIMEOUT_SECONDS = 60
+_LINE = "LOAD "
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What came of a load.
+
+    Attributes:
+        per_second: answers with status 200 in a second of the window.
+        requests: answers that came, before the window too; so all that follows.
+        p50_ms, p99_ms: from the request to the end of its answer; None if fewer answers came than
+            there are connections: those that still wait might take much longer.
+        refused: answers with another status than 2xx or 3xx.
+        socket_errors: connections that failed.
+        timeouts: answers that took longer than a minute.
+    """
+
+    per_second: float
+    requests: int
+    p50_ms: float | None
+    p99_ms: float | None
+    refused: int
+    socket_errors: int
+    timeouts: int
+
+    @property
+    def errors(self) -> int:
+        """Whatever was no good answer."""
+        return self.refused + self.socket_errors + self.timeouts
+
+
+def wrk() -> str:
+    """Where wrk is.
+
+    Raises:
+        CannotMeasureError: it is not installed; says how to get it.
+    """
+    found = shutil.which("wrk")
+    if found is None:
+        raise CannotMeasureError("wrk, which makes the load, is missing: apt-get install wrk")
+    return found
+
+
+def put_under_load(url: str, body: Path, connections: int, warm_up: Callable[[], float]) -> Load:
+    """Posts a body over several connections, each of which has one request after the other.
+
+    Args:
+        url: of http.
+        body: the file.
+        connections: how many.
+        warm_up: called under load; returns for how many seconds after it the answers are counted.
+
+    Raises:
+        CannotMeasureError: there is no wrk, or it failed.
+
+    wrk itself counts from its start, when no request is in flight, to its end, when as many are as
+    there are connections: with answers that take long that is too few. The window lies between, and
+    its answers are the bytes that wrk has read in it.
+    """
+    command = [
+        *(wrk(), "--threads", "1", "--connections", str(connections)),
+        *("--duration", f"{_LONGEST_SECONDS}s", "--timeout", f"{_TIMEOUT_SECONDS}s"),
+        *("--script", str(_SCRIPT), url, "--", str(body)),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        seconds = warm_up()
+        start, read_before = time.perf_counter(), _bytes_read(process)
+        time.sleep(seconds)
+        window_seconds = time.perf_counter() - start
+        window_bytes = _bytes_read(process) - read_before
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    return summarize(output, connections, window_bytes, window_seconds)
+
+
+def summarize(output: str, connections: int, window_bytes: int, window_seconds: float) -> Load:
+    """What wrk printed, and what it read in the window.
+
+    Raises:
+        CannotMeasureError: it printed no result.
+    """
+    line = next((line for line in output.splitlines() if line.startswith(_LINE)), None)
+    if line is None:
+        raise CannotMeasureError(f"wrk failed:\n{output.strip()}")
+    said: dict[str, Any] = json.loads(line.removeprefix(_LINE))
+    requests, refused = said["requests"], said["refused"]
+    answers = window_bytes * (requests - refused) / said["bytes"] if said["bytes"] else 0.0
+    is_enough = requests >= connections
+    return Load(
+        per_second=answers / window_seconds,
+        requests=requests,
+        p50_ms=said["p50_us"] / 1e3 if is_enough else None,
+        p99_ms=said["p99_us"] / 1e3 if is_enough else None,
+        refused=refused,
+        socket_errors=said["socket_errors"],
+        timeouts=said["timeouts"],
+    )
+
+
+def _bytes_read(process: subprocess.Popen[str]) -> int:
+    for line in Path(f"/proc/{process.pid}/io").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key == "rchar":
+            return int(value)
+    raise CannotMeasureError("this system does not count what a process reads")
