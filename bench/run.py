@@ -14,6 +14,7 @@ from typing import Protocol
 import codec
 import gpu
 import lists
+import request_profile
 import server
 import stages
 from answers import MismatchError
@@ -42,6 +43,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "lists": lists,
     "stages": stages,
     "server": server,
+    "profile": request_profile,
     "gpu": gpu,
 }
 
