@@ -112,7 +112,7 @@ class Model:
         self.inputs = InputReader(
             self.interface, self.pool, text, told, stream, session.host_inputs
         )
-        self.padding = find_padding(self.signature, told, text)
+        self.padding = find_padding(self.signature, told, text, is_on_gpu=stream is not None)
         self.execution: HostExecution | StreamExecution
         if stream is None:
             self.execution = HostExecution(session, self.signature)

@@ -19,10 +19,15 @@ from gpux.memory import Block, Pool
 from gpux.tensor import OtherSpec, Signature, TensorSpec, stored_as
 from gpux.text import TextReader
 
-# Four sizes to a power of two, in eights, as kernels work: a tenth of a batch or so is padding. A
-# CPU computes that too, and with sizes that double would lose more by it than company saves. Beyond
-# the last one there is so much to compute for one request that company saves little.
-_BUCKETS = (*range(8, 64, 8), *range(64, 128, 16), *range(128, 256, 32), *range(256, 513, 64))
+# A CPU computes padding like everything else, and with sizes that double it would lose more by it
+# than company saves: from 16 on there are four to a power of two, and a tenth of a batch is filled
+# up. A GPU has room for that, and wants company, and few shapes for its graphs. Beyond the last one
+# there is so much to compute for one request that company saves little.
+_BUCKETS_ON_CPU = (
+    *(*range(4, 32, 4), *range(32, 64, 8), *range(64, 128, 16)),
+    *(*range(128, 256, 32), *range(256, 513, 64)),
+)
+_BUCKETS_ON_GPU = (16, 32, 64, 128, 256, 512)
 
 # The padded axes of a tensor: which one it is, and its name.
 Places = tuple[tuple[int, str], ...]
@@ -166,7 +171,11 @@ class Fit:
 
 
 def find_padding(
-    signature: Signature, told: Declaration, text: TextReader | None = None
+    signature: Signature,
+    told: Declaration,
+    text: TextReader | None = None,
+    *,
+    is_on_gpu: bool = False,
 ) -> Padding | str:
     """How a model's requests are padded, by its gpux.yml, or else by its tokenizer.
 
@@ -174,6 +183,7 @@ def find_padding(
         signature: the model's, with what gpux.yml says of its axes.
         told: gpux.yml.
         text: makes ids of texts, where the model takes them.
+        is_on_gpu: the model runs there.
 
     Returns:
         The padding, or why there is none.
@@ -183,7 +193,7 @@ def find_padding(
     """
     serving = told.content.serving
     values: Mapping[str, Value] = {}
-    buckets = _BUCKETS
+    buckets: tuple[int, ...] = _BUCKETS_ON_GPU if is_on_gpu else _BUCKETS_ON_CPU
     is_left = False
     without = "serving.padding does not say with what"
     if not signature.has_lengths:
@@ -192,8 +202,8 @@ def find_padding(
         values, is_left = text.fillers, text.pads_left
         without = "the tokenizer names no token to pad with"
         # No text is longer, and a table of positions often ends there.
-        shorter = [size for size in _BUCKETS if size < text.max_length]
-        buckets = (*shorter, text.max_length)[: len(_BUCKETS)]
+        shorter = [size for size in buckets if size < text.max_length]
+        buckets = (*shorter, text.max_length)[: len(buckets)]
     if serving.padding is not None:
         values, without = serving.padding, "serving.padding is empty"
     if not values:

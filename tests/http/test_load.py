@@ -226,7 +226,7 @@ def test_texts_of_different_lengths_run_together(tmp_path: Path) -> None:
     """No two clients' texts are equally long: whatever runs together was padded."""
     folder = write_folder(tmp_path / "bert")
     with serve(folder, "--threads", "32") as server:
-        assert "Padding   on: sequence to the next of 12 sizes up to 128" in server.stdout.text
+        assert "Padding   on: sequence to the next of 16 sizes up to 128" in server.stdout.text
         texts = ["good " * (1 + client) for client in range(32)]
         alone = [server.predict({"text": text})["sentiment"] for text in texts]
         count = figure(server, "gpux_batch_rows_count")

@@ -15,6 +15,7 @@ import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from servers import wait_until
 from standin import load_on_stand_in
 from transformers import edit_tokenizer, remove_pad_token, write_echo, write_folder
 
@@ -197,7 +198,7 @@ def _nested(shape: Sequence[Any], name: str, chance: random.Random) -> Any:
     [
         ("masked", _MASKED),
         ("crossed", "serving: {padding: {a: 0, b: -1.5}, buckets: [2, 4, 8]}"),
-        ("cube", "serving: {padding: {x: 7}, buckets: [3, 6]}"),
+        ("cube", "serving: {padding: {x: 7}, buckets: [6, 12]}"),
         ("labelled", "serving: {padding: {ids: 3}, buckets: [5, 10, 15]}"),
         ("positioned", "serving: {padding: {x: 0}}"),
     ],
@@ -229,7 +230,10 @@ def test_64_threads_get_their_own_answers(
     with ThreadPoolExecutor(64) as callers:
         list(callers.map(work, range(64)))
     assert wrong == []
-    assert any(len(set(lengths)) > 1 for lengths in batches), "some were padded"
+    batches.clear()
+    answers = together(engine, bodies[:30])  # of which there are always some to be padded
+    assert answers == [json.loads(answer) for answer in expected[:30]]
+    assert any(len(set(lengths)) > 1 for lengths in batches)
     assert engine.model.pool.figures.lent_bytes == 0
 
 
@@ -289,10 +293,9 @@ def together(engine: Engine, bodies: Sequence[bytes]) -> list[Any]:
         callers.submit(engine.predict, bodies[0])
         assert start.wait(60)
         answers = []
-        for number, body in enumerate(bodies):
+        for body in bodies:
             answers.append(callers.submit(engine.predict, body))
-            while engine.scheduler.queue_length <= number:
-                time.sleep(0.001)
+            wait_until(lambda: engine.scheduler.queue_length == len(answers), "it waits")
         free.set()
         return [json.loads(answer.result(60)) for answer in answers]
 
@@ -435,7 +438,7 @@ def test_axes_that_have_nothing_to_do_with_it(tmp_path: Path) -> None:
 
 def test_buckets_that_the_model_cannot_run_are_left_out(folder_for: Find) -> None:
     engine = engine_of(folder_for("positioned", "serving: {padding: {x: 0}}"))
-    assert engine.info()["batching"]["padding"]["buckets"] == [8, 16, 24, 32, 40]
+    assert engine.info()["batching"]["padding"]["buckets"] == [*range(4, 33, 4), 40]
 
 
 def test_an_unnamed_axis_can_be_named(folder_for: Find) -> None:
@@ -460,10 +463,13 @@ def test_a_tokenizer_says_with_what(tmp_path: Path) -> None:
     assert engine.info()["batching"]["padding"] == {
         "enabled": True,
         "values": {"input_ids": 0, "attention_mask": 0, "token_type_ids": 0},
-        "buckets": [8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128],
+        "buckets": [*range(4, 32, 4), *range(32, 64, 8), *range(64, 129, 16)],
         "reason": None,
     }
-    bodies = [json.dumps({"text": "good " * count}).encode() for count in (1, 5, 9, 13, 2, 30, 22)]
+    bodies = [
+        json.dumps({"text": "good " * count}).encode()
+        for count in (1, 5, 9, 13, 2, 30, 22, 6, 8, 28)
+    ]
     found = [answer["sentiment"] for answer in together(engine, bodies)]
     expected = [json.loads(alone.predict(body))["sentiment"] for body in bodies]
     assert numpy.allclose(found, expected, rtol=0, atol=1e-5)
@@ -488,7 +494,9 @@ def test_texts_are_padded_on_the_tokenizers_side(tmp_path: Path, side: str) -> N
         return run(request, deadline)
 
     engine.model.execution.run = noted  # type: ignore[method-assign]
-    bodies = [json.dumps({"text": text}).encode() for text in ("a", "a b c", ["a", "b b b b"])]
+    bodies = [
+        json.dumps({"text": text}).encode() for text in ("a b c", "a b c d", ["a", "b b b b b"])
+    ]
     expected = [json.loads(alone.predict(body)) for body in bodies]
     assert together(engine, bodies) == expected
     batched = next(tensors for tensors in runs if len(tensors[0]) == 4)
@@ -517,6 +525,24 @@ def test_a_tokenizer_with_which_there_is_no_padding(
     info = engine_of(folder).info()["batching"]
     assert info["enabled"]
     assert info["padding"] == {"enabled": False, "reason": reason}
+
+
+def test_a_gpu_has_fewer_buckets(tmp_path: Path) -> None:
+    settings = settings_of(write_echo(tmp_path / "echo"))
+    model, _, _ = load_on_stand_in(settings.model, tokenizer=settings.tokenizer)
+    assert isinstance(model.padding, Padding)
+    assert model.padding.buckets == (16, 32, 64, 128)
+
+
+@pytest.mark.parametrize(("tokens", "last"), [(10, (8, 10)), (48, (40, 48)), (9999, (448, 512))])
+def test_no_bucket_is_longer_than_a_text(
+    tmp_path: Path, tokens: int, last: tuple[int, int]
+) -> None:
+    folder = write_echo(tmp_path / "echo", f"preprocessing: {{max_length: {tokens}}}")
+    padding = load(folder, "cpu").padding
+    assert isinstance(padding, Padding)
+    assert padding.buckets[-2:] == last
+    assert list(padding.buckets) == sorted(set(padding.buckets))
 
 
 def test_the_file_goes_over_the_tokenizer(tmp_path: Path) -> None:
