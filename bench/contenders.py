@@ -200,25 +200,27 @@ def serving(
     Raises:
         CannotMeasureError: it ended, or is never ready; with the end of its output.
     """
-    port = _free_port()
+    port = free_port()
     path = contender.path(model)
     with started(
         contender.command(environment.python, model, port),
         dict(contender.variables),
-        lambda: _says_ready(port) if body is None else _answers(port, path, body),
+        lambda: says_ready(port) if body is None else _answers(port, path, body),
         _START_SECONDS,
     ) as processes:
         yield Server(port, path, processes)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def _says_ready(port: int) -> bool:
+def says_ready(port: int) -> bool:
+    """Whether one of our servers there takes requests."""
     try:
         with urllib.request.urlopen(f"http://{HOST}:{port}/health/ready", timeout=1) as answer:
             return bool(answer.status == 200)

@@ -17,8 +17,9 @@ from gpu_answers import FEW_LAYERS_TOLERANCE, MODEL_TOLERANCE, TOLERANCES
 from gpu_backend import NoGpuError, find_gpu
 from gpu_checks import SESSION
 from gpu_steps import FULL, QUICK, Figure, Pace
-from gpu_table import CheckedReport, failed_steps, tables
+from gpu_table import failed_steps, tables
 from gpu_worker import FAILED, STEPS, Message, command, limit_of, supervise, worker
+from report import CheckedReport
 from timing import count
 
 _RESULTS = Path(__file__).resolve().parent / "results"

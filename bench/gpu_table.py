@@ -1,72 +1,21 @@
 """The figures of `gpu` for people, and what the project promised of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from gpu_measures import ENGINE, ENGINE_GRAPH
 from gpu_steps import Figure
 from gpu_worker import FAILED
-from report import Report, table
+from promises import Promise, promise_table
+from report import table
 
 _MIB = 2**20
 _LONGEST_DETAIL = 120
-NOT_MEASURED = "not measured"
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedReport(Report):
-    """A report that may say that something was wrong.
-
-    Attributes:
-        failed: the names of the steps that failed.
-    """
-
-    failed: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Promise:
-    """What was promised, and what was got.
-
-    Attributes:
-        what: in words.
-        got: None where it was not measured.
-        best: the same of the fastest, where there is one.
-        must, aim: what it has to reach, and is meant to.
-        is_least: it has to be at least so much, not at most.
-        unit: behind the figures.
-    """
-
-    what: str
-    got: float | None
-    best: float | None
-    must: float
-    aim: float
-    is_least: bool = False
-    unit: str = "x"
-
-    def row(self) -> list[str]:
-        """Its line of the table."""
-        sign = "≥" if self.is_least else "≤"
-        limits = [f"{sign} {self.must:g}{self.unit}", f"{sign} {self.aim:g}{self.unit}"]
-        if self.got is None:
-            return [self.what, "", "", *limits, NOT_MEASURED]
-        best = "" if self.best is None else f"{self.best:.2f}{self.unit}"
-        return [self.what, f"{self.got:.2f}{self.unit}", best, *limits, self._verdict(self.got)]
-
-    def _verdict(self, got: float) -> str:
-        if self._reaches(got, self.aim):
-            return "aim reached"
-        return "reached" if self._reaches(got, self.must) else "MISSED"
-
-    def _reaches(self, got: float, limit: float) -> bool:
-        return got >= limit if self.is_least else got <= limit
-
-
-def _promises(figures: Sequence[Figure]) -> list[_Promise]:
+def _promises(figures: Sequence[Figure]) -> list[Promise]:
     copies = [figure for figure in figures if figure["group"] == "copy"]
     promises = [
-        _Promise(
+        Promise(
             f"host to device, {_size(figure['bytes'])}: of a bare copy",
             figure["ratio_median"],
             figure["ratio_best"],
@@ -74,10 +23,10 @@ def _promises(figures: Sequence[Figure]) -> list[_Promise]:
             is_least=True,
         )
         for figure in copies
-    ] or [_Promise("host to device: of a bare copy", None, None, 0.85, 0.97, is_least=True)]
+    ] or [Promise("host to device: of a bare copy", None, None, 0.85, 0.97, is_least=True)]
     raw = _latency(figures, "resnet50", 8, ENGINE)
     promises.append(
-        _Promise(
+        Promise(
             "resnet50, batch 8: p50 over ONNX Runtime alone",
             raw.get("over_raw_p50"),
             raw.get("over_raw_best"),
@@ -86,7 +35,7 @@ def _promises(figures: Sequence[Figure]) -> list[_Promise]:
     )
     plain = _latency(figures, "mlp", 1, ENGINE_GRAPH)
     promises.append(
-        _Promise(
+        Promise(
             "mlp, batch 1: p50 with a graph over without",
             plain.get("over_plain_p50"),
             plain.get("over_plain_best"),
@@ -97,7 +46,7 @@ def _promises(figures: Sequence[Figure]) -> list[_Promise]:
     grown = memory.get("grown_bytes")
     many = f" after {memory['requests']:,} requests" if memory else ""
     promises.append(
-        _Promise(
+        Promise(
             f"device memory{many}, above the first",
             None if grown is None else grown / _MIB,
             None,
@@ -125,8 +74,7 @@ def tables(steps: Sequence[Mapping[str, object]], figures: Sequence[Figure]) -> 
         found = [figure for figure in figures if figure["group"] == group]
         if found:
             parts.append(show(found))
-    rows = [promise.row() for promise in _promises(figures)]
-    parts.append(table(["promised", "got", "of best", "must", "aim", ""], rows))
+    parts.append(promise_table(_promises(figures)))
     return "\n\n".join(parts)
 
 

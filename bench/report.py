@@ -66,6 +66,17 @@ class Report:
         file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
+@dataclass(frozen=True, slots=True)
+class CheckedReport(Report):
+    """A report that may say that something was wrong.
+
+    Attributes:
+        failed: the names of the checks that failed.
+    """
+
+    failed: Sequence[str] = ()
+
+
 def machine() -> dict[str, Any]:
     """The machine, without its name: CPU, cores that may be used, system, Python, versions."""
     return {
@@ -97,7 +108,8 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     columns = list(zip(titles, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     is_right = [
-        all(not cell or cell[0] in "0123456789≥" for cell in column[1:]) for column in columns
+        place > 0 and all(not cell or cell[0] in "0123456789≥≤+" for cell in column[1:])
+        for place, column in enumerate(columns)
     ]
     lines = [
         "  ".join(

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Protocol
 
 import codec
+import engine
 import gpu
 import lists
 import request_profile
+import scale
 import server
 import stages
 from answers import MismatchError
 from cases import CASES, FOLDER
 from gpu_backend import NoGpuError
-from gpu_table import CheckedReport
-from report import CannotMeasureError, Report
+from report import CannotMeasureError, CheckedReport, Report
 
 from gpux.errors import GpuxError
 
@@ -44,6 +45,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "stages": stages,
     "server": server,
     "profile": request_profile,
+    "engine": engine,
+    "scale": scale,
     "gpu": gpu,
 }
 

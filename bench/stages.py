@@ -1,52 +1,72 @@
 """Where the time of one request goes: each stage, the whole engine, the bare model beside it.
 
-Everything happens in one process and one thread, without a socket. The model's plain
-`session.run`, in a session of its own with the same options, gives the answer that every stage is
-held to.
+Once in one thread without a socket, by a clock between the stages; and once through a whole server,
+whose `Server-Timing` must agree. The model's plain `session.run`, in a session of its own with the
+same options, gives the answer that everything is held to.
 """
 
 import argparse
 import json
 import os
+import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy
 from answers import MismatchError, check_bits, check_text
-from report import CannotMeasureError, Report, table
+from gpu_answers import MODEL_TOLERANCE, check_close
+from gpu_backend import NoGpuError, find_gpu
+from line import Line, server_timing
+from report import CannotMeasureError, CheckedReport, table
+from served import serving
 from timing import Durations, count
 
 from gpux import protocol
 from gpux.app import read_body
+from gpux.config import cores
 from gpux.engine import Engine
 from gpux.execution import HostExecution
 from gpux.memory import Block, StringTensor
+from gpux.metrics import Stages
 from gpux.model import Answer, Model, load
 from gpux.runtime import load_runtime
 from gpux.tensor import TensorSpec, names
 
-# The whole, its stages and the model alone take turns. The first requests of a turn, which find the
-# caches full of the others' data, are not counted.
+# The ways of a request take turns. The first requests of a turn, which find the caches full of the
+# others' data, are not counted.
 _TURN_REQUESTS = 50
 _WARM_UP_REQUESTS = 5
 
-# In the order in which a request meets them.
+# In the order in which a request meets them; what is indented is part of what stands above.
 _ABOUT = {
     "read": "the body, from the server's stream into bytes",
     "decode": "JSON text to tensors",
-    "bind": "tensors to the session, by pointer",
-    "run": "the model",
-    "fetch": "the outputs from the binding",
+    "queue": "waiting: for a thread of the server, and for the model",
+    "run": "all that the model takes",
+    "  bind": "tensors to the session, by pointer",
+    "  session": "the run itself",
+    "  fetch": "the outputs from the binding",
     "encode": "tensors to JSON text",
-    "sum": "of the stages above",
+    "sum": "of the stages",
     "whole": "read and engine.predict, timed as one",
+    "HTTP": "through `gpux serve`, by a client with one connection",
     "session.run": "the same arrays through plain ONNX Runtime",
 }
-# Not stages.
-_BESIDE = ("sum", "whole", "session.run")
+_STAGES = ("read", "decode", "queue", "run", "encode")
+_PARTS_OF_RUN = ("  bind", "  session", "  fetch")
+# Of the medians that the server tells and those by the clock here. A queue is only the server's.
+_COMPARED = ("read", "decode", "run", "encode")
+_TOLERANCE_SECONDS, _TOLERANCE_SHARE = 100e-6, 0.5
+# Of what the engine tells and a request as a whole: what lies between its stages.
+_BETWEEN_SECONDS, _BETWEEN_SHARE = 20e-6, 0.1
+_CLOCK_SECONDS = 1e-6  # Server-Timing has three decimals of a millisecond
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class Laps:
@@ -67,8 +87,62 @@ class Laps:
         self._last_ns = time.perf_counter_ns()
 
 
-# Does one request and takes its laps; raises MismatchError if the answer was wrong.
-_Way = Callable[[Laps], None]
+@dataclass(slots=True)
+class Told:
+    """What a server says of its requests, beside what they took as a whole.
+
+    Attributes:
+        seconds: of each request, by an outer clock.
+        stages: of each request, by name.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    stages: list[Mapping[str, float]] = field(default_factory=list)
+
+    def add(self, seconds: float, stages: Mapping[str, float]) -> None:
+        """Keeps one request."""
+        self.seconds.append(seconds)
+        self.stages.append({name: stages[name] for name in _STAGES if name in stages})
+
+    def median(self, stage: str) -> float | None:
+        """Of a stage, in seconds."""
+        taken = [stages[stage] for stages in self.stages if stage in stages]
+        return statistics.median(taken) if taken else None
+
+    def too_long(self) -> int:
+        """How many requests' stages are longer than the request."""
+        return sum(
+            sum(stages.values()) > whole + len(stages) * _CLOCK_SECONDS
+            for whole, stages in zip(self.seconds, self.stages, strict=True)
+        )
+
+    def between(self) -> float:
+        """What lies between the stages, in seconds: the median."""
+        return statistics.median(
+            whole - sum(stages.values())
+            for whole, stages in zip(self.seconds, self.stages, strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What the requests on one provider took.
+
+    Attributes:
+        laps: by the clock here.
+        engine: told by the engine, of the requests of `whole`.
+        http: told by the server.
+    """
+
+    laps: Laps = field(default_factory=Laps)
+    engine: Told = field(default_factory=Told)
+    http: Told = field(default_factory=Told)
+
+
+# Does one request and keeps what it took; raises MismatchError if the answer was wrong.
+_Way = Callable[[Taken], None]
+# Raises MismatchError if an answer's text is wrong.
+_Check = Callable[[bytes], None]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,50 +152,73 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--body", type=Path, required=True, metavar="FILE", help="a file with the request body"
     )
     parser.add_argument(
+        "--provider", choices=list(_PROVIDERS), action="append", help="default: all that there are"
+    )
+    parser.add_argument(
         "--requests", type=count, default=1000, help="requests to time (default 1000)"
     )
 
 
-def measure(options: argparse.Namespace) -> Report:
+def measure(options: argparse.Namespace) -> CheckedReport:
     """Measures one request again and again."""
     try:
         body = options.body.read_bytes()
     except OSError as error:
         raise CannotMeasureError(f"--body {options.body}: {error.strerror}") from error
-    model = load(options.model, "cpu")
+    providers = options.provider or _find_providers()
+    taken = {name: _measure(options.model, body, name, options.requests) for name in providers}
+    return _report(options, len(body), taken)
+
+
+def _find_providers() -> list[str]:
+    try:
+        find_gpu()
+    except NoGpuError:
+        return ["cpu"]
+    return ["cpu", "cuda"]
+
+
+def _measure(path: str, body: bytes, provider: str, requests: int) -> Taken:
+    model = load(path, provider)
     specs = (*model.signature.inputs, *model.signature.outputs)
     if any(isinstance(spec, TensorSpec) and spec.type.name == "bfloat16" for spec in specs):
         raise CannotMeasureError("plain session.run knows no bfloat16: nothing to compare with")
-    run = _raw_run(model, body)
+    run = _raw_run(model, provider, body)
     expected = run()
-    ways = (
-        _stages_way(model, body, expected),
-        _whole_way(Engine(model), body, expected),
-        _raw_way(run, expected),
-    )
-    laps = Laps()
-    left = options.requests
-    while left > 0:
-        turn = min(left, _TURN_REQUESTS)
-        for way in ways:
-            for _ in range(_WARM_UP_REQUESTS):
-                way(Laps())
-            for _ in range(turn):
-                way(laps)
-        left -= turn
-    return _report(options, model, body, laps)
+    taken = Taken()
+    with ExitStack() as stack:
+        served = stack.enter_context(serving("gpux", Path(path), "--provider", provider))
+        line = Line("gpux", served.port, body)
+        stack.callback(line.close)
+        check = _same_text_check if provider == "cpu" else _close_text_check
+        ways = (
+            _stages_way(model, body, check("the stages", expected)),
+            _whole_way(Engine(model), body, check("engine.predict", expected)),
+            _http_way(line, check("gpux serve", expected)),
+            _raw_way(run, expected, 0.0 if provider == "cpu" else MODEL_TOLERANCE),
+        )
+        left = requests
+        while left > 0:
+            turn = min(left, _TURN_REQUESTS)
+            for way in ways:
+                for _ in range(_WARM_UP_REQUESTS):
+                    way(Taken())
+                for _ in range(turn):
+                    way(taken)
+            left -= turn
+    return taken
 
 
-def _stages_way(model: Model, body: bytes, expected: Mapping[str, Any]) -> _Way:
+def _stages_way(model: Model, body: bytes, check: _Check) -> _Way:
     """A request stage by stage."""
-    check = _same_text_check("the stages", expected)
     outputs = names(model.signature.outputs)
     execution = model.execution
-    assert isinstance(execution, HostExecution)
-    runner = execution.create_runner()
+    binds = isinstance(execution, HostExecution) and model.signature.is_numeric
+    runner = execution.create_runner() if isinstance(execution, HostExecution) else None
 
-    def way(laps: Laps) -> None:
+    def way(taken: Taken) -> None:
         environment = _environment(body)
+        laps = taken.laps
         laps.start()
         received = read_body(environment, len(body), len(body))
         laps.take("read")
@@ -129,14 +226,16 @@ def _stages_way(model: Model, body: bytes, expected: Mapping[str, Any]) -> _Way:
         laps.take("decode")
         try:
             answer: Answer
-            if model.signature.is_numeric:
+            if binds:
+                assert isinstance(execution, HostExecution)
+                assert runner is not None
                 execution.bind(runner, request)
-                laps.take("bind")
+                laps.take("  bind")
                 execution.execute(runner)
-                laps.take("run")
+                laps.take("  session")
                 answer = dict(zip(outputs, execution.fetch(runner), strict=True))
-                laps.take("fetch")
-            else:  # strings, sequences and maps: through session.run, all in one
+                laps.take("  fetch")
+            else:  # on a GPU; or strings, sequences and maps, through session.run: all in one
                 answer = model.run(request)
                 laps.take("run")
             text = protocol.encode(answer)
@@ -148,30 +247,47 @@ def _stages_way(model: Model, body: bytes, expected: Mapping[str, Any]) -> _Way:
     return way
 
 
-def _whole_way(engine: Engine, body: bytes, expected: Mapping[str, Any]) -> _Way:
+def _whole_way(engine: Engine, body: bytes, check: _Check) -> _Way:
     """A request as the server does it, once the body is there."""
-    check = _same_text_check("engine.predict", expected)
 
-    def way(laps: Laps) -> None:
+    def way(taken: Taken) -> None:
         environment = _environment(body)
-        laps.start()
-        text = engine.predict(read_body(environment, len(body), len(body)))
-        laps.take("whole")
+        stages = Stages()
+        taken.laps.start()
+        start = time.perf_counter()
+        received = read_body(environment, len(body), len(body))
+        stages.read = time.perf_counter() - start
+        text = engine.predict(received, stages=stages)
+        taken.laps.take("whole")
         check(text)
+        taken.engine.add(taken.laps.taken_ns["whole"][-1] / 1e9, dict(stages.taken()))
 
     return way
 
 
-def _raw_way(run: Callable[[], dict[str, Any]], expected: Mapping[str, Any]) -> _Way:
+def _http_way(line: Line, check: _Check) -> _Way:
+    """A request through the server."""
+
+    def way(taken: Taken) -> None:
+        seconds, head, text = line.ask()
+        check(text)
+        taken.http.add(seconds, server_timing(head))
+
+    return way
+
+
+def _raw_way(
+    run: Callable[[], dict[str, Any]], expected: Mapping[str, Any], tolerance: float
+) -> _Way:
     """The model as a user of ONNX Runtime has it."""
 
-    def way(laps: Laps) -> None:
-        laps.start()
+    def way(taken: Taken) -> None:
+        taken.laps.start()
         outputs = run()
-        laps.take("session.run")
+        taken.laps.take("session.run")
         for name, output in outputs.items():
             if isinstance(output, numpy.ndarray) and output.dtype != object:
-                check_bits("session.run", output, expected[name])
+                check_close("session.run", output, expected[name], tolerance)
             elif not numpy.array_equal(output, expected[name]):
                 raise MismatchError(f"session.run: output {name!r} differs from run to run")
 
@@ -186,7 +302,7 @@ def _environment(body: bytes) -> dict[str, Any]:
     return {"wsgi.input": stream}
 
 
-def _same_text_check(what: str, expected: Mapping[str, Any]) -> Callable[[bytes], None]:
+def _same_text_check(what: str, expected: Mapping[str, Any]) -> _Check:
     """Checks the first text number by number; the later ones need only be the same text."""
     right: bytes | None = None
 
@@ -199,16 +315,29 @@ def _same_text_check(what: str, expected: Mapping[str, Any]) -> Callable[[bytes]
     return check
 
 
-def _raw_run(model: Model, body: bytes) -> Callable[[], dict[str, Any]]:
+def _close_text_check(what: str, expected: Mapping[str, Any]) -> _Check:
+    """Checks numbers within the tolerance that two ways on a GPU have."""
+
+    def check(text: bytes) -> None:
+        for name, value in json.loads(text).items():
+            like = expected[name]
+            got = numpy.asarray(value, like.dtype)
+            got = got[None] if got.shape == like.shape[1:] and like.shape[0] == 1 else got
+            check_close(f"{what}, output {name!r}", got, like, MODEL_TOLERANCE)
+
+    return check
+
+
+def _raw_run(model: Model, provider: str, body: bytes) -> Callable[[], dict[str, Any]]:
     """The model alone, in a session of its own with the options of gpux.model."""
     runtime = load_runtime()
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.log_severity_level = 3
     session = runtime.InferenceSession(
-        os.fspath(model.file), options, providers=["CPUExecutionProvider"]
+        os.fspath(model.file), options, providers=[_PROVIDERS[provider]]
     )
     outputs = names(model.signature.outputs)
     feeds = _feeds(model, body)
@@ -232,42 +361,106 @@ def _feeds(model: Model, body: bytes) -> dict[str, Any]:
     return feeds
 
 
-def _report(options: argparse.Namespace, model: Model, body: bytes, laps: Laps) -> Report:
-    taken = {
-        name: Durations([lap_ns / 1e9 for lap_ns in laps_ns])
-        for name, laps_ns in laps.taken_ns.items()
+def _report(
+    options: argparse.Namespace, body_bytes: int, taken: Mapping[str, Taken]
+) -> CheckedReport:
+    figures = [
+        {"provider": provider, **figure}
+        for provider, each in taken.items()
+        for figure in figures_of(each)
+    ]
+    checks = {
+        f"{provider}: {what}": holds
+        for provider, each in taken.items()
+        for what, holds in checks_of(each).items()
     }
-    stages = [durations.seconds for name, durations in taken.items() if name not in _BESIDE]
-    taken["sum"] = Durations([sum(seconds) for seconds in zip(*stages, strict=True)])
-    whole = taken["whole"].median
-    figures: list[dict[str, Any]] = [
-        {
-            "stage": name,
-            "best_us": taken[name].best * 1e6,
-            "median_us": taken[name].median * 1e6,
-            "p99_us": taken[name].p99 * 1e6,
-            "share_of_whole": taken[name].median / whole,
-        }
-        for name in _ABOUT
-        if name in taken
-    ]
-    rows = [
-        [
-            figure["stage"],
-            f"{figure['median_us']:.1f}",
-            f"{figure['p99_us']:.1f}",
-            f"{figure['share_of_whole']:.1%}",
-            _ABOUT[figure["stage"]],
+    tables = []
+    for provider in taken:
+        shown = [figure for figure in figures if figure["provider"] == provider]
+        rows = [
+            [
+                figure["stage"],
+                f"{figure['median_us']:.1f}",
+                f"{figure['p99_us']:.1f}",
+                f"{figure['share_of_whole']:.1%}",
+                "" if figure["told_us"] is None else f"{figure['told_us']:.1f}",
+                _ABOUT[figure["stage"]],
+            ]
+            for figure in shown
         ]
-        for figure in figures
-    ]
-    return Report(
+        titles = [provider, "median us", "p99 us", "of whole", "Server-Timing us", ""]
+        tables.append(table(titles, rows))
+    return CheckedReport(
         benchmark="stages",
-        settings={"model": model.name, "body_bytes": len(body), "requests": options.requests},
+        settings={
+            "model": Path(options.model).name,
+            "body_bytes": body_bytes,
+            "requests": options.requests,
+        },
         figures=figures,
-        table=table(["stage", "median us", "p99 us", "of whole", ""], rows),
+        table="\n\n".join(tables),
         notes=[
-            f"A body of {len(body):,} bytes, {options.requests} requests. All answers were equal "
-            "to session.run's bit for bit.",
+            f"A body of {body_bytes:,} bytes, {options.requests} requests each way. All answers "
+            "were equal to session.run's: bit for bit on the CPU, within "
+            f"{MODEL_TOLERANCE:g} of the largest number on a GPU.",
+            "Server-Timing: the median of what the server told of the requests of `HTTP`.",
+            *(f"{what}: {'yes' if holds else 'NO'}." for what, holds in checks.items()),
         ],
+        failed=[what for what, holds in checks.items() if not holds],
     )
+
+
+def figures_of(taken: Taken) -> list[dict[str, Any]]:
+    """A figure for each line of the table, in the order of a request."""
+    seconds = {
+        name: [lap_ns / 1e9 for lap_ns in laps_ns] for name, laps_ns in taken.laps.taken_ns.items()
+    }
+    if _PARTS_OF_RUN[0] in seconds:
+        parts = [seconds[part] for part in _PARTS_OF_RUN]
+        seconds["run"] = [sum(laps) for laps in zip(*parts, strict=True)]
+    seconds["queue"] = [stages.get("queue", 0.0) for stages in taken.engine.stages]
+    stages = [seconds[stage] for stage in _STAGES]
+    seconds["sum"] = [sum(laps) for laps in zip(*stages, strict=True)]
+    seconds["HTTP"] = taken.http.seconds
+    whole = statistics.median(seconds["whole"])
+    figures = []
+    for name in _ABOUT:
+        if name in seconds:
+            durations = Durations(seconds[name])
+            told = taken.http.median(name)
+            figures.append(
+                {
+                    "stage": name,
+                    "best_us": durations.best * 1e6,
+                    "median_us": durations.median * 1e6,
+                    "p99_us": durations.p99 * 1e6,
+                    "share_of_whole": durations.median / whole,
+                    "told_us": None if told is None else told * 1e6,
+                }
+            )
+    return figures
+
+
+def checks_of(taken: Taken) -> dict[str, bool]:
+    """Whether what the engine and the server tell agrees with the clocks here, in words."""
+    medians = {figure["stage"]: figure["median_us"] / 1e6 for figure in figures_of(taken)}
+    between = taken.engine.between()
+    most_between = max(_BETWEEN_SECONDS, _BETWEEN_SHARE * medians["whole"])
+    checks = {
+        "the engine's stages lie within each request": taken.engine.too_long() == 0,
+        f"and leave {between * 1e6:.1f} us of it, at most {most_between * 1e6:.0f}": (
+            between <= most_between
+        ),
+        "Server-Timing lies within each request over HTTP": taken.http.too_long() == 0,
+    }
+    for stage in _COMPARED:
+        told = taken.http.median(stage)
+        most = max(_TOLERANCE_SECONDS, _TOLERANCE_SHARE * medians[stage])
+        if told is None:
+            checks[f"Server-Timing has {stage}"] = False
+        else:
+            apart = told - medians[stage]
+            checks[
+                f"Server-Timing's {stage} is {apart * 1e6:+.1f} us off, at most {most * 1e6:.0f}"
+            ] = abs(apart) <= most
+    return checks

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from gpu import Run
     from gpu_backend import Lent, RawSession
     from gpu_steps import Pace
-    from gpu_table import CheckedReport
     from gpu_worker import Message
+    from report import CheckedReport
 
 BENCH = Path(__file__).parents[2] / "bench"
 GPU = {

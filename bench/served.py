@@ -1,0 +1,169 @@
+"""`gpux serve` as a process of its own, under load, and the memory that it takes."""
+
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from contenders import HOST, Client, free_port, says_ready
+from load import Load, put_under_load
+from processes import ProcessTree, started
+from report import CannotMeasureError
+
+_START_SECONDS = 60.0
+_ENGINES = Path(__file__).with_name("engines.py")
+_WARM_UP_SECONDS = 0.3
+_SAMPLE_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """What came of a load, all of it answered with 200.
+
+    Attributes:
+        per_second: answers.
+        p50_seconds, p99_seconds: of a request.
+        generator_cores: that the generator kept busy.
+    """
+
+    per_second: float
+    p50_seconds: float
+    p99_seconds: float
+    generator_cores: float
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server that runs.
+
+    Attributes:
+        name: for errors.
+        port: where it listens, on 127.0.0.1.
+        processes: it and what it has started.
+    """
+
+    name: str
+    port: int
+    processes: ProcessTree
+
+    @property
+    def url(self) -> str:
+        """Where requests are posted."""
+        return f"http://{HOST}:{self.port}/predict"
+
+    def fill(
+        self,
+        body: Path,
+        connections: int,
+        seconds: float,
+        check: Callable[[bytes], None] | None = None,
+    ) -> Filled:
+        """Keeps so many connections busy for a while, by wrk, which takes its part of the cores.
+
+        Args:
+            body: a file with the request body.
+            connections: each with one request at a time.
+            seconds: how long.
+            check: raises MismatchError for a wrong answer; asked of samples under load.
+
+        Raises:
+            CannotMeasureError: a request was not answered, or with another status than 200.
+        """
+
+        def warm_up() -> float:
+            time.sleep(_WARM_UP_SECONDS)
+            return seconds
+
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        start = time.perf_counter()
+        with self._sampled(body.read_bytes(), check):
+            load: Load = put_under_load(self.url, body, connections, warm_up)
+        span_seconds = time.perf_counter() - start
+        if load.errors:
+            raise CannotMeasureError(f"{self.name}: {load}")
+        if load.p50_ms is None or load.p99_ms is None:
+            raise CannotMeasureError(f"{self.name} was too slow for {connections} connections")
+        return Filled(
+            load.per_second,
+            load.p50_ms / 1e3,
+            load.p99_ms / 1e3,
+            children_cpu_seconds(before) / span_seconds,
+        )
+
+    def forget_peak(self) -> None:
+        """From now on the peak is that of what comes (proc(5), clear_refs)."""
+        for pid in self.processes.pids():
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+    def peak_bytes(self) -> int:
+        """The most memory that its processes had in RAM, each at its own time."""
+        return self.processes.peak_bytes()
+
+    def resident_bytes(self) -> int:
+        """The memory that its processes have in RAM."""
+        pages = 0
+        for pid in self.processes.pids():
+            pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    @contextmanager
+    def _sampled(self, body: bytes, check: Callable[[bytes], None] | None) -> Iterator[None]:
+        """Looks at answers while the context lasts, a few in a second; one at least."""
+        if check is None:
+            yield
+            return
+        over = threading.Event()
+        errors: list[BaseException] = []
+
+        def sample() -> None:
+            try:
+                with closing(Client(self.name, self.port)) as client:
+                    check(client.post(body)[1])
+                    while not over.wait(_SAMPLE_SECONDS):
+                        check(client.post(body)[1])
+            except BaseException as error:  # told to the caller's thread
+                errors.append(error)
+
+        thread = threading.Thread(target=sample, name="samples")
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+        if errors:
+            raise errors[0]
+
+
+@contextmanager
+def serving(name: str, model: Path, *options: str, engine: str | None = None) -> Iterator[Served]:
+    """Serves a model while the context lasts, on a free port.
+
+    Args:
+        name: for errors.
+        model: what `gpux serve` takes.
+        options: of `gpux serve`.
+        engine: one of engines.py instead of the server's own.
+
+    Raises:
+        CannotMeasureError: it did not start; with its output.
+    """
+    port = free_port()
+    program = ["-m", "gpux"] if engine is None else [str(_ENGINES), engine]
+    command = [
+        *(sys.executable, *program, "serve", str(model)),
+        *("--host", HOST, "--port", str(port), *options),
+    ]
+    with started(command, {}, lambda: says_ready(port), _START_SECONDS) as processes:
+        yield Served(name, port, processes)
+
+
+def children_cpu_seconds(before: resource.struct_rusage) -> float:
+    """What ended child processes have used of the processors since then."""
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
