@@ -1,16 +1,14 @@
 """When an answer is due, and what stops runs that take longer."""
 
-import heapq
+import itertools
 import threading
 import time
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpux.errors import DeadlineError
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
+class Deadline(NamedTuple):
     """When the answer to one request is due.
 
     Attributes:
@@ -40,12 +38,13 @@ class Watchdog:
     """
 
     def __init__(self) -> None:
+        # By token: when the run is late, and its options. Whoever takes an entry out, which is
+        # atomic, has ended the run: end(), or the thread that stops it.
+        self._running: dict[int, tuple[float, Any]] = {}
+        self._tokens = itertools.count()
         self._changed = threading.Condition(threading.Lock())  # guards the fields below
-        self._running: dict[int, Any] = {}  # options by token
-        self._due: list[tuple[float, int]] = []  # a heap; those that ended are skipped
-        self._next_token = 0
         self._thread: threading.Thread | None = None
-        self._wakes_at = 0.0  # when the thread looks again by itself
+        self._wakes_at = _NEVER  # when the thread looks again by itself
 
     def deadline(self, limit_seconds: float, since_seconds: float | None = None) -> Deadline:
         """A deadline that far from now, or from a time on the monotonic clock."""
@@ -63,41 +62,41 @@ class Watchdog:
         Returns:
             A token for end().
         """
-        with self._changed:
-            token = self._next_token
-            self._next_token += 1
-            self._running[token] = options
-            heapq.heappush(self._due, (at_seconds, token))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="deadline", daemon=True)
-                self._thread.start()
-            elif at_seconds < self._wakes_at:
-                self._changed.notify()
+        token = next(self._tokens)
+        self._running[token] = (at_seconds, options)
+        # Read after that: the thread sets it to never before it looks at what is running.
+        if at_seconds < self._wakes_at:
+            self._wake()
         return token
 
     def end(self, token: int) -> bool:
         """The run is over, or has failed; answers whether it was stopped."""
+        if self._running.pop(token, None) is not None:
+            return False
+        with self._changed:  # the thread may be about to set it
+            return True
+
+    def _wake(self) -> None:
         with self._changed:
-            was_stopped = self._running.pop(token, None) is None
-            # Most runs end long before they are due: what is left of them must not pile up.
-            if len(self._due) > 2 * len(self._running) + _MOST_ENDED:
-                self._due = [entry for entry in self._due if entry[1] in self._running]
-                heapq.heapify(self._due)
-        return was_stopped
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="deadline", daemon=True)
+                self._thread.start()
+            else:
+                self._changed.notify()
 
     def _watch(self) -> None:
         with self._changed:
             while True:
+                self._wakes_at = _NEVER
                 now = time.monotonic()
-                while self._due and (
-                    self._due[0][0] <= now or self._due[0][1] not in self._running
-                ):
-                    _, token = heapq.heappop(self._due)
-                    late = self._running.pop(token, None)
-                    if late is not None:
-                        late.terminate = True
-                self._wakes_at = self._due[0][0] if self._due else float("inf")
-                self._changed.wait(self._wakes_at - now if self._due else None)
+                next_seconds = _NEVER
+                for token, (at_seconds, options) in self._running.copy().items():
+                    if at_seconds > now:
+                        next_seconds = min(next_seconds, at_seconds)
+                    elif self._running.pop(token, None) is not None:
+                        options.terminate = True
+                self._wakes_at = next_seconds
+                self._changed.wait(None if next_seconds == _NEVER else next_seconds - now)
 
 
-_MOST_ENDED = 64
+_NEVER = float("inf")

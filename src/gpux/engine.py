@@ -1,5 +1,6 @@
 """A body in, an answer out: one loaded model, and how its requests run."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -17,11 +18,15 @@ from gpux.model import Model
 from gpux.padding import Padding
 from gpux.probe import find_obstacle, try_padding
 from gpux.scheduler import Scheduler
+from gpux.workers import aside
 
 logger = logging.getLogger(__name__)
 
 # Of a GPU: one that runs, and one that is copied in and launched meanwhile.
 _RUNS_ON_GPU = 2
+# A body that takes longer to read, without Python, than a change of threads takes.
+_LONG_BYTES = 2**16
+_HERE = contextlib.nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,8 @@ class Engine:
             raise deadline.error()
         try:
             start = time.perf_counter()
-            request = protocol.decode(body, self.model.inputs)
+            with aside() if len(body) > _LONG_BYTES else _HERE:
+                request = protocol.decode(body, self.model.inputs)
             stages.decode = time.perf_counter() - start
             unbatched = request.unbatched
             outcome = self.scheduler.run(request, deadline, is_gone)
@@ -113,7 +119,9 @@ class Engine:
             stages.rows = outcome.rows
             try:
                 start = time.perf_counter()
-                answer = protocol.encode(self.model.settle(outcome.outputs, unbatched=unbatched))
+                settled = self.model.settle(outcome.outputs, unbatched=unbatched)
+                with aside() if len(body) > _LONG_BYTES else _HERE:
+                    answer = protocol.encode(settled)
                 stages.encode = time.perf_counter() - start
             finally:
                 outcome.release()

@@ -5,6 +5,7 @@ ends, a thread of the scheduler takes the oldest one and every other of its kind
 (batching.py), and runs them as one.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -19,6 +20,7 @@ from gpux.inputs import Request
 from gpux.model import Model
 from gpux.padding import Padding
 from gpux.rows import MixedRowsError, Shared, gather, kind_of, rows_of, scatter, shapes_of
+from gpux.workers import aside, waiter
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,8 @@ class Scheduler:
         # What a GPU is given takes a thread for itself, so that its caller can leave.
         is_on_gpu = isinstance(model.execution, StreamExecution)
         self._runs_at_once = not is_on_gpu and (limits is None or limits.delay_seconds == 0)
-        self._changed = threading.Condition(threading.Lock())  # guards the fields below
+        self._lock = threading.Lock()  # guards the fields below
+        self._changed = threading.Condition(self._lock)  # guards the same
         self._free = runs  # runs that could begin
         self._waiting: list[_Entry] = []  # in the order in which they came
         self._threads = [
@@ -55,6 +58,7 @@ class Scheduler:
             for number in range(runs)
         ]
         self._started = False
+        self._last_seconds = 0.0  # that a run in its caller's thread took
 
     @property
     def queue_length(self) -> int:
@@ -89,7 +93,7 @@ class Scheduler:
                 rows = rows_of(request)
                 kind = kind_of(request, self._model.signature, self._padding)
             entry = _Entry(request, deadline, is_gone, rows, kind)
-            with self._changed:
+            with self._lock:
                 self._start()
                 self._waiting.append(entry)
                 if self._free > 0:
@@ -97,18 +101,21 @@ class Scheduler:
             return entry.wait(self._leave)
         began = time.monotonic()
         try:
-            outputs = self._model.execution.run(request, deadline)
+            # Others may decode meanwhile, and come to wait: they are the next batch.
+            with aside() if self._last_seconds > _LONG_SECONDS else _HERE:
+                outputs = self._model.execution.run(request, deadline)
         except BaseException:
             request.release()
             raise
         finally:
             self._end_run()
+        self._last_seconds = taken = time.monotonic() - began
         rows = 1 if self.limits is None else rows_of(request)
-        return Outcome(outputs, request.release, 0.0, time.monotonic() - began, rows)
+        return Outcome(outputs, request.release, 0.0, taken, rows)
 
     def _begin_at_once(self) -> bool:
         """Takes a free run for the calling thread, if nobody waits for it."""
-        with self._changed:
+        with self._lock:
             if self._free == 0 or self._waiting or not self._runs_at_once:
                 return False
             self._free -= 1
@@ -121,14 +128,14 @@ class Scheduler:
             self._started = True
 
     def _end_run(self) -> None:
-        with self._changed:
+        with self._lock:
             self._free += 1
             if self._waiting:
                 self._changed.notify()
 
     def _leave(self, entry: "_Entry") -> bool:
         """Takes an entry out of the queue; answers False if it is there no more."""
-        with self._changed:
+        with self._lock:
             try:
                 self._waiting.remove(entry)
             except ValueError:
@@ -156,7 +163,7 @@ class Scheduler:
 
     def _take(self) -> "list[_Entry]":
         """The next batch, whose run counts from now on."""
-        with self._changed:
+        with self._lock:
             while True:
                 if self._free > 0:
                     self._drop_those_that_left()
@@ -243,6 +250,9 @@ class Scheduler:
             entry.finish(own, shared.leave, rows)
 
 
+# A run that is worth a change of threads, so that others have their turn meanwhile.
+_LONG_SECONDS = 0.0002
+_HERE = contextlib.nullcontext()
 # Without batches each request runs alone.
 _ALONE = Limits(most_rows=1)
 
@@ -308,8 +318,7 @@ class _Entry:
         self._lock = threading.Lock()  # guards the two fields below
         self._was_abandoned = False
         self._ended: Outcome | GpuxError | None = None
-        self._signal = threading.Lock()  # guards nothing: released when the run has ended
-        self._signal.acquire()
+        self._waiter = waiter()
 
     def has_left(self) -> bool:
         """Whether nobody waits for it any more."""
@@ -322,7 +331,7 @@ class _Entry:
             leave: takes it out of the queue, if it is still there.
         """
         left = -1.0 if self.deadline is None else max(self.deadline.left_seconds(), 0.0)
-        if not self._signal.acquire(timeout=left):
+        if not self._waiter.wait(left):
             assert self.deadline is not None
             if leave(self):
                 self.request.release()
@@ -357,5 +366,5 @@ class _Entry:
                 return True  # it has ended before: a bug was met after that
             self._ended = ended
             is_waited_for = not self._was_abandoned
-        self._signal.release()
+        self._waiter.wake()
         return is_waited_for

@@ -16,15 +16,18 @@ import json
 import signal
 import socket
 import time
+from functools import lru_cache
 from typing import Any
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
+from waitress.buffers import OverflowableBuffer
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
+from waitress.receiver import FixedStreamReceiver
 from waitress.server import TcpWSGIServer
-from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
-from waitress.utilities import BadRequest, Error, RequestEntityTooLarge
+from waitress.task import ErrorTask, WSGITask
+from waitress.utilities import BadRequest, Error, RequestEntityTooLarge, build_http_date
 
 from gpux.app import ADMITTED, EXPOSED_HEADERS
 from gpux.config import Settings
@@ -38,6 +41,8 @@ from gpux.exchange import begin
 from gpux.metrics import Stages
 from gpux.observe import REQUEST_ID_HEADER, Observers
 from gpux.service import Service
+from gpux.sockets import Sockets
+from gpux.workers import Workers
 
 # What a refused client may still send before the connection is cut: bytes, and seconds.
 _LINGER_BYTES = 256 * 2**20
@@ -47,6 +52,18 @@ _LONGEST_CHUNK_LINE_BYTES = 2**13
 # What waitress is given at once while it looks for lines: it copies the rest for each it finds.
 _PIECE_BYTES = 2**13
 _NO_LIMIT = 2**62
+# An answer that is copied behind its head. Copying more would take longer than sending it apart.
+_SHORT_ANSWER_BYTES = 2**16
+_IDENT = "gpux"
+# How long a worker keeps others waiting whose request takes longer than was foreseen.
+_RELIEF_SECONDS = 0.002
+
+
+# What heads of requests say, by their bytes, as clients send the same one again and again. Of the
+# main thread.
+_KNOWN_HEADS: dict[bytes, dict[str, Any]] = {}
+_MOST_KNOWN_HEADS = 256
+_LONGEST_KNOWN_HEAD_BYTES = 1024
 
 
 class Parser(HTTPRequestParser):
@@ -82,7 +99,24 @@ class Parser(HTTPRequestParser):
         return self.command == "POST" and self.path.lstrip("/") == "predict"
 
     def parse_header(self, header_plus: bytes) -> None:
-        """Takes the head of a request apart."""
+        """Takes the head of a request apart, or remembers what the same one was."""
+        known = _KNOWN_HEADS.get(header_plus)
+        if known is not None:
+            self.__dict__.update(known, headers=dict(known["headers"]))
+            if self.content_length > 0:
+                buffer = OverflowableBuffer(self.adj.inbuf_overflow)
+                self.body_rcv = FixedStreamReceiver(self.content_length, buffer)
+            return
+        own = set(self.__dict__)
+        self._take_apart(header_plus)
+        if not self.chunked and len(header_plus) <= _LONGEST_KNOWN_HEAD_BYTES:
+            if len(_KNOWN_HEADS) >= _MOST_KNOWN_HEADS:
+                _KNOWN_HEADS.clear()
+            found = {name: self.__dict__[name] for name in self.__dict__ if name not in own}
+            found.pop("body_rcv", None)
+            _KNOWN_HEADS[header_plus] = {**found, "headers": dict(self.headers)}
+
+    def _take_apart(self, header_plus: bytes) -> None:
         try:
             super().parse_header(header_plus)
         except ValueError as error:
@@ -110,11 +144,49 @@ class RefusalError(Error):
         self.retry_after_seconds = error.retry_after_seconds
 
 
+# Headers by which an app decides what is waitress's else.
+_DECIDED = frozenset(("connection", "date", "server", "transfer-encoding"))
+
+
+@lru_cache(maxsize=64)
+def _capitalize(name: str) -> str:
+    """The name of a header as it is mostly written."""
+    return "-".join(part.capitalize() for part in name.split("-"))
+
+
+@lru_cache(maxsize=2)
+def _date(seconds: int) -> str:
+    """A time since the epoch, for a `Date` header."""
+    return str(build_http_date(seconds))
+
+
 class CountedTask(WSGITask):
     """A request that may have been counted in already, which the app must know."""
 
     request: Any
     channel: Any
+    status: str
+    version: str
+    response_headers: list[tuple[str, str]]
+
+    def build_response_header(self) -> bytes:
+        """As waitress builds it; sooner for an answer after which the connection stays open."""
+        names = [name for name, _ in self.response_headers]
+        is_plain = (
+            self.version == "1.1"
+            and self.request.headers.get("CONNECTION", "keep-alive") in ("keep-alive", "Keep-Alive")
+            and "content-length" in names
+            and _DECIDED.isdisjoint(names)
+            and not self.close_on_finish
+            and self.has_body
+        )
+        if not is_plain:
+            head: bytes = super().build_response_header()
+            return head
+        lines = [f"{_capitalize(name)}: {value}\r\n" for name, value in self.response_headers]
+        date = _date(int(self.start_time))
+        first, last = f"HTTP/1.1 {self.status}\r\n", f"Date: {date}\r\nServer: {_IDENT}\r\n\r\n"
+        return f"{first}{''.join(lines)}{last}".encode("latin-1")
 
     def get_environment(self) -> dict[str, Any]:
         """PEP 3333's, and whether the request has been counted in."""
@@ -126,6 +198,14 @@ class CountedTask(WSGITask):
     def write(self, data: bytes) -> None:
         """Writes the answer; whoever has read it finds room for the next request."""
         self.channel.count_out(self.request)
+        is_short = len(data) == self.content_length and len(data) <= _SHORT_ANSWER_BYTES
+        if is_short and not self.wrote_header:
+            # In one piece: each piece is a system call, a packet, and a chance to lose the GIL.
+            head = self.build_response_header()
+            self.wrote_header = True
+            self.content_bytes_written = len(data)
+            self.channel.write_soon(head + data)
+            return
         super().write(data)
 
 
@@ -205,6 +285,7 @@ class Channel(HTTPChannel):
     task_class = CountedTask
     error_task_class = JSONErrorTask
     adj: Any
+    _map: Sockets
     requests: Any
     requests_lock: Any
     server: Any
@@ -242,6 +323,8 @@ class Channel(HTTPChannel):
                 seconds = time.monotonic() - request.came_at_seconds
                 self.adj.gpux_service.metrics.request(ClientGoneError.status, seconds, Stages())
                 self.count_out(request)
+        if self._map.changed(self):
+            self.server.wake()
 
     def count_out(self, request: Any) -> None:
         """Counts a request out, once, in the thread that answers it."""
@@ -348,36 +431,51 @@ class Dispatcher:
 
     def __init__(self, service: Service, workers: int) -> None:
         self._service = service
-        self._workers = ThreadedTaskDispatcher()
-        self._workers.set_thread_count(workers)
-        self._aside = ThreadedTaskDispatcher()
-        self._aside.set_thread_count(1)
+        self._workers = Workers(workers, "worker")
+        self._others = Workers(1, "others")
+        self._relieved_at = 0.0
 
     def add_task(self, channel: Any) -> None:
         """Called when a channel's next request has been read, and all before it are answered."""
         request = channel.requests[0]
         if request.error or not request.is_prediction:
-            self._aside.add_task(channel)
+            self._others.submit(channel.service)
             return
         nbytes = len(request.body_rcv) if request.body_rcv is not None else 0
         refusal = self._service.refuse(nbytes, request.came_at_seconds)
         if refusal is None:
             request.counted_bytes = nbytes
-            self._workers.add_task(channel)
+            self._workers.submit(channel.service)
         else:
             request.error = RefusalError(refusal)
-            self._aside.add_task(channel)
+            self._others.submit(channel.service)
+
+    def relieve(self) -> bool:
+        """Sees to it that what waits for a worker does not wait long.
+
+        Returns:
+            Whether anything waits: call it again in a few milliseconds.
+        """
+        if not self._workers.has_tasks:
+            return False
+        now = time.monotonic()
+        if now - self._relieved_at >= _RELIEF_SECONDS:
+            self._relieved_at = now
+            self._workers.relieve()
+        return True
 
     def shutdown(self) -> None:
         """Ends the threads; what they have not begun is dropped."""
-        self._workers.shutdown(timeout=1)
-        self._aside.shutdown(timeout=1)
+        self._workers.shutdown(timeout_seconds=1.0)
+        self._others.shutdown(timeout_seconds=1.0)
 
 
 class Listener(TcpWSGIServer):
     """One listening socket."""
 
     channel_class = Channel
+    _map: Sockets
+    trigger: Any
     active_channels: Any
     adj: Any
     socket: Any
@@ -385,6 +483,13 @@ class Listener(TcpWSGIServer):
     def add_task(self, task: Any) -> None:
         """Called when a channel's next request has been read."""
         task.add_task(self.task_dispatcher)
+
+    def pull_trigger(self) -> None:
+        """Does nothing, where waitress wakes the main thread: service() tells if there is need."""
+
+    def wake(self) -> None:
+        """Has the main thread look at its sockets again."""
+        self.trigger.pull_trigger()
 
     def maintenance(self, now: int) -> None:
         """Closes channels that stand still, or that lingered long enough; called every second."""
@@ -394,6 +499,8 @@ class Listener(TcpWSGIServer):
             lingered = channel.linger_until is not None and time.monotonic() > channel.linger_until
             if lingered or (channel.is_held and channel.last_activity < silent_since):
                 channel.will_close = True
+            if channel.will_close:
+                self._map.changed(channel)
 
 
 class Server:
@@ -425,7 +532,7 @@ class Server:
         adjustments: Any = Adjustments(
             sockets=sockets,
             threads=settings.threads,
-            ident="gpux",
+            ident=_IDENT,
             # A body arrives in few pieces and stays in memory, as does its answer.
             recv_bytes=2**20,
             inbuf_overflow=_NO_LIMIT,
@@ -436,7 +543,8 @@ class Server:
             cleanup_interval=1,
             # One request ahead is read while one is answered, so that a client that leaves is seen.
             channel_request_lookahead=1,
-            asyncore_use_poll=True,
+            # The app reads no header of a proxy.
+            clear_untrusted_proxy_headers=False,
             # A closed connection is not worth a stack trace in the log.
             log_socket_errors=False,
         )
@@ -444,7 +552,7 @@ class Server:
         adjustments.gpux_cors_origins = settings.cors_origins
         adjustments.gpux_service = service
         adjustments.gpux_observers = observers
-        self._map: dict[int, Any] = {}
+        self._map = Sockets(wasyncore.readwrite)
         self._service = service
         self._drain_seconds = settings.drain_timeout_seconds
         self._dispatcher = Dispatcher(service, settings.threads)
@@ -482,11 +590,12 @@ class Server:
             self._poll(0.1)
         self._dispatcher.shutdown()
         wasyncore.close_all(self._map)
+        self._map.close()
 
     def stop(self) -> None:
         """Begins the end. May be called by a signal handler or another thread."""
         self._stopping = True
-        self._listeners[0].pull_trigger()
+        self._listeners[0].wake()
 
     def stop_on_signals(self) -> None:
         """SIGTERM and SIGINT begin the end; a second one ends the process at once."""
@@ -501,7 +610,9 @@ class Server:
         signal.signal(signal.SIGINT, handle)
 
     def _poll(self, timeout_seconds: float) -> None:
-        wasyncore.poll2(timeout_seconds, self._map)
+        for listener in self._listeners:  # they look after their connections when they are asked
+            self._map.changed(listener)
+        self._map.poll(_RELIEF_SECONDS if self._dispatcher.relieve() else timeout_seconds)
 
     def _is_busy(self) -> bool:
         """Whether a request that was read in full has not been answered to its last byte."""

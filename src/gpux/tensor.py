@@ -9,7 +9,7 @@ core's (src/_fastpath/sink.hpp).
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gpux.errors import DisagreementError
 
@@ -136,8 +136,7 @@ class OtherSpec:
     onnx: str
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(NamedTuple):
     """How a value was given for an input.
 
     Attributes:

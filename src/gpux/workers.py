@@ -1,0 +1,254 @@
+"""Threads that answer requests, of which one at a time has its turn with Python.
+
+Threads that run Python code get in each other's way: each waits for the others wherever the GIL is
+released, and each change between them costs more than a small request does. So a thread that has
+its turn goes on from task to task, and no other one is woken, until it steps aside: to wait for
+another thread, or for work that needs no Python, such as the run of a large model. Threads whose
+wait is over get the next turn, before new tasks.
+
+Source: the concurrency value of Windows' I/O completion ports; sysmon of Go's scheduler.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+logger = logging.getLogger(__name__)
+
+
+class Waiter(Protocol):
+    """The wait of one thread for another."""
+
+    def wait(self, timeout_seconds: float) -> bool:
+        """Waits, in the thread that has made this.
+
+        Args:
+            timeout_seconds: below 0 for ever.
+
+        Returns:
+            Whether it was woken.
+        """
+
+    def wake(self) -> None:
+        """Ends the wait, or the one to come. Called once, by any thread."""
+
+
+def waiter() -> Waiter:
+    """For the calling thread, which lets others have their turn while it waits."""
+    worker: _Worker | None = getattr(_local, "worker", None)
+    return _PlainWaiter() if worker is None else _TurnWaiter(worker)
+
+
+def aside() -> contextlib.AbstractContextManager[Any]:
+    """While it is entered the calling thread needs no Python: others have their turn."""
+    worker: _Worker | None = getattr(_local, "worker", None)
+    return contextlib.nullcontext() if worker is None else worker
+
+
+class Workers:
+    """Threads for tasks; the one that was used last is used first.
+
+    Args:
+        count: of threads.
+        name: of the threads.
+    """
+
+    def __init__(self, count: int, name: str) -> None:
+        self._lock = threading.Lock()  # guards the fields below, and those of the workers
+        self._tasks: deque[Callable[[], None]] = deque()
+        self._returning: deque[_Worker] = deque()  # whose wait is over, and who have no turn yet
+        self._all = [_Worker(self, f"{name}-{number}") for number in range(count)]
+        self._idle = self._all[::-1]
+        self._turns = 0  # threads that have theirs: one; more where one came back meanwhile
+        self._is_ending = False
+        for worker in self._all:
+            worker.thread.start()
+
+    @property
+    def has_tasks(self) -> bool:
+        """Whether a task waits for a thread."""
+        return bool(self._tasks)
+
+    def submit(self, task: Callable[[], None]) -> None:
+        """Has a task done, sooner or later. May be called by any thread."""
+        with self._lock:
+            self._tasks.append(task)
+            following = self._give_turn()
+        _awaken(following)
+
+    def relieve(self) -> None:
+        """Takes the turn of a thread that is still at what it was at when this was last called.
+
+        Called every few milliseconds while tasks wait: not all that takes long steps aside.
+        """
+        with self._lock:
+            for worker in self._all:
+                if worker.has_turn and worker.steps == worker.steps_at_last_look:
+                    worker.has_turn = False
+                    self._turns -= 1
+                worker.steps_at_last_look = worker.steps
+            following = self._give_turn()
+        _awaken(following)
+
+    def shutdown(self, timeout_seconds: float) -> None:
+        """Ends the threads, and waits that long for them; tasks that none has begun are dropped."""
+        with self._lock:
+            self._is_ending = True
+            self._tasks.clear()
+            idle, self._idle = self._idle, []
+        for worker in idle:
+            worker.signal.release()
+        deadline = time.monotonic() + timeout_seconds
+        for worker in self._all:
+            worker.thread.join(max(deadline - time.monotonic(), 0.0))
+
+    def _give_turn(self) -> "_Worker | None":
+        """Who is next, if nobody has the turn. The caller has the lock, and awakens them."""
+        if self._turns > 0:
+            return None
+        if self._returning:
+            worker = self._returning.popleft()
+        elif self._tasks and self._idle:
+            worker = self._idle.pop()
+        else:
+            return None
+        self._take_turn(worker)
+        return worker
+
+    def _take_turn(self, worker: "_Worker") -> None:
+        worker.steps += 1
+        if not worker.has_turn:
+            worker.has_turn = True
+            self._turns += 1
+
+    def _drop_turn(self, worker: "_Worker") -> "_Worker | None":
+        """Answers who has it now, and is to be awakened."""
+        if worker.has_turn:
+            worker.has_turn = False
+            self._turns -= 1
+        return self._give_turn()
+
+    # What the workers' own threads do.
+
+    def _work(self, worker: "_Worker") -> None:
+        _local.worker = worker
+        worker.signal.acquire()
+        while (task := self._next_task(worker)) is not None:
+            try:
+                task()
+            except BaseException:  # a bug, which must not end the thread
+                logger.exception("a task ended unexpectedly")
+
+    def _next_task(self, worker: "_Worker") -> Callable[[], None] | None:
+        """Waits until there is one; answers None at the end of all."""
+        while True:
+            with self._lock:
+                if self._is_ending:
+                    return None
+                self._take_turn(worker)
+                if self._tasks and self._turns == 1 and not self._returning:
+                    return self._tasks.popleft()
+                self._idle.append(worker)
+                following = self._drop_turn(worker)
+            _awaken(following)
+            worker.signal.acquire()
+
+    def _step_aside(self, worker: "_Worker") -> None:
+        with self._lock:
+            following = self._drop_turn(worker)
+        _awaken(following)
+
+    def _step_back(self, worker: "_Worker") -> None:
+        # At once: it has little left to do, and waiting for a turn is a change of threads, too.
+        with self._lock:
+            self._take_turn(worker)
+
+    def _wait(self, worker: "_Worker", waiter: "_TurnWaiter", timeout_seconds: float) -> bool:
+        with self._lock:
+            if waiter.is_woken:
+                return True
+            waiter.is_waiting = True
+            following = self._drop_turn(worker)
+        _awaken(following)
+        if worker.signal.acquire(timeout=timeout_seconds):
+            return True
+        with self._lock:
+            waiter.is_waiting = False
+            if not waiter.is_woken:
+                self._take_turn(worker)
+                return False
+            if worker in self._returning:
+                self._returning.remove(worker)
+                self._take_turn(worker)
+                return True
+        worker.signal.acquire()  # it was given its turn in the last moment
+        return True
+
+    def _wake(self, worker: "_Worker", waiter: "_TurnWaiter") -> None:
+        with self._lock:
+            waiter.is_woken = True
+            if not waiter.is_waiting:
+                return
+            self._returning.append(worker)
+            following = self._give_turn()
+        _awaken(following)
+
+
+class _Worker:
+    """One thread. As a context manager it is aside()."""
+
+    def __init__(self, workers: Workers, name: str) -> None:
+        self.workers = workers
+        self.thread = threading.Thread(target=workers._work, args=(self,), name=name, daemon=True)
+        self.signal = threading.Lock()  # guards nothing: released to awaken the thread
+        self.signal.acquire()
+        self.has_turn = False
+        self.steps = 0  # counts what it has begun to do
+        self.steps_at_last_look = 0
+
+    def __enter__(self) -> None:
+        self.workers._step_aside(self)
+
+    def __exit__(self, *_: object) -> None:
+        self.workers._step_back(self)
+
+
+class _TurnWaiter:
+    """The wait of a worker's thread."""
+
+    def __init__(self, worker: _Worker) -> None:
+        self._worker = worker
+        self.is_waiting = False
+        self.is_woken = False
+
+    def wait(self, timeout_seconds: float) -> bool:
+        return self._worker.workers._wait(self._worker, self, timeout_seconds)
+
+    def wake(self) -> None:
+        self._worker.workers._wake(self._worker, self)
+
+
+class _PlainWaiter:
+    """The wait of any other thread."""
+
+    def __init__(self) -> None:
+        self._signal = threading.Lock()  # guards nothing: released to end the wait
+        self._signal.acquire()
+
+    def wait(self, timeout_seconds: float) -> bool:
+        return self._signal.acquire(timeout=timeout_seconds)
+
+    def wake(self) -> None:
+        self._signal.release()
+
+
+def _awaken(worker: _Worker | None) -> None:
+    if worker is not None:
+        worker.signal.release()
+
+
+_local = threading.local()  # `worker`: the one whose thread it is
