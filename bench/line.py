@@ -89,5 +89,7 @@ def server_timing(head: bytes) -> Mapping[str, float]:
         name, _, value = line.partition(":")
         if name.lower() == "server-timing":
             metrics = [metric.strip().partition(";dur=") for metric in value.split(",")]
-            return {stage: float(taken) / 1e3 for stage, _, taken in metrics if taken}
+            seconds = {stage: float(taken) / 1e3 for stage, _, taken in metrics if taken}
+            seconds.pop("total", None)  # what the stages make up, and no stage
+            return seconds
     return {}

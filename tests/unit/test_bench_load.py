@@ -67,7 +67,7 @@ def test_what_is_sent_and_what_is_answered_count_by_their_own_time() -> None:
 def test_server_timing_is_read() -> None:
     from line import server_timing
 
-    head = b"HTTP/1.1 200 OK\r\nserver-timing: read;dur=0.5, run;dur=2, cached\r\nX: y"
+    head = b"HTTP/1.1 200 OK\r\nserver-timing: read;dur=0.5, run;dur=2, cached, total;dur=3\r\nX: y"
     assert server_timing(head) == {"read": 0.0005, "run": 0.002}
     assert server_timing(b"HTTP/1.1 200 OK\r\nX: y") == {}
 
