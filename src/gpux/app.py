@@ -109,8 +109,9 @@ class Predict:
         stages = req.env[STAGES] = Stages()
         status = 500
         try:
-            protocol.check_headers(req.content_type, req.get_header("Content-Encoding"))
-            timeout_seconds = protocol.read_timeout(req.get_header("X-Request-Timeout"))
+            encoding = req.env.get("HTTP_CONTENT_ENCODING")
+            protocol.check_headers(req.content_type, encoding)
+            timeout_seconds = protocol.read_timeout(req.env.get("HTTP_X_REQUEST_TIMEOUT"))
             start = time.perf_counter()
             body = read_body(req.env, req.content_length, self._max_body_bytes)
             stages.read = time.perf_counter() - start

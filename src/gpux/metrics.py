@@ -54,12 +54,14 @@ class Stages:
     rows: int | None = None
     thread: float = 0.0
 
-    def taken(self) -> Iterator[tuple[str, float]]:
+    def taken(self) -> list[tuple[str, float]]:
         """The stages that the request reached."""
-        for stage in STAGES:
-            seconds = getattr(self, stage)
-            if seconds is not None:
-                yield stage, seconds
+        seconds = (self.read, self.decode, self.queue, self.run, self.encode)
+        return [
+            (stage, taken)
+            for stage, taken in zip(STAGES, seconds, strict=True)
+            if taken is not None
+        ]
 
     def in_order(self) -> Iterator[tuple[str, float]]:
         """The same as they followed each other, the wait for a thread by itself."""
@@ -76,8 +78,8 @@ class Stages:
 
         Source: the W3C's Server Timing, "The Server-Timing Header Field".
         """
-        taken = (*self.taken(), ("total", seconds))
-        return ", ".join(f"{name};dur={seconds * 1e3:.3f}" for name, seconds in taken)
+        entries = [f"{name};dur={taken * 1e3:.3f}" for name, taken in self.taken()]
+        return ", ".join([*entries, f"total;dur={seconds * 1e3:.3f}"])
 
 
 @dataclass(slots=True)

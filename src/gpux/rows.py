@@ -45,7 +45,7 @@ def kind_of(
 
 def rows_of(request: Request) -> int:
     """The rows of a request: those of its longest input, as all lead with the batch axis."""
-    return max((tensor.shape[0] for tensor in request.tensors.values()), default=1)
+    return max([tensor.shape[0] for tensor in request.tensors.values()], default=1)
 
 
 def shapes_of(request: Request) -> dict[str, tuple[int, ...]]:
