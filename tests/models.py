@@ -577,6 +577,18 @@ def table() -> ModelProto:
     )
 
 
+def catalogue() -> ModelProto:
+    """`table`, whose four ids begin with 100: those that are made up fail while the model runs.
+
+    It is none of BUILDERS, for whose models a request can be found.
+    """
+    made = table()
+    made.graph.node.insert(0, helper.make_node("Sub", ["ids", "first"], ["places"]))
+    made.graph.node[1].input[1] = "places"
+    made.graph.initializer.append(_constant("first", 100, "int64"))
+    return made
+
+
 def sevens() -> ModelProto:
     """Rows of seven numbers out of any: what is no multiple of seven fails while the model runs."""
     return _model(

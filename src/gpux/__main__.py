@@ -118,6 +118,11 @@ def _parser() -> argparse.ArgumentParser:
         help="pages that may call, as https://app.example, with commas between; * for all",
     )
     serve.add_argument(
+        "--warmup",
+        metavar="FILE",
+        help="a request body that is run before any other (default: generated rows)",
+    )
+    serve.add_argument(
         "--access-log",
         metavar="|".join(ACCESS_LOG),
         help="a line for each request, on standard output (default: off)",

@@ -53,7 +53,8 @@ def create_app(
     app.add_route("/health/live", Live(service))
     app.add_route("/health/ready", health)
     app.add_route("/info", Info(service))
-    app.add_route("/metrics", MetricsPage(service))
+    # The last one: the router is compiled now, and not at the first request.
+    app.add_route("/metrics", MetricsPage(service), compile=True)
     app.add_error_handler(Exception, _answer_bug)
     app.add_error_handler(falcon.HTTPError, _answer_http_error)
     app.add_error_handler(falcon.HTTPStatus, _answer_http_status)

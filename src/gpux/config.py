@@ -64,6 +64,7 @@ class Settings:
         batch_delay_us: how long a request may be held back for company, in microseconds.
         cors_origins: the origins whose pages may read answers; `*` for all.
         access_log: a line for each request, on standard output: `json`, `text`, or `off`.
+        warmup: a file with a request body, which is run before any other; None to make one up.
     """
 
     model: Path
@@ -89,6 +90,7 @@ class Settings:
     batch_delay_us: int = 0
     cors_origins: tuple[str, ...] = ()
     access_log: AccessLog = "off"
+    warmup: Path | None = None
 
     @property
     def name(self) -> str:
@@ -138,7 +140,7 @@ def read_settings(
     Args:
         environment: by setting, in capitals behind `GPUX_`; empty is not given.
         options: as text, by setting: `model`, `config`, `provider`, `device`, `host`, `port`,
-            `threads`, and the others of `_SETTINGS`; None is not given.
+            `threads`, `warmup`, and the others of `_SETTINGS`; None is not given.
         variables: what `${VAR}` in gpux.yml stands for.
 
     Raises:
@@ -183,6 +185,7 @@ def read_settings(
     return Settings(
         model=file,
         tokenizer=_find_tokenizer(file, declaration),
+        warmup=_find_warmup(given("warmup"), declaration),
         declaration=declaration,
         run_threads=runtime.threads,
         gpu_memory_limit_bytes=runtime.gpu_memory_limit,
@@ -251,6 +254,20 @@ def _find_tokenizer(model: Path, declaration: Declaration) -> Path | None:
     file = declaration.folder / named
     if not _is_file(file):
         declaration.refuse("preprocessing", "tokenizer", problem=f"no such file: {file}")
+    return file
+
+
+def _find_warmup(given: tuple[str, str] | None, declaration: Declaration) -> Path | None:
+    if given is not None:
+        if not _is_file(Path(given[0])):
+            raise ConfigurationError(f"{given[1]}: no such file: {given[0]}")
+        return Path(given[0])
+    named = declaration.content.serving.warmup
+    if named is None:
+        return None
+    file = declaration.folder / named
+    if not _is_file(file):
+        declaration.refuse("serving", "warmup", problem=f"no such file: {file}")
     return file
 
 

@@ -154,6 +154,7 @@ class Serving(_Section, frozen=True):
     Attributes:
         padding: by input, what fills it up where requests of different lengths run together.
         buckets: the lengths to which they are filled up.
+        warmup: a request body, relative to the folder of gpux.yml.
     """
 
     host: Host | None = None
@@ -171,6 +172,7 @@ class Serving(_Section, frozen=True):
     buckets: Annotated[tuple[Bucket, ...] | None, Meta(description=_BUCKETS)] = None
     cors_origins: Annotated[Origins | Literal["*"] | None, Meta(description=_ORIGINS)] = None
     access_log: AccessLog | None = None
+    warmup: Name | None = None
 
 
 class Preprocessing(_Section, frozen=True):
@@ -203,7 +205,9 @@ class _Content(_Section, frozen=True):
 
 
 # What stands behind these keys is text, whatever it looks like.
-_TEXT_KEYS = frozenset({"name", "version", "description", "labels", "source", "from", "tokenizer"})
+_TEXT_KEYS = frozenset(
+    {"name", "version", "description", "labels", "source", "from", "tokenizer", "warmup"}
+)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,11 @@ from gpux.config import Settings, cores
 from gpux.deadline import Deadline, Watchdog
 from gpux.errors import ConfigurationError, InferenceError
 from gpux.executor import StreamExecution
+from gpux.inputs import Request
 from gpux.metrics import Stages
 from gpux.model import Model
 from gpux.padding import Padding
-from gpux.probe import find_obstacle, try_padding
+from gpux.probe import Row, find_obstacle, try_padding
 from gpux.scheduler import Scheduler
 from gpux.workers import aside
 
@@ -53,6 +54,8 @@ class Engine:
         model: a loaded one.
         settings: limits of time and batches; None for the defaults, without batches.
 
+        recorded: rows by which it is tried, beside generated ones, whether they can run together.
+
     Raises:
         ConfigurationError: batching, or padding with it, is demanded for a model whose rows cannot
             run together.
@@ -63,13 +66,15 @@ class Engine:
         scheduler: its requests.
     """
 
-    def __init__(self, model: Model, settings: Settings | None = None) -> None:
+    def __init__(
+        self, model: Model, settings: Settings | None = None, recorded: Sequence[Row] = ()
+    ) -> None:
         settings = settings or Settings(model=model.file, batching="off")
         self.model = model
         self._watchdog = Watchdog()
         trial = self._watchdog.deadline(settings.timeout_seconds)
         with model.execution.uncaptured():
-            self.batching = _choose_batching(model, settings, trial)
+            self.batching = _choose_batching(model, settings, recorded, trial)
         is_on_gpu = isinstance(model.execution, StreamExecution)
         self.runs = _RUNS_ON_GPU if is_on_gpu else 1 if self.batching.limits else cores()
         self.scheduler = Scheduler(model, self.runs, self.batching.limits, self.batching.padding)
@@ -101,33 +106,61 @@ class Engine:
             ServiceError: it may be right, but could not be answered.
         """
         stages = stages if stages is not None else Stages()
-        limit = self._timeout_seconds
-        deadline = self._watchdog.deadline(min(limit, timeout_seconds or limit), came_seconds)
+        deadline = self.deadline(timeout_seconds, came_seconds)
         if came_seconds is not None:
             stages.thread = max(0.0, time.monotonic() - came_seconds - (stages.read or 0.0))
         if deadline.left_seconds() <= 0:
             raise deadline.error()
         try:
             start = time.perf_counter()
-            with aside() if len(body) > _LONG_BYTES else _HERE:
+            place = aside() if len(body) > _LONG_BYTES else _HERE
+            with place:
                 request = protocol.decode(body, self.model.inputs)
             stages.decode = time.perf_counter() - start
-            unbatched = request.unbatched
-            outcome = self.scheduler.run(request, deadline, is_gone)
-            stages.queue = stages.thread + outcome.queue_seconds
-            stages.run = outcome.run_seconds
-            stages.rows = outcome.rows
-            try:
-                start = time.perf_counter()
-                settled = self.model.settle(outcome.outputs, unbatched=unbatched)
-                with aside() if len(body) > _LONG_BYTES else _HERE:
-                    answer = protocol.encode(settled)
-                stages.encode = time.perf_counter() - start
-            finally:
-                outcome.release()
+            answer = self.answer(request, deadline, is_gone, stages, place)
         except InferenceError as error:
             logger.error("Inference failed: %s", error.__cause__)  # whole, for the operator
             raise
+        return answer
+
+    def deadline(
+        self, timeout_seconds: float | None = None, came_seconds: float | None = None
+    ) -> Deadline:
+        """When a request is due: at the limit, or earlier where its client says so."""
+        limit = self._timeout_seconds
+        return self._watchdog.deadline(min(limit, timeout_seconds or limit), came_seconds)
+
+    def answer(
+        self,
+        request: Request,
+        deadline: Deadline,
+        is_gone: Callable[[], bool] | None = None,
+        stages: Stages | None = None,
+        encoding: contextlib.AbstractContextManager[Any] = _HERE,
+    ) -> bytes:
+        """Runs a request that has been decoded; releases it, whatever comes.
+
+        Args:
+            request: the caller's no more.
+            deadline: when it is due.
+            is_gone: whether the client has left.
+            stages: how long each stage took is noted here.
+            encoding: is entered while the answer is written.
+        """
+        stages = stages if stages is not None else Stages()
+        unbatched = request.unbatched
+        outcome = self.scheduler.run(request, deadline, is_gone)
+        stages.queue = stages.thread + outcome.queue_seconds
+        stages.run = outcome.run_seconds
+        stages.rows = outcome.rows
+        try:
+            start = time.perf_counter()
+            settled = self.model.settle(outcome.outputs, unbatched=unbatched)
+            with encoding:
+                answer = protocol.encode(settled)
+            stages.encode = time.perf_counter() - start
+        finally:
+            outcome.release()
         return answer
 
     def info(self) -> dict[str, Any]:
@@ -150,13 +183,15 @@ class Engine:
         }
 
 
-def _choose_batching(model: Model, settings: Settings, trial: Deadline) -> Batching:
+def _choose_batching(
+    model: Model, settings: Settings, recorded: Sequence[Row], trial: Deadline
+) -> Batching:
     if settings.batching == "off":
         return Batching(None, "serving.batching is off")
     limits = Limits(settings.max_batch_size, settings.batch_delay_us / 1e6)
     if limits.most_rows == 1:
         return Batching(None, "serving.max_batch_size is 1")
-    obstacle = find_obstacle(model, trial)
+    obstacle = find_obstacle(model, trial, recorded)
     if obstacle is not None:
         if settings.batching == "on":
             raise ConfigurationError(f"serving.batching is on, but {obstacle}")

@@ -55,7 +55,12 @@ class HostExecution:
     Args:
         session: the model's.
         signature: its inputs, and the outputs that are wanted.
+
+    Attributes:
+        runs_until_warm: of one set of shapes, of which the last one is as fast as those to come.
     """
+
+    runs_until_warm = 1
 
     def __init__(self, session: Session, signature: Signature) -> None:
         self._session = session

@@ -107,11 +107,16 @@ class StreamExecution:
     @contextlib.contextmanager
     def uncaptured(self) -> Iterator[None]:
         """While it is entered runs are for trial: none of their shapes is captured, or counted."""
-        self._is_trial = True
+        was_trial, self._is_trial = self._is_trial, True
         try:
             yield
         finally:
-            self._is_trial = False
+            self._is_trial = was_trial
+
+    @property
+    def runs_until_warm(self) -> int:
+        """Of one set of shapes: the last one is captured as a CUDA graph, where that is done."""
+        return self._graphs.runs_until_captured
 
     def close(self) -> None:
         """Ends the thread when what it was given is done."""

@@ -58,6 +58,11 @@ class GraphBook:
         self._next = 0
         self._replays = 0
 
+    @property
+    def runs_until_captured(self) -> int:
+        """Requests of a set of shapes with the one that is captured; 1 where none is."""
+        return 1 if self._reason is not None else self._after + 1
+
     def judge(self, shapes: Hashable) -> Verdict:
         """What to do with a request whose inputs have these shapes."""
         graph = self._graphs.get(shapes)

@@ -20,6 +20,7 @@ from gpux.padding import Padding
 from gpux.rows import MixedRowsError, gather, scatter, shapes_of
 from gpux.tensor import Dim, OtherSpec, TensorSpec
 
+_TOO_LONG = "the trial of its rows took too long"
 _ROWS = 3
 # Rows unlike each other, so that what is taken over all of them shows: the range of their floats,
 # and the share of ones among their integers.
@@ -44,20 +45,43 @@ Row = Mapping[str, Any]
 Trial = tuple[Sequence[Sizes], Callable[[Sizes, int], Row]]
 
 
-def find_obstacle(model: Model, deadline: Deadline | None = None) -> str | None:
+def find_obstacle(
+    model: Model, deadline: Deadline | None = None, recorded: Sequence[Row] = ()
+) -> str | None:
     """Why requests for a model cannot run together; None if they can.
 
-    A few generated rows are run, alone and together: floats from 0 to 16, integers 0 and 1.
+    A few rows are run, alone and together: those of a recorded request, if it has two that differ,
+    and generated ones, floats from 0 to 16 and integers 0 and 1. Where recorded rows agree, those
+    that were generated may be none that the model takes.
 
     Args:
         model: a loaded one.
         deadline: of the trial.
+        recorded: rows that the model takes.
     """
-    return (
-        _missing_axis(model)
-        or _mixing_node(model)
-        or _disagreement(model, _equal_rows(model), deadline)
-    )
+    obstacle = _missing_axis(model) or _mixing_node(model)
+    if obstacle is not None:
+        return obstacle
+    unlike = _unlike_each_other(recorded)
+    if unlike:
+        try:
+            obstacle = _difference(model, unlike, deadline)
+        except DeadlineError:
+            return _TOO_LONG
+        except (GpuxError, MemoryError) as error:
+            return f"the recorded rows could not be run: {error}"
+    return obstacle or _disagreement(model, _equal_rows(model), deadline, needed=not unlike)
+
+
+def _unlike_each_other(rows: Sequence[Row]) -> Sequence[Row]:
+    """As many rows as a trial takes; none, if there are no two that differ."""
+    different: list[Row] = []
+    for row in rows:
+        if not any(all((row[name] == other[name]).all() for name in row) for other in different):
+            different.append(row)
+        if len(different) == _ROWS:
+            break
+    return [different[number % len(different)] for number in range(_ROWS)] if different[1:] else ()
 
 
 def try_padding(model: Model, padding: Padding, deadline: Deadline | None = None) -> Padding | str:
@@ -163,8 +187,13 @@ def _disagreement(
     trials: Iterator[Trial],
     deadline: Deadline | None,
     padding: Padding | None = None,
+    *,
+    needed: bool = True,
 ) -> str | None:
-    """In which output rows together differ from rows alone, in the first trial that can be run."""
+    """In which output rows together differ from rows alone, in the first trial that can be run.
+
+    If none can, that is no obstacle where none is needed.
+    """
     problem = "no generated rows could be run"
     for sizes, make in trials:
         if max(_row_bytes(model, own) for own in sizes) > _MOST_BYTES:
@@ -172,21 +201,37 @@ def _disagreement(
             continue
         rows = [make(own, number) for number, own in enumerate(sizes)]
         try:
-            alone = [_run_alone(model, row, deadline) for row in rows]
+            return _difference(model, rows, deadline, padding)
         except DeadlineError:
-            return "the trial of its rows took too long"
+            problem = _TOO_LONG
+            break
         except (GpuxError, MemoryError) as error:
             problem = f"no generated rows could be run: {error}"
-        else:
-            return _unlike(model, alone) or _compare_orders(model, rows, alone, deadline, padding)
-    return problem
+    return problem if needed else None
+
+
+def _difference(
+    model: Model, rows: Sequence[Row], deadline: Deadline | None, padding: Padding | None = None
+) -> str | None:
+    """In which output rows together differ from rows alone.
+
+    Raises:
+        GpuxError, MemoryError: they cannot be run alone.
+    """
+    alone = [_run_alone(model, row, deadline) for row in rows]
+    return _unlike(model, alone) or _compare_orders(model, rows, alone, deadline, padding)
+
+
+def generate(model: Model) -> Iterator[Row]:
+    """Requests of one row, made up for any model, for want of real ones; not all can be run."""
+    for sizes in _candidates(model):
+        if _row_bytes(model, sizes) <= _MOST_BYTES:
+            yield _row(model, sizes, 0, 1.0)
 
 
 def _row_bytes(model: Model, sizes: Sizes) -> int:
     return sum(
-        spec.type.nbytes
-        * math.prod(dim if isinstance(dim, int) else sizes[dim] for dim in spec.dims[1:])
-        for spec in model.signature.inputs
+        spec.type.nbytes * math.prod(_row_shape(spec, sizes)) for spec in model.signature.inputs
     )
 
 
@@ -198,7 +243,7 @@ def _unlike(model: Model, alone: Sequence[Sequence[Any]]) -> str | None:
         if any(value.size == 0 for value in values) or (
             is_float and not any(numpy.isfinite(value.astype(float)).any() for value in values)
         ):
-            return f"output '{spec.name}' of generated rows tells nothing"
+            return f"output '{spec.name}' of the rows that were tried tells nothing"
     return None
 
 
@@ -239,11 +284,11 @@ def _row(model: Model, sizes: Sizes, number: int, scale: float) -> dict[str, Any
     for spec in model.signature.inputs:
         shape = _row_shape(spec, sizes)
         if spec.type.word == "string":
-            row[spec.name] = random.choice(_WORDS, shape).astype(object)
+            row[spec.name] = numpy.asarray(random.choice(_WORDS, shape), object)
         elif spec.type.name.startswith(("float", "bfloat")):
-            row[spec.name] = random.random(shape) * scale
+            row[spec.name] = numpy.asarray(random.random(shape) * scale)
         else:
-            ones = random.random(shape) < _ONES[number]
+            ones = numpy.asarray(random.random(shape) < _ONES[number])
             row[spec.name] = ones if spec.type.word == "boolean" else ones.astype(numpy.int64)
     return row
 
@@ -273,7 +318,12 @@ def _padded_row(model: Model, padding: Padding, sizes: Sizes, number: int) -> Ro
 
 
 def _row_shape(spec: TensorSpec, sizes: Sizes) -> tuple[int, ...]:
-    return (1, *(dim if isinstance(dim, int) else sizes[dim] for dim in spec.dims[1:]))
+    """Of one row, or of all where an input has none."""
+    if not spec.dims:
+        return ()
+    leading = spec.dims[0] if spec.kind == "fixed" else 1
+    known = (leading, *spec.dims[1:])
+    return tuple(dim if isinstance(dim, int) else sizes.get(dim, 1) for dim in known)
 
 
 def _run_alone(model: Model, values: Row, deadline: Deadline | None) -> list[Any]:
@@ -309,7 +359,7 @@ def _compare(
     except MixedRowsError as error:
         return f"rows {how} gave {error}"
     except DeadlineError:
-        return "the trial of its rows took too long"
+        return _TOO_LONG
     except (GpuxError, MemoryError) as error:
         return f"rows {how} could not be run: {error}"
     finally:

@@ -13,6 +13,7 @@ from gpux.engine import Engine
 from gpux.errors import UnavailableError
 from gpux.metrics import Gauge, Metrics, single
 from gpux.model import load_model
+from gpux.warmup import read_recorded, warm_up
 
 Status = Literal["loading", "healthy", "draining"]
 _LOADING = "The server is loading its model"
@@ -79,7 +80,10 @@ class Service:
         start = time.monotonic()
         model = load_model(self._settings)
         loaded = time.monotonic()
-        engine = Engine(model, self._settings)
+        file = self._settings.warmup
+        recorded = None if file is None else read_recorded(file, model)
+        engine = Engine(model, self._settings, recorded.rows if recorded else ())
+        warm_up(engine, recorded)
         seconds = {"load": loaded - start, "warmup": time.monotonic() - loaded}
         self.metrics.loaded(seconds)
         self.open(engine)

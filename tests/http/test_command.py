@@ -18,6 +18,7 @@ from servers import (
     head,
     run_gpux,
     serve,
+    wait_until,
 )
 
 import gpux
@@ -338,7 +339,8 @@ def test_variables_stand_for_options(model_file: Find) -> None:
         assert server.post(ROW.ljust(51)).status == 413
         with serve(model_file("matrix"), "--threads", "1") as other:
             other.predict(ROW)
-            assert server.threads() - other.threads() == 7 - 1
+            # The thread that has loaded the model may just be about to end.
+            wait_until(lambda: server.threads() - other.threads() == 7 - 1, "only workers differ")
 
 
 def test_empty_variables_are_as_if_unset(model_file: Find) -> None:

@@ -1,13 +1,35 @@
-"""How a server starts: what it answers while its model loads, and how it ends meanwhile."""
+"""How a server starts: what it answers while it loads, its warm-up, and its end meanwhile."""
 
+import json
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from servers import Client, ServerProcess, figure, post, run_gpux, start
+from models import catalogue, write_folder
+from servers import (
+    PATIENCE_SECONDS,
+    Client,
+    ServerProcess,
+    environment,
+    figure,
+    post,
+    run_gpux,
+    serve,
+    start,
+    wait_until,
+)
 
 Find = Callable[[str], Path]
+
+
+def write_recorded(folder: Path, body: object) -> Path:
+    """A file with a request body: a value to be written as JSON, or text."""
+    file = folder / "request.json"
+    file.write_text(body if isinstance(body, str) else json.dumps(body))
+    return file
 
 
 def test_what_is_answered_while_the_model_loads(model_file: Find) -> None:
@@ -56,3 +78,100 @@ def test_a_model_that_was_loaded_is_counted(server: Callable[[str], ServerProces
     assert figure(server("matrix"), "gpux_model_loads_total") == 1
     assert figure(server("matrix"), "gpux_model_load_seconds", stage="load") > 0
     assert figure(server("matrix"), "gpux_model_load_seconds", stage="warmup") > 0
+
+
+# The warm-up.
+
+
+def test_a_server_is_ready_after_its_warm_up(model_file: Find, tmp_path: Path) -> None:
+    recorded = write_recorded(tmp_path, {"steps": 50000})  # about two seconds
+    with start(model_file("slow"), "--warmup", str(recorded)) as server:
+        health = server.request("GET", "/health")
+        assert (health.status, health.json["status"]) == (503, "loading")
+        wait_until(lambda: server.request("GET", "/health").status == 200, "it is ready")
+        assert server.stdout.wait_for("Serving   http://")
+        assert figure(server, "gpux_model_load_seconds", stage="warmup") > 0.1
+        assert figure(server, "gpux_requests_total") == 0, "nobody asked for the warm-up"
+        assert server.predict({"steps": 1}) == {"sum": 128.0}
+    assert server.stderr.text == ""
+
+
+def test_the_end_does_not_wait_for_the_warm_up(model_file: Find, tmp_path: Path) -> None:
+    recorded = write_recorded(tmp_path, {"steps": 10**9})
+    with start(model_file("slow"), "--warmup", str(recorded)) as server:
+        computed = server.cpu_seconds()
+        wait_until(lambda: server.cpu_seconds() > computed + 1, "the model runs")
+        assert server.request("GET", "/health").json["status"] == "loading"
+        assert server.end() == 0
+    assert (server.stdout.text, server.stderr.text) == ("Stopped\n", "")
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "options", "said"),
+    [
+        ("matrix", '{"x": [1,', (), "Invalid JSON at byte 9: "),
+        ("matrix", {"y": [1]}, (), "Unknown input: 'y'; the model's inputs are 'x'"),
+        ("matrix", {}, (), "Missing required input: 'x'"),
+        ("table", {"ids": [[9]]}, (), "Inference failed: "),
+        ("slow", {"steps": 10**9}, ("--timeout", "0.5"), "longer than the limit of 0.5 seconds"),
+    ],
+    ids=["no JSON", "another input", "no input", "a run that fails", "a run that takes too long"],
+)
+def test_a_recorded_request_that_fails_ends_the_start(
+    model_file: Find, tmp_path: Path, model: str, body: object, options: tuple[str, ...], said: str
+) -> None:
+    recorded = write_recorded(tmp_path, body)
+    arguments = ("--port", "0", "--warmup", str(recorded), *options)
+    done = run_gpux("serve", str(model_file(model)), *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"gpux: {recorded}: ")
+    assert said in line
+
+
+def test_under_another_server_too_it_ends_the_start(model_file: Find, tmp_path: Path) -> None:
+    recorded = write_recorded(tmp_path, {})
+    done = subprocess.run(
+        [sys.executable, "-c", "from gpux.wsgi import app"],
+        capture_output=True,
+        text=True,
+        env=environment(GPUX_MODEL=str(model_file("matrix")), GPUX_WARMUP=str(recorded)),
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"gpux: {recorded}: Missing required input: 'x'\n"
+
+
+def test_a_recorded_request_that_is_not_there(model_file: Find, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.json"
+    done = run_gpux("serve", str(model_file("matrix")), "--port", "0", "--warmup", str(missing))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"gpux: --warmup: no such file: {missing}\n"
+    folder = write_folder(tmp_path / "folder", "matrix", "serving: {warmup: none.json}")
+    done = run_gpux("serve", str(folder), "--port", "0")
+    said = f"serving.warmup: no such file: {folder / 'none.json'}"
+    assert done.stderr == f"gpux: {folder / 'gpux.yml'}: {said}\n"
+
+
+def test_recorded_rows_show_that_a_model_can_be_batched(tmp_path: Path) -> None:
+    """Where those that are made up are none that it takes."""
+    (tmp_path / "model.onnx").write_bytes(catalogue().SerializeToString())
+    (tmp_path / "gpux.yml").write_text("serving: {warmup: request.json}")
+    write_recorded(tmp_path, {"ids": [[100, 103], [102, 101]]})
+    with serve(tmp_path) as server:
+        assert "Batching  on: up to 32 rows" in server.stdout.text
+        assert server.predict({"ids": [101]}) == {"embedding": [[2.0, 3.0]]}
+    write_recorded(tmp_path, {"ids": [[100, 103]] * 2})
+    with serve(tmp_path) as server:
+        assert "Batching  off: no generated rows could be run: " in server.stdout.text
+        assert server.stderr.text == ""
+
+
+@pytest.mark.parametrize("name", ["distinct", "normalized"])
+def test_recorded_rows_show_that_a_model_cannot_be_batched(
+    model_file: Find, tmp_path: Path, name: str
+) -> None:
+    recorded = write_recorded(tmp_path, {"x": [[1, 2], [3, 5]]})
+    with serve(model_file(name), "--warmup", str(recorded)) as server:
+        assert "Batching  off: " in server.stdout.text

@@ -31,6 +31,7 @@ ORDER = [
     "tracing",
     "app",
     "service",
+    "warmup",
     "example",
     "engine",
     "exchange",
