@@ -53,7 +53,7 @@ _GIL = re.compile(r"^(take_gil|pthread_cond_timedwait|__pthread_cond_timedwait\S
 _RUNTIME = re.compile(r"onnxruntime\w*\.so|\(libonnxruntime")
 
 # Addresses of what has no name, and the numbers of lines.
-_NOISE = re.compile(r"^0x[0-9a-f]+ |(?<=\.py):\d+(?=\))")
+_NOISE = re.compile(r"^0x[0-9a-f]+ |:\d+(?=\)$)")
 
 # Of a stack's frames the innermost that is found here says where it is; of several stages that
 # would do, the first.
@@ -64,12 +64,13 @@ STAGES = (
     _stage("bind, fetch", "tensors to and from ONNX Runtime", r"\(gpux/(execution|runtime)\.py"),
     _stage("queue", "waiting for a free run, and who gives it", r"\(gpux/scheduler\.py"),
     _stage("engine", "the rest of engine.predict", r"\(gpux/(engine|model|memory|rows)\.py"),
-    _stage("read", "the body, from the server's buffers", r"^read_body "),
+    _stage("read", "the body, out of the server's buffers", r"^read_body "),
     _stage("metrics", "what is counted", r"\(gpux/metrics\.py|\(prometheus_client/"),
     _stage("app", "routes, headers, Falcon", r"\(gpux/app\.py", r"\(falcon/"),
+    _stage("buffers", "bodies and answers put together in memory", r"\(waitress/buffers\.py"),
     _stage(
         "write",
-        "the answer: its head and the buffers",
+        "the answer, on its way to the socket",
         r"^(Task|WSGITask|CountedTask)\.(write|build_response_header|finish) ",
         r"\.(write_soon|_flush_some|handle_write) ",
         r"\.handle_write_event ",

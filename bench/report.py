@@ -11,7 +11,7 @@ from typing import Any
 
 # What the figures depend on, besides the machine.
 _PACKAGES = (
-    *("gpux", "numpy", "onnxruntime", "falcon", "waitress"),
+    *("gpux", "numpy", "onnxruntime", "falcon", "waitress", "granian"),
     *("orjson", "msgspec", "pysimdjson"),
 )
 

@@ -99,8 +99,8 @@ def measure(options: argparse.Namespace) -> Report:
         table=table(["stage", "of all", "of work", ""], rows),
         notes=[
             f"{title}; {load.per_second:,.0f} requests/s when nobody looked.",
-            f"{sum(samples.values()):,} samples of threads; those that waited for a request are "
-            "left out. Of work: without those that waited for the GIL, a lock or another thread.",
+            f"{sum(samples.values()):,} samples of threads, those that waited for a request too.",
+            "of all: without these. of work: also without waiting for the GIL, a lock or a thread.",
             f"Flame graph: {options.flame_graph}",
         ],
     )

@@ -1,5 +1,6 @@
 """The chart of `server`: requests per second of each server, a panel for each case."""
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,16 @@ _COLUMNS = 3
 _BAR_INCHES = 0.27
 
 
-def draw(report: Report, file: Path) -> None:
-    """Draws the figures of a report to a file, whose name says how: .svg, .png.
+def check() -> None:
+    """Raises CannotMeasureError where nothing can be drawn: better before the measuring."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise CannotMeasureError("a chart needs matplotlib: pip install matplotlib")
 
-    Raises:
-        CannotMeasureError: matplotlib is missing.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        raise CannotMeasureError("a chart needs matplotlib: pip install matplotlib") from None
+
+def draw(report: Report, file: Path) -> None:
+    """Draws the figures of a report to a file, whose name says how: .svg, .png."""
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
     from matplotlib.layout_engine import ConstrainedLayoutEngine

@@ -1,5 +1,8 @@
 """bench/run.py profile: from the stacks that py-spy writes to stages, shares and a flame graph."""
 
+import json
+import os
+import shutil
 import xml.etree.ElementTree
 from pathlib import Path
 
@@ -42,6 +45,8 @@ STACKS = {
     "queue": PREDICT + ";Scheduler.run (gpux/scheduler.py:90);_Entry.wait (gpux/scheduler.py:312)",
     "engine": PREDICT,
     "app": WORKING + ";App.__call__ (falcon/app.py:487)",
+    "buffers": MAIN.format(223) + ";HTTPChannel.received (waitress/channel.py:211)"
+    ";OverflowableBuffer.append (waitress/buffers.py:300);realloc (libc.so.6)",
     "write": WORKING + ";Task.write (waitress/task.py:310)",
     "WSGI": WORKING,
     "sockets": MAIN.format(223) + ";dispatcher.recv (waitress/wasyncore.py:406);recv (libc.so.6)",
@@ -119,6 +124,23 @@ def test_the_flame_graphs_frames_are_as_wide_as_their_share() -> None:
     assert found["decode (gpux/protocol.py): 25.00%"] == (340, COLOURS["decode"])
     assert not any("Condition.wait" in name for name in found)
     assert "a <title>" in [text.text for text in root.iter(f"{space}text")]
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None and not os.environ.get("CI"), reason="no wrk")
+def test_a_live_server_is_looked_at(tmp_path: Path) -> None:
+    import run
+    from cases import CASES
+
+    model, body = CASES["mlp"].write(tmp_path)
+    graph, output = tmp_path / "graph.svg", tmp_path / "profile.json"
+    few = ["--connections", "2", "--seconds", "1", "--rate", "20"]
+    outputs = ["--flame-graph", str(graph), "--json", str(output)]
+    assert run.main(["profile", str(model), "--body", str(body), *few, *outputs]) == 0
+    figures = json.loads(output.read_bytes())["figures"]
+    assert sum(figure["of_all"] for figure in figures) == pytest.approx(1)
+    assert sum(figure["of_work"] for figure in figures) == pytest.approx(1)
+    drawn = "".join(xml.etree.ElementTree.parse(graph).getroot().itertext())
+    assert "Server.run (gpux/server.py)" in drawn
 
 
 def test_every_stage_has_a_colour_of_its_own() -> None:

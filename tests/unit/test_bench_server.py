@@ -231,6 +231,52 @@ def test_an_answer_of_the_open_inference_protocol_is_checked_bit_for_bit() -> No
         check_v2_text("transposed", text([0.1, 0.2, 0.3, 0.4], [4, 1]), right)
 
 
+# The command.
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None and not os.environ.get("CI"), reason="no wrk")
+def test_our_own_server_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import run
+    import server
+
+    monkeypatch.setattr(server, "FOLDER", tmp_path / "cases")
+    output = tmp_path / "server.json"
+    few = ["--case", "mlp", "--server", "gpux", "--connections", "2", "--rounds", "1"]
+    assert run.main(["server", *few, "--seconds", "0.1", "--json", str(output)]) == 0
+    report = json.loads(output.read_bytes())
+    ours, alone = report["figures"]
+    assert (ours["server"], ours["case"], ours["connections"]) == ("gpux", "mlp", 2)
+    assert (ours["errors"], ours["differs"], ours["problem"]) == (0, "", "")
+    assert ours["requests_per_second"] > 0
+    assert ours["peak_mib"] > 10
+    assert alone["server"] == "session.run"
+    assert report["settings"]["not_measured"] == {}
+    assert report["notes"][-1] == "All answers looked at were equal to session.run's bit for bit."
+
+
+def test_a_wrong_answer_of_ours_ends_it_and_a_peers_is_kept(tmp_path: Path) -> None:
+    from answers import MismatchError
+    from contenders import CONTENDERS, Server
+    from processes import ProcessTree
+    from server import _Contestant
+
+    def check(text: bytes) -> None:
+        raise MismatchError(f"wrong: {text!r}")
+
+    body = tmp_path / "body.json"
+    body.write_text("{}")
+    with serving(b"{}") as (port, _):
+        tree = ProcessTree(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+        try:
+            asked = Server(port, "/predict", tree)
+            peer = _Contestant(CONTENDERS["fastapi"], asked, body, check)
+            assert peer.differs == f"wrong: {ANSWER!r}"
+            with pytest.raises(MismatchError, match="wrong"):
+                _Contestant(CONTENDERS["gpux"], asked, body, check)
+        finally:
+            tree.end()
+
+
 # The report.
 
 
