@@ -17,7 +17,17 @@ _HEAD = 74
 _NARROWEST = 0.6
 _PALETTE = (
     *("#4c78a8", "#f58518", "#54a24b", "#9edae5", "#eeca3b", "#b279a2", "#9d755d", "#c7c7c7"),
-    *("#ff9da6", "#bcbd22", "#17becf", "#d8b5a5", "#88a0cb", "#98df8a", "#c49c94", "#7f7fd5"),
+    *(
+        "#ff9da6",
+        "#bcbd22",
+        "#17becf",
+        "#d8b5a5",
+        "#88a0cb",
+        "#98df8a",
+        "#c49c94",
+        "#7f7fd5",
+        "#dbdb8d",
+    ),
 )
 COLOURS = dict(zip((stage.name for stage in STAGES), cycle(_PALETTE))) | {
     GIL_WAIT: "#e45756",

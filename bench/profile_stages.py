@@ -39,14 +39,14 @@ def _stage(name: str, about: str, *frames: str) -> Stage:
 # Threads that wait for the next request, or for nothing: not counted, unless it is the GIL.
 _WAITING = re.compile(
     r"^(handler_thread|ThreadedTaskDispatcher\.handler_thread) .*task\.py"
-    r"|^Watchdog\._watch |^Scheduler\._take "
+    r"|^Watchdog\._watch |^Scheduler\._take |^Workers\._next_task "
 )
 _BLOCKED = re.compile(
     r"^(PyThread_acquire_lock_timed|poll|epoll_wait|select|pthread_cond_wait|syscall) "
-    r"|^select_poll_poll_impl "
+    r"|^select_(poll|epoll)_poll_impl "
 )
 _LOCKS = re.compile(r"\(threading\.py|\.so[\d.]*\)$")
-_POLL = re.compile(r"^(poll|epoll_wait) \(|^select_poll_poll_impl ")
+_POLL = re.compile(r"^(poll|epoll_wait) \(|^select_(poll|epoll)_poll_impl ")
 
 # A thread that wants the GIL waits for a condition with a time limit, as nothing else here does.
 _GIL = re.compile(r"^(take_gil|pthread_cond_timedwait|__pthread_cond_timedwait\S*) \(")
@@ -86,13 +86,14 @@ STAGES = (
         "hand over",
         "from the thread of the sockets to one that works, and back",
         r"\.add_task ",
+        r"^Workers\.submit ",
         r"\.pull_trigger ",
         r"^(trigger|_triggerbase)\.",
     ),
     _stage(
         "WSGI", "waitress's task around the app", r"\(waitress/(task|proxy_headers|channel)\.py"
     ),
-    _stage("sockets", "poll, recv, send", r"\(waitress/", r"\(gpux/server\.py"),
+    _stage("sockets", "poll, recv, send", r"\(waitress/", r"\(gpux/(server|sockets)\.py"),
     _stage("granian", "sockets, HTTP parsing and hand over, in Rust", r"_granian\S*\.so"),
 )
 GIL_WAIT = "GIL wait"

@@ -20,6 +20,7 @@ HANDLER = (
     "0x7fde80f278ec (libc.so.6);thread_run (libpython3.11.so.1.0);"
     "Thread.run (threading.py:982);ThreadedTaskDispatcher.handler_thread (waitress/task.py:{})"
 )
+WORKER = "Thread.run (threading.py:982);Workers._work (gpux/workers.py:137)"
 WORKING = HANDLER.format(83) + (
     ";Channel.service (gpux/server.py:195);WSGITask.execute (waitress/task.py:435)"
 )
@@ -53,6 +54,7 @@ STACKS = {
     "HTTP parsing": MAIN.format(223)
     + ";HTTPChannel.received (waitress/channel.py:211);Parser.parse_header (gpux/server.py:73)",
     "hand over": WORKING + ";_triggerbase.pull_trigger (waitress/trigger.py:96)",
+    "turns": WORKER + ";Workers._next_task (gpux/workers.py:146)",
     "GIL wait": RUN + GIL,
     "idle": HANDLER.format(71) + ";Condition.wait (threading.py:327)" + LOCK,
     "other": "Something.new (elsewhere/module.py:1)",
@@ -73,6 +75,11 @@ def test_who_waits_for_the_gil_before_the_next_request_waits_for_the_gil() -> No
     stack = HANDLER.format(71) + ";Condition.wait (threading.py:327)"
     (waits,) = read_stacks(f"thread (7): waitress-0;{stack}{GIL} 1")
     assert stage_of(waits) == GIL_WAIT
+    (worker,) = read_stacks(f"thread (7): worker-0;{STACKS['turns']}{LOCK} 1")
+    assert stage_of(worker) == IDLE
+    turn = f"{STACKS['queue']};Workers._wait (gpux/workers.py:170){LOCK}"
+    (waits_for_a_run,) = read_stacks(f"thread (7): worker-0;{turn} 1")
+    assert stage_of(waits_for_a_run) == "queue"
     (polls,) = read_stacks(f"thread (7): MainThread;{MAIN.format(213)};poll (libc.so.6) 1")
     assert stage_of(polls) == IDLE
 
