@@ -90,6 +90,7 @@ STAGES = (
         r"\.pull_trigger ",
         r"^(trigger|_triggerbase)\.",
     ),
+    _stage("turns", "which worker goes on", r"^Workers\.(relieve|_(?!wait|work))"),
     _stage(
         "WSGI", "waitress's task around the app", r"\(waitress/(task|proxy_headers|channel)\.py"
     ),
