@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, Self
+from typing import IO, Any, Literal, Protocol, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -299,6 +299,12 @@ def figure(server: ServerProcess, name: str, **labels: str) -> float:
     return 0.0
 
 
+class Listening(Protocol):
+    """Whatever a client may connect to."""
+
+    port: int
+
+
 class Client:
     """A connection on which the test decides about each byte.
 
@@ -306,7 +312,7 @@ class Client:
         server: where to connect to.
     """
 
-    def __init__(self, server: ServerProcess) -> None:
+    def __init__(self, server: Listening) -> None:
         self.socket = socket.create_connection(("127.0.0.1", server.port), PATIENCE_SECONDS)
         self.stream = self.socket.makefile("rb")
 
