@@ -160,7 +160,7 @@ class ServerProcess:
         self.stderr = Output(self.process.stderr)
         if isinstance(ready, int):
             self.port = ready
-            wait_until(self._listens, "the server listens")
+            wait_until(self.listens, "the server listens")
             return
         said = (self.stdout if stream == "stdout" else self.stderr).wait_for(ready)
         if said is None:
@@ -239,7 +239,8 @@ class ServerProcess:
         assert isinstance(answer.json, dict)
         return answer.json
 
-    def _listens(self) -> bool:
+    def listens(self) -> bool:
+        """Whether it takes connections."""
         try:
             socket.create_connection(("127.0.0.1", self.port)).close()
         except ConnectionError:

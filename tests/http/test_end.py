@@ -1,7 +1,6 @@
 """How a server ends: signals, requests in flight, and addresses that are taken."""
 
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,14 +27,6 @@ def start_to_run(server: ServerProcess, client: Client, body: bytes) -> None:
     computed = server.cpu_seconds()
     client.send(post(body))
     wait_until(lambda: server.cpu_seconds() > computed + 0.05, "the model runs")
-
-
-def refuses_connections(server: ServerProcess) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", server.port)):
-            return False
-    except ConnectionError:
-        return True
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -74,7 +65,7 @@ def test_while_it_drains_nothing_new_is_taken(slow: ServerProcess) -> None:
         assert kept.read().status == 200
         start_to_run(slow, running, FOR_EVER)
         slow.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: refuses_connections(slow), "connections are refused")
+        wait_until(lambda: not slow.listens(), "connections are refused")
         kept.send(post(b'{"steps": 1}'), b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         refused = kept.read()
         assert refused.status == 503
@@ -109,7 +100,7 @@ def test_a_second_signal_ends_at_once(slow: ServerProcess, number: int, second: 
     with Client(slow) as client:
         start_to_run(slow, client, FOR_EVER)
         slow.process.send_signal(number)
-        wait_until(lambda: refuses_connections(slow), "connections are refused")
+        wait_until(lambda: not slow.listens(), "connections are refused")
         assert slow.process.poll() is None
         slow.process.send_signal(second)
         # Not 0, which would be the end of the patience with requests in flight.
