@@ -38,6 +38,7 @@ hints: $(VENV)/dev.stamp
 
 # The tests of the fast path, with AddressSanitizer and UndefinedBehaviorSanitizer in the extension.
 # The interpreter's own allocator would hide errors, and its leaks at exit are not ours.
+# Optimized less, it is compiled in half the time and runs as fast.
 # What only repeats the same with more values is left to the core's own tests and the fuzzer, which have them too.
 VOLUME := (at_every_distance or may_be_left_out or grows_over)
 sanitize: $(VENV)/sanitize.stamp
@@ -47,22 +48,37 @@ sanitize: $(VENV)/sanitize.stamp
 
 # The core without an interpreter, with the sanitizers: tables and the fuzzer's corpus, once more in the form for
 # processors without SSE2; the writer's samples beside std::to_chars. And random decimals, as the installed reader reads
-# them, beside float().
+# them, beside float(). What tests is not optimized, which would take four times as long as the core itself.
 CORE_FLAGS := -std=c++17 -g -Wall -Wextra -Wpedantic -pthread -fsanitize=address,undefined -fno-sanitize-recover=all \
-	-Isrc/_fastpath
-CORE_TESTS := $(wildcard tests/core/*_tests.cpp) tests/core/fuzz_reader.cpp \
-	$(patsubst %,src/_fastpath/%.cpp,activation number reader sink strided)
-core: $(VENV)/dev.stamp
-	@mkdir -p build/core
-	g++ $(CORE_FLAGS) -O1 -o build/core/core_tests $(CORE_TESTS)
+	-Isrc/_fastpath -MMD
+CORE_PARTS := activation number reader sink strided
+CORE_TESTS := $(notdir $(basename $(wildcard tests/core/*_tests.cpp))) fuzz_reader
+CORE_OBJECTS := $(patsubst %,%.o,$(CORE_PARTS) $(CORE_TESTS))
+core: $(VENV)/dev.stamp build/core/core_tests build/core/core_tests_portable build/core/shortest
 	build/core/core_tests tests/core/corpus/reader
-	g++ $(CORE_FLAGS) -O1 -U__SSE2__ -o build/core/core_tests_portable $(CORE_TESTS)
 	build/core/core_tests_portable tests/core/corpus/reader
-	g++ $(CORE_FLAGS) -O2 -o build/core/shortest tests/core/shortest.cpp src/_fastpath/shortest.cpp src/_fastpath/writer.cpp
 	build/core/shortest float32 499
 	build/core/shortest float64 100000
 	build/core/shortest types
 	$(BIN)/python tests/core/decimals.py 100000
+
+build/core/core_tests: $(addprefix build/core/usual/,$(CORE_OBJECTS))
+build/core/core_tests_portable: $(addprefix build/core/portable/,$(CORE_OBJECTS))
+build/core/core_tests build/core/core_tests_portable:
+	g++ $(CORE_FLAGS) -o $@ $^
+
+build/core/portable/%.o: CORE_FLAGS += -U__SSE2__
+build/core/usual/%.o build/core/portable/%.o: src/_fastpath/%.cpp Makefile
+	@mkdir -p $(@D)
+	g++ $(CORE_FLAGS) -O1 -c -o $@ $<
+build/core/usual/%.o build/core/portable/%.o: tests/core/%.cpp Makefile
+	@mkdir -p $(@D)
+	g++ $(CORE_FLAGS) -O0 -c -o $@ $<
+-include $(wildcard build/core/*/*.d)
+
+build/core/shortest: tests/core/shortest.cpp src/_fastpath/shortest.cpp src/_fastpath/writer.cpp $(wildcard src/_fastpath/*.hpp)
+	@mkdir -p $(@D)
+	g++ $(CORE_FLAGS) -O2 -o $@ $(filter %.cpp,$^)
 
 # The instructions of decoding and encoding, counted by callgrind, beside those that are kept for this compiler:
 # tests/core/counts.json. Where a change is worth more of them, or needs fewer, `make counts-baseline` keeps the new ones.
@@ -119,5 +135,5 @@ $(VENV)/sanitize.stamp: $(VENV)/dev.stamp
 	$(VENV)/sanitize/bin/pip install --quiet --upgrade pip
 	$(BIN)/python -c '$(PURELIB)' > "$$($(VENV)/sanitize/bin/python -c '$(PURELIB)')/others.pth"
 	$(VENV)/sanitize/bin/pip install --quiet --no-deps . \
-		-Csetup-args=-Db_sanitize=address,undefined -Csetup-args=-Db_lundef=false
+		-Csetup-args=-Db_sanitize=address,undefined -Csetup-args=-Db_lundef=false -Csetup-args=-Doptimization=1
 	@touch $@
