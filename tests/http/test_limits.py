@@ -415,14 +415,20 @@ def test_a_client_that_leaves_while_the_model_runs(model_file: Find) -> None:
 
 
 def test_slow_senders_do_not_stop_others(model_file: Find) -> None:
+    """Whatever they still have to send, and while one byte after the other comes."""
+    request, steps = post(GOOD), 10
     with serve(model_file("sentiment"), "--threads", "1") as server, ExitStack() as stack:
-        slow = [stack.enter_context(Client(server)) for _ in range(50)]
-        for client in slow:
-            client.send(post(GOOD)[:-1])
-        assert server.post(GOOD).status == 200
-        for client in slow:
-            client.send(GOOD[-1:])
-        assert [client.read().status for client in slow] == [200] * 50
+        slow = [stack.enter_context(Client(server)) for _ in range(200)]
+        begun = [number % (len(request) - steps) for number in range(len(slow))]
+        for client, sent in zip(slow, begun, strict=True):
+            client.send(request[:sent])
+        for step in range(steps):
+            for client, sent in zip(slow, begun, strict=True):
+                client.send(request[sent + step : sent + step + 1])
+            assert server.post(GOOD).status == 200
+        for client, sent in zip(slow, begun, strict=True):
+            client.send(request[sent + steps :])
+        assert [client.read().status for client in slow] == [200] * 200
 
 
 @pytest.mark.parametrize("pipelined", [1, 3])
