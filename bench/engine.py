@@ -33,6 +33,7 @@ _WARM_UP_REQUESTS = 10
 _CONNECTIONS = 32
 _SLOW_SECONDS = 0.05
 _OVERLOAD = 10
+_PATIENCE_SECONDS = 60.0
 _SPLIT_CONNECTIONS = (1, 8, 32)
 _THREADS = (4, 8, 16, 32)
 
@@ -209,6 +210,7 @@ def _measure_overload(pace: Pace) -> Iterator[Figure]:
         came = overload(
             served.url, body, _OVERLOAD * before.per_second, waiting, pace.overload_seconds
         )
+        served.processes.wait_until_idle(_PATIENCE_SECONDS)
         after = busy()
     capacity = (before.per_second + after.per_second) / 2
     refused = Durations(came.seconds_of(503) or [float("nan")])

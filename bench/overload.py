@@ -17,6 +17,8 @@ from served import children_cpu_seconds
 _RATE_PERIODS = 100
 # The first seconds: connections begin, and the queue fills.
 _FILL_SECONDS = 2
+# After the last request of those that never waited.
+_LATE_SECONDS = 3
 
 
 def h2load() -> str:
@@ -105,7 +107,7 @@ def overload(url: str, body: Path, per_second: float, waiting: int, seconds: int
             are as many more of them.
         seconds: how long at the full rate.
 
-    Each connection sends once a second, but for those whose request waits.
+    Each connection sends once a second, but for those whose request waits; at the end they leave.
     """
     connections = round(per_second) + waiting
     lasting = seconds + _FILL_SECONDS
@@ -121,10 +123,20 @@ def overload(url: str, body: Path, per_second: float, waiting: int, seconds: int
         ]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         start = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            _, told = process.communicate(timeout=lasting + _LATE_SECONDS)
+        except subprocess.TimeoutExpired:
+            # Connections that waited have not sent all of theirs, which nobody waits for. A line
+            # of the log is written with each answer.
+            process.terminate()
+            process.communicate()
+        else:
+            if process.returncode != 0:
+                raise CannotMeasureError(f"h2load failed:\n{told.strip()}")
         span_seconds = time.perf_counter() - start
-        if done.returncode != 0:
-            raise CannotMeasureError(f"h2load failed:\n{(done.stderr or done.stdout).strip()}")
         cores = children_cpu_seconds(before) / span_seconds
         return Overload(read_log(log.read_text()), _FILL_SECONDS, lasting, cores)
 

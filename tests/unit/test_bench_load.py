@@ -118,6 +118,8 @@ def engine_figures(over: float, auto: float, p99_ms: float, share: float) -> lis
             "refused_p99_ms": p99_ms,
             "refused_best_ms": p99_ms,
             "share_of_capacity": share,
+            "sent_per_second": 400.0,
+            "capacity_per_second": 40.0,
         },
     ]
 
@@ -323,4 +325,4 @@ def test_a_server_is_put_under_load(engine: str | None, made_cases: Path) -> Non
             served.forget_peak()
             assert 2**20 < served.resident_bytes() <= served.peak_bytes()
             came = overload(served.url, body, 20, 1, 1)
-            assert came.statuses() == {200: 21 * 3}
+            assert set(came.statuses()) == {200}
