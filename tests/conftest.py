@@ -46,18 +46,19 @@ def folder_for(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str],
 
 
 @pytest.fixture(scope="session")
-def server_for() -> Iterator[Callable[[Path], ServerProcess]]:
-    """A running server for a model's file; the same one for all tests of the session."""
-    running: dict[Path, ServerProcess] = {}
+def server_for() -> Iterator[Callable[..., ServerProcess]]:
+    """A running server for a model's file and options; the same one for all tests."""
+    running: dict[tuple[Path | str, ...], ServerProcess] = {}
 
-    def find(path: Path) -> ServerProcess:
-        if path not in running:
-            running[path] = serve(path)
-        return running[path]
+    def find(path: Path, *options: str) -> ServerProcess:
+        key: tuple[Path | str, ...] = (path, *options)
+        if key not in running:
+            running[key] = serve(path, *options)
+        return running[key]
 
     yield find
-    codes = {path.name: server.end() for path, server in running.items()}
-    logs = {path.name: server.stderr.text for path, server in running.items()}
+    codes = {" ".join(map(str, key)): server.end() for key, server in running.items()}
+    logs = {" ".join(map(str, key)): server.stderr.text for key, server in running.items()}
     # Whatever the tests sent, nothing crashed and nothing ended where no one expected it.
     assert set(codes.values()) <= {0}, (codes, logs)
     bugs = [name for name, log in logs.items() if "Traceback" in log or "uncaptured" in log]

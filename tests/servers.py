@@ -247,7 +247,16 @@ class ServerProcess:
             return False
         return True
 
-    # What the system knows of the process (Linux).
+    # What the system knows of the process (Linux), and of the workers that it has started.
+
+    def workers(self) -> list[int]:
+        """Its worker processes, the oldest first."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [
+            int(child)
+            for child in children.read_text().split()
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+        ]
 
     def _system(self, name: str) -> Path:
         return Path(f"/proc/{self.process.pid}") / name
@@ -267,10 +276,13 @@ class ServerProcess:
         return int(found[1]) * 1024
 
     def cpu_seconds(self) -> float:
-        """How long it has computed, in all its threads."""
-        # Behind the name, which ends with the last parenthesis: fields 14 and 15 of the line.
-        fields = self._system("stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """How long it has computed, in all its threads and workers."""
+        ticks = 0
+        for process in (self.process.pid, *self.workers()):
+            # Behind the name, which ends with the last parenthesis: fields 14 and 15 of the line.
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def serve(path: Path, *options: str, **variables: str) -> ServerProcess:

@@ -4,6 +4,7 @@ Exit codes: 0; 1 where `gpux run` was refused or failed; 2 where nothing could b
 """
 
 import argparse
+import importlib
 import io
 import json
 import logging
@@ -13,22 +14,23 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from gpux import __version__
 from gpux.app import create_app
-from gpux.config import ACCESS_LOG, BATCHING, PROVIDERS, Settings, read_settings
+from gpux.config import ACCESS_LOG, BATCHING, PROVIDERS, SERVERS, Settings, read_settings
 from gpux.engine import Engine
-from gpux.errors import ClientError, ServiceError, StartError
+from gpux.errors import ClientError, ConfigurationError, ServiceError, StartError
 from gpux.example import find_examples
-from gpux.exchange import RequestIdFilter
-from gpux.interface import TEXT, Accepted, Answered
-from gpux.model import Model, load_model
+from gpux.exchange import log_to_stderr
+from gpux.model import load_model
 from gpux.observe import create_observers
 from gpux.server import Server
 from gpux.service import Service
-from gpux.tensor import OtherSpec
+from gpux.summary import describe_engine, describe_model
 
 _LONGEST_TRY_SECONDS = 5.0
 _LONGEST_SHOWN = 400
@@ -81,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
         "environment variable (GPUX_PORT for --port) or in gpux.yml, in this order.",
     )
     _add_model(serve)
+    serve.add_argument(
+        "--server", metavar="|".join(SERVERS), help="what handles HTTP (default: waitress)"
+    )
+    serve.add_argument(
+        "--workers", metavar="N", help="processes of granian's that serve (default: 1)"
+    )
     serve.add_argument("--host", help="address to listen on (default: 127.0.0.1 and ::1)")
     serve.add_argument("--port", help="port to listen on (default: 8080)")
     serve.add_argument("--threads", help="requests worked on at once (default: 32)")
@@ -170,18 +178,16 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    handler = logging.StreamHandler()
-    handler.addFilter(RequestIdFilter())
-    logging.basicConfig(
-        level=logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s%(request)s",
-        handlers=[handler],
-    )
+    log_to_stderr()
     return read_settings(os.environ, vars(options))
 
 
 def _serve(options: argparse.Namespace) -> int:
     settings = _settings(options)
+    describe = partial(describe_engine, verbose=options.verbose)
+    if settings.server == "granian":
+        code: int = _import_processes().serve(settings, describe)
+        return code
     # waitress warns at each request that has to wait.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     service = Service(settings)
@@ -193,11 +199,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     def load() -> None:
         try:
-            engine = service.load()
-            print(_summary(engine.model))
-            if options.verbose:
-                print(_left_to_the_cpu(engine.model))
-            print(_batching_text(engine))
+            print(describe(service.load()))
             print(f"Serving   {server.url}/predict (Ctrl-C to stop)", flush=True)
         except BaseException as error:
             failures.append(error)
@@ -217,6 +219,21 @@ def _serve(options: argparse.Namespace) -> int:
         # libraries from under it.
         os._exit(0)
     return 0
+
+
+def _import_processes() -> ModuleType:
+    """The module that needs granian."""
+    try:
+        return importlib.import_module("gpux.processes")
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "granian":
+            raise
+        raise ConfigurationError(
+            f"--server granian needs another release of granian ({error}): "
+            "pip install 'gpux[granian]'"
+            if "granian" in sys.modules
+            else "--server granian: granian is not installed; pip install 'gpux[granian]'"
+        ) from error
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -252,9 +269,7 @@ def _inspect(options: argparse.Namespace) -> int:
             raise StartError(f"an example was not found: {_NO_EXAMPLE}")
         _print_json(next(iter(examples.values())).body)
         return 0
-    print(_summary(model))
-    if options.verbose:
-        print(_left_to_the_cpu(model))
+    print(describe_model(model, verbose=options.verbose))
     for title, example in examples.items():
         print(f"{title:<9} {_shorten(example.body)}")
         print(f"{'':<9} {_shorten(example.answer)}")
@@ -301,95 +316,6 @@ def _write(value: Any, most: int) -> str:
         elements = [_write(item, most) for item in value[:most]]
         return f"[{','.join([*elements, '…'] if len(value) > most else elements)}]"
     return value if isinstance(value, _Number) else json.dumps(value, ensure_ascii=False)
-
-
-def _summary(model: Model) -> str:
-    """The model as people read it: where it is, where it runs, and its signature as a table."""
-    rows = [
-        *(("Input", *_columns(entry), _takes(entry)) for entry in model.interface.inputs),
-        *(("Output", *_columns(entry), "") for entry in model.interface.outputs),
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(1, 4)]
-    lines = [
-        f"{row[0]:<9} "
-        + "  ".join(f"{row[column]:<{widths[column - 1]}}" for column in range(1, 4))
-        + f"  {row[4]}"
-        for row in rows
-    ]
-    size = model.file.stat().st_size
-    return "\n".join(
-        [
-            f"Model     {model.name} ({model.file}, {_size_text(size)})",
-            f"Provider  {model.device} (onnxruntime {model.runtime_version}){_nodes_text(model)}",
-            *(line.rstrip() for line in lines),
-        ]
-    )
-
-
-def _nodes_text(model: Model) -> str:
-    """How many nodes run where, if they do not all run on the CPU."""
-    if model.provider == "cpu" or model.placement is None:
-        return ""
-    counts = ", ".join(f"{len(nodes)} on {name}" for name, nodes in model.placement.items())
-    return f", nodes: {counts}"
-
-
-def _batching_text(engine: Engine) -> str:
-    """Whether waiting requests run together, and why not."""
-    batching = engine.batching
-    if batching.limits is None:
-        return f"Batching  off: {batching.reason}"
-    rows = batching.limits.most_rows
-    text = f"Batching  on: up to {rows} rows of requests that wait run together"
-    if not engine.model.signature.has_lengths:
-        return text
-    if batching.padding is None:
-        return f"{text}\nPadding   off: {batching.padding_reason}"
-    axes = " and ".join(batching.padding.axes)
-    buckets = batching.padding.buckets
-    return f"{text}\nPadding   on: {axes} to the next of {len(buckets)} sizes up to {buckets[-1]}"
-
-
-def _left_to_the_cpu(model: Model) -> str:
-    """The nodes that a model on a GPU runs on the CPU all the same."""
-    if model.placement is None:
-        return "Nodes     ONNX Runtime does not tell where they run: 1.24 or newer does"
-    if model.provider == "cpu":
-        return "Nodes     all on the CPU"
-    nodes = model.placement.get("cpu", [])
-    return "\n".join(f"On CPU    {node}" for node in nodes) or "Nodes     none on the CPU"
-
-
-def _columns(entry: Accepted | Answered) -> tuple[str, str, str]:
-    spec = entry.spec
-    if isinstance(spec, OtherSpec):
-        return entry.name, spec.onnx, ""
-    return entry.name, spec.type.name, spec.shape_text if spec.dims else "any shape"
-
-
-def _takes(entry: Accepted) -> str:
-    """What a client may send for an input, in words."""
-    spec = entry.spec
-    item = f"[{', '.join(map(str, spec.dims[1:]))}]" if spec.least_axes else spec.type.word
-    takes = {
-        "batched": f"one item ({item}), or a list of them",
-        "single": f"one item ({item}), with or without its leading axis",
-        "fixed": "with all its axes",
-        "open": "whatever the model takes",
-    }[spec.kind]
-    if entry.from_text:
-        takes = f"made from {TEXT}, or {takes}"
-    elif not entry.required:
-        takes += "; optional"
-    return f"{spec.kind}: {takes}"
-
-
-def _size_text(size_bytes: float) -> str:
-    for unit in ("bytes", "KB", "MB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.3g} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.3g} GB"
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ from gpux.declaration import (
     Provider,
     Queue,
     Seconds,
+    ServerName,
     Threads,
+    Workers,
     convert_text,
     read_declaration,
 )
@@ -34,6 +36,7 @@ _YAML = (".yml", ".yaml")
 PROVIDERS: tuple[str, ...] = get_args(Provider)
 BATCHING: tuple[str, ...] = get_args(Batching)
 ACCESS_LOG: tuple[str, ...] = get_args(AccessLog)
+SERVERS: tuple[str, ...] = get_args(ServerName)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +49,13 @@ class Settings:
         declaration: gpux.yml.
         provider: `auto`, `cpu` or `cuda`.
         device: the number of the GPU.
-        run_threads: CPU threads that one run may use; None for one a core.
+        run_threads: CPU threads that one run may use; None for one a core of the worker.
         gpu_memory_limit_bytes: of the CUDA provider's arena; None for all.
         cuda_graph: whether runs are captured as CUDA graphs and replayed.
         graph_optimization: how much ONNX Runtime may rewrite the graph.
         provider_options: further options of the CUDA provider.
+        server: `waitress` or `granian`.
+        workers: processes that serve, each with a model of its own; granian's.
         host: the address to listen on; None for 127.0.0.1 and, where there is one, ::1.
         port: 0 takes a free one.
         threads: requests that are worked on at once.
@@ -77,6 +82,8 @@ class Settings:
     cuda_graph: CudaGraph = "auto"
     graph_optimization: GraphOptimization = "all"
     provider_options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    server: ServerName = "waitress"
+    workers: int = 1
     host: str | None = None
     port: int = 8080
     threads: int = 32
@@ -93,6 +100,11 @@ class Settings:
     warmup: Path | None = None
 
     @property
+    def cores(self) -> int:
+        """CPU cores for each worker."""
+        return max(1, cores() // self.workers)
+
+    @property
     def name(self) -> str:
         """The model's: gpux.yml's; or its folder's, or its file's without the ending."""
         is_named_by_folder = self.model.name == "model.onnx"
@@ -104,6 +116,8 @@ class Settings:
 _SETTINGS: dict[str, tuple[str, Any]] = {
     "provider": ("provider", Provider),
     "device": ("device", Device),
+    "server": ("server", ServerName),
+    "workers": ("workers", Workers),
     "host": ("host", Host),
     "port": ("port", Port),
     "threads": ("threads", Threads),
@@ -182,7 +196,7 @@ def read_settings(
         in_file = getattr(section, name)
         if in_file is not None:
             settings.setdefault(attribute, (in_file,) if in_file == "*" else in_file)
-    return Settings(
+    read = Settings(
         model=file,
         tokenizer=_find_tokenizer(file, declaration),
         warmup=_find_warmup(given("warmup"), declaration),
@@ -194,6 +208,12 @@ def read_settings(
         provider_options=runtime.provider_options,
         **settings,
     )
+    if read.workers > 1 and read.server == "waitress":
+        raise ConfigurationError(
+            f"serving.workers is {read.workers}, but waitress is one process; "
+            "serving.server: granian has several"
+        )
+    return read
 
 
 def _find_model(

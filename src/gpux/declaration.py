@@ -32,6 +32,7 @@ Batching = Literal["auto", "on", "off"]
 CudaGraph = Literal["auto", "on", "off"]
 GraphOptimization = Literal["all", "extended", "basic", "disabled"]
 Provider = Literal["auto", "cpu", "cuda"]
+ServerName = Literal["waitress", "granian"]
 
 
 class Size(int):
@@ -44,6 +45,7 @@ class OriginText(str):
 
 Port = Annotated[int, Meta(ge=0, le=65535, description="an integer from 0 to 65535")]
 Threads = Annotated[int, Meta(ge=1, le=1024, description="an integer from 1 to 1024")]
+Workers = Annotated[int, Meta(ge=1, le=256, description="an integer from 1 to 256")]
 Device = Annotated[int, Meta(ge=0, le=1023, description="an integer from 0 to 1023")]
 Bytes = Annotated[Size, Meta(description="a size such as 1000000, 64MiB or 10MB")]
 Seconds = Annotated[float, Meta(gt=0, le=86400, description="seconds above 0, at most 86400")]
@@ -170,6 +172,8 @@ class Serving(_Section, frozen=True):
     batch_delay: Microseconds | None = None
     padding: dict[str, Filler] | None = None
     buckets: Annotated[tuple[Bucket, ...] | None, Meta(description=_BUCKETS)] = None
+    server: ServerName | None = None
+    workers: Workers | None = None
     cors_origins: Annotated[Origins | Literal["*"] | None, Meta(description=_ORIGINS)] = None
     access_log: AccessLog | None = None
     warmup: Name | None = None

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpux import protocol
 from gpux.batching import Limits
-from gpux.config import Settings, cores
+from gpux.config import Settings
 from gpux.deadline import Deadline, Watchdog
 from gpux.errors import ConfigurationError, InferenceError
 from gpux.executor import StreamExecution
@@ -76,7 +76,7 @@ class Engine:
         with model.execution.uncaptured():
             self.batching = _choose_batching(model, settings, recorded, trial)
         is_on_gpu = isinstance(model.execution, StreamExecution)
-        self.runs = _RUNS_ON_GPU if is_on_gpu else 1 if self.batching.limits else cores()
+        self.runs = _RUNS_ON_GPU if is_on_gpu else 1 if self.batching.limits else settings.cores
         self.scheduler = Scheduler(model, self.runs, self.batching.limits, self.batching.padding)
         self._timeout_seconds = settings.timeout_seconds
 

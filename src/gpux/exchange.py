@@ -238,3 +238,14 @@ class Occasionally:
             return False
         self._next_seconds = now + _QUIET_SECONDS
         return True
+
+
+def log_to_stderr() -> None:
+    """Has warnings written to standard error, with the request that they are about."""
+    handler = logging.StreamHandler()
+    handler.addFilter(RequestIdFilter())
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s%(request)s",
+        handlers=[handler],
+    )

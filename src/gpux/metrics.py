@@ -1,16 +1,17 @@
 """What the server counts of its requests, and Prometheus' text of it.
 
-Figures are kept as plain numbers under one lock and made into families only when somebody asks: a
-request of microseconds must not pay for its own statistics.
+Figures are kept as numbers in a row (of a board, which several processes may share) and made into
+families only when somebody asks: a request of microseconds must not pay for its own statistics.
 
 Source: Prometheus' documentation, "Metric and label naming", "Exposition formats".
 """
 
+import os
 import threading
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
@@ -21,6 +22,9 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from gpux.board import Board, Row
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Upper bounds, in seconds: from what a small model takes to the default deadline.
@@ -82,26 +86,52 @@ class Stages:
         return ", ".join([*entries, f"total;dur={seconds * 1e3:.3f}"])
 
 
-@dataclass(slots=True)
 class _Histogram:
-    bounds: tuple[float, ...]
-    counts: list[int] = field(default_factory=list)  # one more than bounds: the last is beyond
-    total: float = 0.0
+    """Where a histogram stands in a row: its counts, one more than bounds, and the sum of values.
 
-    def __post_init__(self) -> None:
-        self.counts = [0] * (len(self.bounds) + 1)
+    Args:
+        at: its first figure.
+        bounds: the last count is of what is beyond them.
+    """
 
-    def add(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def __init__(self, at: int, bounds: tuple[float, ...]) -> None:
+        self.at = at
+        self.bounds = bounds
+        self.total_at = at + len(bounds) + 1
+        self.end = self.total_at + 1
 
-    def buckets(self) -> list[tuple[str, float]]:
+    def add(self, row: Row, value: float) -> None:
+        row[self.at + bisect_left(self.bounds, value)] += 1
+        row[self.total_at] += value
+
+    def buckets(self, figures: Sequence[float]) -> list[tuple[str, float]]:
         """As Prometheus has them: each counts all that is below it."""
-        summed, buckets = 0, []
-        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
+        summed, buckets = 0.0, []
+        counts = figures[self.at : self.total_at]
+        for bound, count in zip((*map(str, self.bounds), "+Inf"), counts, strict=True):
             summed += count
-            buckets.append((bound, float(summed)))
+            buckets.append((bound, summed))
         return buckets
+
+
+# A row: the process that writes it, what it counts, and its gauges.
+_PROCESS = 0
+_REQUESTS = 1  # by status
+_STATUSES = 600
+REFUSALS = ("loading", "queue_full", "draining")
+_REFUSED = _REQUESTS + _STATUSES
+_DURATION = _Histogram(_REFUSED + len(REFUSALS), _SECONDS)
+_STAGES: dict[str, _Histogram] = {}
+for _stage in STAGES:
+    _before = [_DURATION, *_STAGES.values()][-1]
+    _STAGES[_stage] = _Histogram(_before.end, _SECONDS)
+_BATCH_ROWS = _Histogram(_STAGES[STAGES[-1]].end, _ROWS)
+_LOADS = _BATCH_ROWS.end
+LOAD_STAGES = ("load", "warmup")
+_LOAD_SECONDS = _LOADS + 1
+_GAUGES = _LOAD_SECONDS + len(LOAD_STAGES)
+_MOST_GAUGES = 64
+ROW_SIZE = _GAUGES + _MOST_GAUGES
 
 
 class Metrics:
@@ -110,43 +140,53 @@ class Metrics:
     Args:
         gauges: what is asked for when somebody looks: by name, its help and what answers its
             samples, each with its labels.
+        board: where the figures stand, of as many as ROW_SIZE.
     """
 
-    def __init__(self, gauges: Mapping[str, "Gauge"]) -> None:
+    def __init__(self, gauges: Mapping[str, "Gauge"], board: Board | None = None) -> None:
         self._gauges = dict(gauges)
-        self._lock = threading.Lock()  # guards the figures below
-        self._requests: Counter[str] = Counter()  # by status
-        self._refused: Counter[str] = Counter()  # by reason
-        self._duration = _Histogram(_SECONDS)
-        self._stages = {stage: _Histogram(_SECONDS) for stage in STAGES}
-        self._rows = _Histogram(_ROWS)
-        self._loads = 0
-        self._load_seconds: dict[str, float] = {}  # by stage, of the last one
+        self._board = board or Board(ROW_SIZE)
+        self._lock = threading.Lock()  # guards the row of this process
+        self._row = self._board.mine
+        self._row[_PROCESS] = os.getpid()
+        for at in range(_LOAD_SECONDS, ROW_SIZE):  # those of the process that had the row before
+            self._row[at] = 0.0
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        ProcessCollector(registry=self._registry)
+        if self._board.master is None:
+            ProcessCollector(registry=self._registry)
+        else:
+            self._registry.register(_Processes(self._board))
         PlatformCollector(registry=self._registry)
 
     def request(self, status: int, seconds: float, stages: Stages) -> None:
         """Counts a request to /predict that was answered."""
+        row = self._row
         with self._lock:
-            self._requests[str(status)] += 1
-            self._duration.add(seconds)
+            row[_REQUESTS + status] += 1
+            _DURATION.add(row, seconds)
             for stage, taken in stages.taken():
-                self._stages[stage].add(taken)
+                _STAGES[stage].add(row, taken)
             if stages.rows is not None:
-                self._rows.add(stages.rows)
+                _BATCH_ROWS.add(row, stages.rows)
 
     def refused(self, reason: str) -> None:
-        """Counts a request that was turned away."""
+        """Counts a request that was turned away, for one of the REFUSALS."""
         with self._lock:
-            self._refused[reason] += 1
+            self._row[_REFUSED + REFUSALS.index(reason)] += 1
 
     def loaded(self, seconds: Mapping[str, float]) -> None:
-        """Counts a model that was loaded, by what took how long."""
+        """Counts a model that was loaded, by which of the LOAD_STAGES took how long."""
         with self._lock:
-            self._loads += 1
-            self._load_seconds = dict(seconds)
+            self._row[_LOADS] += 1
+            for at, stage in enumerate(LOAD_STAGES, _LOAD_SECONDS):
+                self._row[at] = seconds[stage]
+
+    def publish(self) -> None:
+        """Writes the gauges into the row, for other processes to read."""
+        values = [value for gauge in self._gauges.values() for _, value in gauge.samples()]
+        for at, value in enumerate(values[:_MOST_GAUGES], _GAUGES):
+            self._row[at] = value
 
     def add(self, name: str, gauge: "Gauge") -> None:
         """Adds what is asked for when somebody looks, before anybody does."""
@@ -179,26 +219,75 @@ class Metrics:
         load_seconds = GaugeMetricFamily(
             "gpux_model_load_seconds", "What loading the model took.", labels=["stage"]
         )
+        self.publish()
         with self._lock:
-            for status, count in sorted(self._requests.items()):
-                requests.add_metric([status], count)
-            for reason, count in sorted(self._refused.items()):
-                refused.add_metric([reason], count)
-            duration.add_metric([], self._duration.buckets(), self._duration.total)
-            for stage, histogram in self._stages.items():
-                stages.add_metric([stage], histogram.buckets(), histogram.total)
-            rows.add_metric([], self._rows.buckets(), self._rows.total)
-            loads.add_metric([], self._loads)
-            for stage, seconds in self._load_seconds.items():
-                load_seconds.add_metric([stage], seconds)
+            figures = self._board.sums()
+        for status, count in enumerate(figures[_REQUESTS:_REFUSED]):
+            if count:
+                requests.add_metric([str(status)], count)
+        for at, reason in enumerate(REFUSALS, _REFUSED):
+            if figures[at]:
+                refused.add_metric([reason], figures[at])
+        duration.add_metric([], _DURATION.buckets(figures), figures[_DURATION.total_at])
+        for stage, histogram in _STAGES.items():
+            stages.add_metric([stage], histogram.buckets(figures), figures[histogram.total_at])
+        rows.add_metric([], _BATCH_ROWS.buckets(figures), figures[_BATCH_ROWS.total_at])
+        loads.add_metric([], figures[_LOADS])
+        for at, stage in enumerate(LOAD_STAGES, _LOAD_SECONDS):
+            if figures[_LOADS]:
+                load_seconds.add_metric([stage], max(row[at] for row in self._board.rows))
         yield from (requests, refused, duration, stages, rows, loads, load_seconds)
+        values = iter(figures[_GAUGES:])
         for name, gauge in self._gauges.items():
             kind = CounterMetricFamily if gauge.is_counter else GaugeMetricFamily
             family = kind(name, gauge.help, labels=list(gauge.labels))
-            for labels, value in gauge.samples():
+            for (labels, _), value in zip(gauge.samples(), values, strict=False):
                 family.add_metric(list(labels), value)
             if family.samples:
                 yield family
+
+
+class _Processes(Collector):
+    """prometheus_client's figures of a process, of all that have written on a board, as one.
+
+    Args:
+        board: the master has its share too, and the CPU time of workers that are no more.
+    """
+
+    # What is no quantity that adds up.
+    _LEAST = frozenset({"process_start_time_seconds", "process_max_fds"})
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    def collect(self) -> Iterable[Metric]:
+        """The families, for prometheus_client."""
+        summed: dict[str, Metric] = {}
+        workers = {int(row[_PROCESS]) for row in self._board.rows} - {0}
+        for process in {self._board.master, *workers}:
+            for family in _of_process(process):
+                before = summed.setdefault(family.name, family)
+                if before is family:
+                    continue
+                (mine,), (its,) = before.samples, family.samples
+                is_least = family.name in self._LEAST
+                value = min(mine.value, its.value) if is_least else mine.value + its.value
+                before.samples = [mine._replace(value=value)]
+        cpu = summed["process_cpu_seconds"]
+        cpu.samples = [
+            sample._replace(value=sample.value + self._ended_seconds()) for sample in cpu.samples
+        ]
+        return summed.values()
+
+    def _ended_seconds(self) -> float:
+        """What the master's children computed that have ended: proc(5), cutime and cstime."""
+        text = Path(f"/proc/{self._board.master}/stat").read_text()
+        children = text.rpartition(")")[2].split()[13:15]
+        return sum(map(int, children)) / os.sysconf("SC_CLK_TCK")
+
+
+def _of_process(process: int | None) -> Iterable[Metric]:
+    return ProcessCollector(registry=None, pid=lambda: str(process)).collect()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
-from gpux.config import Settings, cores
+from gpux.config import Settings
 from gpux.cuda import CudaStream, Stream
 from gpux.errors import ConfigurationError, ModelError, RuntimeMissingError
 
@@ -230,7 +230,7 @@ def _reason_for_no_graphs(said: str) -> str:
 
 def _create(runtime: Any, settings: Settings, providers: list[Any]) -> Any:
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = settings.run_threads or cores()
+    options.intra_op_num_threads = settings.run_threads or settings.cores
     options.graph_optimization_level = getattr(
         runtime.GraphOptimizationLevel, _OPTIMIZATION[settings.graph_optimization]
     )

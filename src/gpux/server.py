@@ -31,10 +31,10 @@ from waitress.utilities import BadRequest, Error, RequestEntityTooLarge, build_h
 
 from gpux.app import ADMITTED, EXPOSED_HEADERS
 from gpux.config import Settings
+from gpux.connections import bind, url
 from gpux.errors import (
     BodyTooLargeError,
     ClientGoneError,
-    ConfigurationError,
     UnavailableError,
 )
 from gpux.exchange import begin
@@ -571,9 +571,7 @@ class Server:
             for bound in sockets
         ]
         self.port: int = sockets[0].getsockname()[1]
-        shown = "localhost" if settings.host is None else str(sockets[0].getsockname()[0])
-        host = f"[{shown}]" if ":" in shown else shown
-        self.url = f"http://{host}:{self.port}"
+        self.url = url(settings.host, sockets)
         self._stopping = False
 
     def run(self) -> None:
@@ -621,52 +619,3 @@ class Server:
             for channel in list(self._map.values())
             if isinstance(channel, Channel)
         )
-
-
-def bind(host: str | None, port: int) -> list[socket.socket]:
-    """Sockets bound to an address, not listening yet.
-
-    Args:
-        host: a name or an address; None for 127.0.0.1 and, where the machine has one, ::1.
-        port: 0 takes a free one, the same for all sockets.
-
-    Raises:
-        ConfigurationError: says which address, and why not.
-    """
-    if host is not None:
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        except OSError as error:
-            raise ConfigurationError(f"--host {host}: {error.strerror or error}") from error
-        wanted = list(dict.fromkeys((family, address[:2]) for family, _, _, _, address in found))
-    else:
-        wanted = [(socket.AF_INET, ("127.0.0.1", port))]
-        if _has_ipv6_loopback():
-            wanted.append((socket.AF_INET6, ("::1", port)))
-    sockets: list[socket.socket] = []
-    for family, address in wanted:
-        bound = socket.socket(family, socket.SOCK_STREAM)
-        sockets.append(bound)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        try:
-            bound.bind((address[0], port or sockets[0].getsockname()[1]))
-        except OSError as error:
-            for other in sockets:
-                other.close()
-            raise ConfigurationError(
-                f"cannot listen on {address[0]} port {port}: {error.strerror}"
-            ) from error
-    return sockets
-
-
-def _has_ipv6_loopback() -> bool:
-    if not socket.has_ipv6:
-        return False
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True

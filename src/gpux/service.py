@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from typing import Literal
 
+from gpux.board import Board
 from gpux.config import Settings
 from gpux.engine import Engine
 from gpux.errors import UnavailableError
@@ -57,19 +58,20 @@ class Service:
 
     Args:
         settings: what to serve, and the limits of the queue.
+        board: where it is counted, of metrics' ROW_SIZE; None for this process alone.
 
     Attributes:
         admission: counts the requests that are here.
         metrics: counts what became of them.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, board: Board | None = None) -> None:
         self._settings = settings
         self._name = settings.name
         self._engine: Engine | None = None
         self._drains_since = float("inf")  # on the monotonic clock
         self.admission = Admission(0, 0)  # nobody, before open()
-        self.metrics = Metrics(self._gauges())
+        self.metrics = Metrics(self._gauges(), board)
 
     def load(self) -> Engine:
         """Loads the model; requests are taken when this returns. To be called once.

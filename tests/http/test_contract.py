@@ -13,6 +13,16 @@ Serve = Callable[[str], ServerProcess]
 GOOD = '{"input_ids": [1, 2], "attention_mask": [1, 1]}'
 
 
+@pytest.fixture(params=["waitress", "granian"])
+def sentiment(
+    request: pytest.FixtureRequest,
+    model_file: Callable[[str], Path],
+    server_for: Callable[..., ServerProcess],
+) -> ServerProcess:
+    """One of each kind: what a client sees of the HTTP is the same."""
+    return server_for(model_file("sentiment"), "--server", request.param)
+
+
 def refuse(server: ServerProcess, body: bytes | str, status: int = 400) -> str:
     """Posts a body that is refused; answers the message."""
     answer = server.request("POST", "/predict", body, JSON_HEADERS)
@@ -64,14 +74,14 @@ def nested(*sizes: int) -> object:
     ],
     ids=repr,
 )
-def test_not_json(server: Serve, body: bytes) -> None:
-    assert re.match(r"Invalid JSON at byte \d+: .", refuse(server("sentiment"), body))
+def test_not_json(sentiment: ServerProcess, body: bytes) -> None:
+    assert re.match(r"Invalid JSON at byte \d+: .", refuse(sentiment, body))
 
 
 @pytest.mark.parametrize("body", ["[]", "[1]", '"text"', "1", "-0.5", "null", "true"])
-def test_not_an_object(server: Serve, body: str) -> None:
+def test_not_an_object(sentiment: ServerProcess, body: str) -> None:
     expected = "Request body must be a JSON object of input names to values"
-    assert refuse(server("sentiment"), body) == expected
+    assert refuse(sentiment, body) == expected
 
 
 @pytest.mark.parametrize("escape", ["\\ud800", "\\udc00", "\\udc00\\ud800", "a\\ud83dz"])
@@ -94,13 +104,15 @@ def test_lone_surrogates(server: Serve, escape: str) -> None:
         ),
     ],
 )
-def test_names(server: Serve, body: str, detail: str) -> None:
-    assert refuse(server("sentiment"), body) == detail
+def test_names(sentiment: ServerProcess, body: str, detail: str) -> None:
+    assert refuse(sentiment, body) == detail
 
 
 @pytest.mark.parametrize("name", ["zzz", "", "é\\u0000😀", "z" * 100_000])
-def test_a_name_like_no_other_is_answered_with_the_list(server: Serve, name: str) -> None:
-    detail = refuse(server("sentiment"), f'{{"{name}": 1}}')
+def test_a_name_like_no_other_is_answered_with_the_list(
+    sentiment: ServerProcess, name: str
+) -> None:
+    detail = refuse(sentiment, f'{{"{name}": 1}}')
     assert detail.startswith("Unknown input: '")
     assert "'input_ids'" in detail
     assert "'attention_mask'" in detail
@@ -288,11 +300,11 @@ def test_no_rows(server: Serve, model: str, name: str) -> None:
     ],
 )
 def test_named_sizes_disagree(
-    server: Serve, ids: object, mask: object, axis: str, sizes: tuple[int, int]
+    sentiment: ServerProcess, ids: object, mask: object, axis: str, sizes: tuple[int, int]
 ) -> None:
     body = {"input_ids": ids, "attention_mask": mask}
     expected = "Inputs disagree on '{}': 'input_ids' has {}, 'attention_mask' has {}"
-    assert refuse(server("sentiment"), json.dumps(body)) == expected.format(axis, *sizes)
+    assert refuse(sentiment, json.dumps(body)) == expected.format(axis, *sizes)
 
 
 def test_unnamed_leading_axes_disagree(server: Serve) -> None:
@@ -346,8 +358,8 @@ def test_unnamed_leading_axes_disagree(server: Serve) -> None:
         ),
     ],
 )
-def test_the_first_error_is_answered(server: Serve, body: str, detail: str) -> None:
-    assert refuse(server("sentiment"), body) == detail
+def test_the_first_error_is_answered(sentiment: ServerProcess, body: str, detail: str) -> None:
+    assert refuse(sentiment, body) == detail
 
 
 def test_missing_comes_before_disagreement(server: Serve) -> None:
@@ -371,8 +383,8 @@ def test_missing_comes_before_disagreement(server: Serve) -> None:
         "application/json; profile=x",
     ],
 )
-def test_content_type_accepted(server: Serve, kind: str) -> None:
-    answer = server("sentiment").request("POST", "/predict", GOOD, {"Content-Type": kind})
+def test_content_type_accepted(sentiment: ServerProcess, kind: str) -> None:
+    answer = sentiment.request("POST", "/predict", GOOD, {"Content-Type": kind})
     assert answer.status == 200
 
 
@@ -397,23 +409,25 @@ def test_content_type_accepted(server: Serve, kind: str) -> None:
     ],
     ids=str,
 )
-def test_content_type_refused(server: Serve, headers: Mapping[str, str], named: str) -> None:
-    answer = server("sentiment").request("POST", "/predict", GOOD, headers)
+def test_content_type_refused(
+    sentiment: ServerProcess, headers: Mapping[str, str], named: str
+) -> None:
+    answer = sentiment.request("POST", "/predict", GOOD, headers)
     assert answer.status == 415
     assert answer.headers["Content-Type"] == "application/json"
     assert named in answer.detail
 
 
-def test_headers_come_before_the_body(server: Serve) -> None:
-    answer = server("sentiment").request("POST", "/predict", "nonsense", {})
+def test_headers_come_before_the_body(sentiment: ServerProcess) -> None:
+    answer = sentiment.request("POST", "/predict", "nonsense", {})
     assert answer.status == 415
 
 
 @pytest.mark.parametrize("accept", ["text/html", "application/xml", "text/xml;q=1", "*/*", "x"])
-def test_errors_are_json_whatever_the_client_accepts(server: Serve, accept: str) -> None:
+def test_errors_are_json_whatever_the_client_accepts(sentiment: ServerProcess, accept: str) -> None:
     headers = {**JSON_HEADERS, "Accept": accept}
     for path in ("/predict", "/nowhere"):
-        answer = server("sentiment").request("POST", path, "[]", headers)
+        answer = sentiment.request("POST", path, "[]", headers)
         assert answer.headers["Content-Type"] == "application/json"
         assert answer.detail
 
@@ -434,8 +448,8 @@ def test_errors_are_json_whatever_the_client_accepts(server: Serve, accept: str)
         ("GET", "/" + "x" * 10_000),
     ],
 )
-def test_no_such_route(server: Serve, method: str, path: str) -> None:
-    answer = server("sentiment").request(method, path)
+def test_no_such_route(sentiment: ServerProcess, method: str, path: str) -> None:
+    answer = sentiment.request(method, path)
     assert answer.status == 404
     assert answer.headers["Content-Type"] == "application/json"
     assert path[:9] in answer.detail or "%" in path
@@ -454,8 +468,8 @@ def test_no_such_route(server: Serve, method: str, path: str) -> None:
         ("POST", "/info", "GET"),
     ],
 )
-def test_wrong_method(server: Serve, method: str, path: str, allowed: str) -> None:
-    answer = server("sentiment").request(method, path, GOOD, JSON_HEADERS)
+def test_wrong_method(sentiment: ServerProcess, method: str, path: str, allowed: str) -> None:
+    answer = sentiment.request(method, path, GOOD, JSON_HEADERS)
     assert answer.status == 405
     assert answer.headers["Content-Type"] == "application/json"
     assert allowed in [name.strip() for name in answer.headers["Allow"].split(",")]
@@ -463,9 +477,9 @@ def test_wrong_method(server: Serve, method: str, path: str, allowed: str) -> No
     assert path in answer.detail
 
 
-def test_an_answer_to_head_has_no_body(server: Serve) -> None:
+def test_an_answer_to_head_has_no_body(sentiment: ServerProcess) -> None:
     get = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with Client(server("sentiment")) as client:
+    with Client(sentiment) as client:
         client.send(get.replace(b"GET", b"HEAD"), get)
         assert client.stream.readline().startswith(b"HTTP/1.1 405 ")
         while client.stream.readline() != b"\r\n":
@@ -473,16 +487,16 @@ def test_an_answer_to_head_has_no_body(server: Serve) -> None:
         assert client.read().status == 200
 
 
-def test_health(server: Serve) -> None:
+def test_health(sentiment: ServerProcess) -> None:
     for path in ("/health", "/health/ready", "/health/live"):
-        answer = server("sentiment").request("GET", path)
+        answer = sentiment.request("GET", path)
         assert answer.status == 200
         assert answer.headers["Content-Type"] == "application/json"
         assert answer.json == {"status": "healthy", "model": "sentiment"}
 
 
-def test_info(server: Serve, model_file: Callable[[str], Path]) -> None:
-    answer = server("sentiment").request("GET", "/info")
+def test_info(sentiment: ServerProcess, model_file: Callable[[str], Path]) -> None:
+    answer = sentiment.request("GET", "/info")
     assert answer.status == 200
     assert answer.headers["Content-Type"] == "application/json"
     info = answer.json
@@ -543,25 +557,25 @@ def test_disagreement_that_the_model_finds_is_a_500(server: Serve) -> None:
 # Bodies without a length.
 
 
-def test_a_body_in_chunks(server: Serve) -> None:
+def test_a_body_in_chunks(sentiment: ServerProcess) -> None:
     body = GOOD.encode()
     pieces = [body[i : i + 7] for i in range(0, len(body), 7)]
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
-    with Client(server("sentiment")) as client:
+    with Client(sentiment) as client:
         client.send(head(None, "Transfer-Encoding: chunked"), chunks, b"0\r\n\r\n")
-        assert client.read().json == server("sentiment").predict(GOOD)
+        assert client.read().json == sentiment.predict(GOOD)
 
 
-def test_no_body_at_all(server: Serve) -> None:
-    with Client(server("sentiment")) as client:
+def test_no_body_at_all(sentiment: ServerProcess) -> None:
+    with Client(sentiment) as client:
         client.send(head(None))
         assert client.read().detail.startswith("Invalid JSON at byte 0: ")
         client.send(head(0))
         assert client.read().detail.startswith("Invalid JSON at byte 0: ")
 
 
-def test_http_1_0(server: Serve) -> None:
-    with Client(server("sentiment")) as client:
+def test_http_1_0(sentiment: ServerProcess) -> None:
+    with Client(sentiment) as client:
         client.send(head(len(GOOD)).replace(b"HTTP/1.1", b"HTTP/1.0"), GOOD.encode())
-        assert client.read().json == server("sentiment").predict(GOOD)
+        assert client.read().json == sentiment.predict(GOOD)
         assert client.at_end()

@@ -1,0 +1,227 @@
+"""`gpux serve --server granian`: its worker processes, and where it differs from waitress."""
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+from servers import Client, ServerProcess, figure, head, post, run_gpux, serve, wait_until
+
+from gpux.config import cores
+
+Find = Callable[[str], Path]
+
+GOOD = b'{"steps": 1}'
+A_WHILE = b'{"steps": 5000}'
+FOR_EVER = b'{"steps": 100000000}'
+GRANIAN = ("--server", "granian")
+
+
+@pytest.fixture
+def two(model_file: Find) -> Iterator[ServerProcess]:
+    """A server with two workers; none of its processes is left behind."""
+    with serve(model_file("slow"), *GRANIAN, "--workers", "2") as server:
+        workers = server.workers()
+        yield server
+    wait_until(lambda: not any(map(runs, workers)), "all of it has ended")
+
+
+def runs(process: int) -> bool:
+    """Whether a process is there, and more than an entry that nobody has asked for."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def has(worker: int, client: Client) -> bool:
+    """Whether it is a worker of these that has a connection."""
+    port = client.socket.getsockname()[1]
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    inodes = {f"socket:[{row[9]}]" for row in rows if int(row[2].rpartition(":")[2], 16) == port}
+    for entry in Path(f"/proc/{worker}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            if str(entry.readlink()) in inodes:
+                return True
+    return False
+
+
+def test_all_workers_answer_and_their_figures_add_up(two: ServerProcess) -> None:
+    first, second = two.workers()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(two)) for _ in range(40)]
+        for client in clients:
+            for _ in range(5):
+                client.send(post(GOOD))
+                assert client.read().status == 200
+        counts = [sum(has(worker, client) for client in clients) for worker in (first, second)]
+    assert sum(counts) == 40
+    assert min(counts) > 0
+    for _ in range(10):  # whoever answers
+        assert figure(two, "gpux_requests_total", status="200") == 200
+        assert figure(two, "gpux_batch_rows_count") == 200
+        assert figure(two, "gpux_model_loads_total") == 2
+    assert figure(two, "process_cpu_seconds_total") > 0
+
+
+def test_a_worker_that_is_killed_takes_only_its_connections_along(two: ServerProcess) -> None:
+    """Under load: nobody else's request fails, a new worker comes, and nothing counted is lost."""
+    victim, other = two.workers()
+    enough = threading.Event()
+    answered = [0] * 8
+
+    def ask(number: int) -> int:
+        """Asks on connections of its own; answers how many broke, none of them the other's."""
+        broken = 0
+        while not enough.is_set():
+            is_others = False
+            try:
+                with Client(two) as client:
+                    for _ in range(20):
+                        client.send(post(GOOD))
+                        assert client.read().status == 200
+                        answered[number] += 1
+                        is_others = is_others or has(other, client)
+            except (ConnectionError, AssertionError):
+                assert not is_others
+                broken += 1
+        return broken
+
+    with ThreadPoolExecutor(8) as pool:
+        asking = [pool.submit(ask, number) for number in range(8)]
+        wait_until(lambda: sum(answered) > 200, "requests are answered")
+        os.kill(victim, signal.SIGKILL)
+        before = sum(answered)
+        wait_until(lambda: sum(answered) > before + 200, "the others go on")
+        wait_until(lambda: len(set(two.workers()) - {victim}) == 2, "a new one comes")
+        enough.set()
+        broken = sum(task.result() for task in asking)
+    wait_until(lambda: figure(two, "gpux_model_loads_total") == 3, "it has loaded the model")
+    # One may have been counted whose answer nobody read.
+    assert 0 <= figure(two, "gpux_requests_total", status="200") - sum(answered) <= broken
+    assert "Unexpected exit" in two.stderr.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_end(two: ServerProcess, number: int) -> None:
+    """Requests in flight are answered by whichever worker has them; idle connections are closed."""
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(two)) for _ in range(4)]
+        idle, unfinished = stack.enter_context(Client(two)), stack.enter_context(Client(two))
+        unfinished.send(post(GOOD)[:-1])
+        for client in clients:
+            client.send(post(A_WHILE))
+        wait_until(lambda: in_flight(two) == 4, "all are counted in")
+        two.process.send_signal(number)
+        assert [client.read().status for client in clients] == [200] * 4
+        assert idle.at_end()
+        assert not unfinished.stream.readline().startswith(b"HTTP/1.1 200")
+        assert two.wait() == 0
+    assert two.stdout.text.endswith("Stopped\n")
+    assert two.stderr.text == ""
+
+
+def in_flight(server: ServerProcess) -> float:
+    return figure(server, "gpux_in_flight_requests")
+
+
+def test_a_second_signal_ends_all_at_once(two: ServerProcess) -> None:
+    with Client(two) as client:
+        client.send(post(FOR_EVER))
+        wait_until(lambda: in_flight(two) == 1, "it runs")
+        two.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: refuses_connections(two), "connections are refused")
+        two.process.send_signal(signal.SIGTERM)
+        assert two.wait() == -signal.SIGTERM
+        assert client.at_end()
+
+
+def refuses_connections(server: ServerProcess) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", server.port)):
+            return False
+    except ConnectionError:
+        return True
+
+
+def test_workers_do_not_outlive_their_master(two: ServerProcess) -> None:
+    workers = two.workers()
+    two.kill()
+    wait_until(lambda: not any(map(runs, workers)), "they end")
+
+
+def test_slow_senders_do_not_stop_others(model_file: Find) -> None:
+    with serve(model_file("slow"), *GRANIAN) as server, ExitStack() as stack:
+        slow = [stack.enter_context(Client(server)) for _ in range(200)]
+        for client in slow:
+            client.send(post(GOOD)[:-1])
+        assert server.post(GOOD).status == 200
+        for client in slow:
+            client.send(GOOD[-1:])
+        assert [client.read().status for client in slow] == [200] * 200
+
+
+def test_too_many_are_refused_while_all_runs_are_busy(model_file: Find) -> None:
+    options = (*GRANIAN, "--max-queue", "2", "--batching", "off", "--drain-timeout", "0.1")
+    with serve(model_file("slow"), *options) as server, ExitStack() as stack:
+        most = 2 + cores()
+        for _ in range(most):
+            stack.enter_context(Client(server)).send(post(FOR_EVER))
+        wait_until(lambda: in_flight(server) == most, "they are counted in")
+        client = stack.enter_context(Client(server))
+        for _ in range(3):
+            client.send(post(GOOD))
+            refused = client.read()
+            assert refused.status == 503
+            assert int(refused.headers["Retry-After"]) > 0
+            assert refused.detail
+        assert server.request("GET", "/health").status == 200
+        assert figure(server, "gpux_refused_total", reason="queue_full") == 3
+        server.kill()
+
+
+def test_a_refused_body_is_discarded_so_that_its_client_reads_the_answer(model_file: Find) -> None:
+    with serve(model_file("slow"), *GRANIAN, "--max-body", "1MB") as server:
+        assert server.post(b" " * 30_000_000).status == 413
+        with Client(server) as client:
+            client.send(head(1_000_001, "Expect: 100-continue"))
+            assert client.read().status == 413
+            assert client.at_end()
+        with Client(server) as client:
+            client.send(head(None, "Transfer-Encoding: chunked"), b"7fffffff\r\n", b" " * 1_000_001)
+            assert client.read().status == 413
+
+
+# The start.
+
+
+@pytest.mark.parametrize(("name", "content"), [("nonsense.onnx", b"nonsense"), ("empty.onnx", b"")])
+def test_a_model_that_cannot_be_loaded(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    done = run_gpux("serve", str(tmp_path / name), *GRANIAN, "--workers", "2", "--port", "0")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(f"gpux: {tmp_path / name}")
+
+
+def test_a_port_in_use(two: ServerProcess, model_file: Find) -> None:
+    done = run_gpux("serve", str(model_file("matrix")), *GRANIAN, "--port", str(two.port))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        f"gpux: cannot listen on 127.0.0.1 port {two.port}: Address already in use"
+    ]
+    assert two.post(GOOD).status == 200
+
+
+def test_waitress_is_one_process(model_file: Find) -> None:
+    done = run_gpux("serve", str(model_file("matrix")), "--workers", "2")
+    assert done.returncode == 2
+    assert done.stderr.startswith("gpux: serving.workers is 2, but waitress is one process")
