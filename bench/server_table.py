@@ -127,7 +127,7 @@ def _promised_rates(figures: Sequence[Figure]) -> Iterator[list[str]]:
         peer = best_peer(figures, promise.case, PROMISED_CONNECTIONS, promise.is_of_python)
         if ours is None or peer is None:
             continue
-        got = ours["requests_per_second"] / peer["requests_per_second"]
+        got = (ours["requests_per_second"] or 0.0) / peer["requests_per_second"]
         yield [
             promise.case,
             promise.server,
@@ -143,7 +143,7 @@ def _promised_memory(figures: Sequence[Figure]) -> Iterator[list[str]]:
     theirs = _find(figures, "image", "fastapi")
     for server in (_WAITRESS, _GRANIAN):
         ours = _find(figures, "image", server)
-        if ours is not None and theirs is not None:
+        if ours and theirs and ours["peak_mib"] and theirs["peak_mib"]:
             got = ours["peak_mib"] / theirs["peak_mib"]
             yield [
                 *("image, peak memory", server, "fastapi", f"{got:.2f}x", "≤ 1x", ""),

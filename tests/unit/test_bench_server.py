@@ -329,6 +329,17 @@ def test_promises_are_measured_against_the_best_peer() -> None:
     ]
 
 
+def test_who_answers_nothing_keeps_no_promise() -> None:
+    figures = [
+        figure("image", "gpux", None, peak_mib=0.0),
+        figure("image", "fastapi", 8.0),
+        alone("image"),
+    ]
+    (only,) = lines(figures, "promised")
+    assert only[5] == "0.00x"
+    assert only[-1] == "MISSED"
+
+
 def test_some_promises_are_about_peers_in_python_only() -> None:
     figures = [
         figure("mlp", "gpux", 2000.0),
