@@ -40,35 +40,53 @@ def check_bits(what: str, got: Array, expected: Array) -> None:
     )
 
 
-def check_text(what: str, text: bytes, expected: Mapping[str, Any]) -> None:
+def check_text(what: str, text: bytes, expected: Mapping[str, Any], rounding: float = 0.0) -> None:
     """Checks an answer's JSON text against the outputs of a plain session.run.
 
     Args:
         what: named in the error.
         text: an object of output name → value.
         expected: by output name, in the model's order, as ONNX Runtime gives them.
+        rounding: the share of its largest number by which a float of a tensor may differ, as it
+            may where rows of several requests ran together.
 
     Raises:
         MismatchError: an output is missing, or differs in as little as one bit. An answer without
             the leading axis of 1 is the same, as is null for a number that is not finite.
     """
-    _check_values(what, json.loads(text), expected)
+    _check_values(what, json.loads(text), expected, rounding)
 
 
-def check_v2_text(what: str, text: bytes, expected: Mapping[str, Any]) -> None:
+def check_v2_text(
+    what: str, text: bytes, expected: Mapping[str, Any], rounding: float = 0.0
+) -> None:
     """The same for an answer of the Open Inference Protocol (V2), whose data may be flat."""
     values = {
         output["name"]: numpy.array(output["data"]).reshape(output["shape"]).tolist()
         for output in json.loads(text)["outputs"]
     }
-    _check_values(what, values, expected)
+    _check_values(what, values, expected, rounding)
 
 
-def _check_values(what: str, values: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def _check_values(
+    what: str, values: Mapping[str, Any], expected: Mapping[str, Any], rounding: float
+) -> None:
     if list(values) != list(expected):
         raise MismatchError(f"{what}: outputs {list(values)} instead of {list(expected)}")
     for name, raw in expected.items():
-        _check_value(f"{what}, output {name!r}", values[name], raw)
+        place = f"{what}, output {name!r}"
+        if rounding and isinstance(raw, numpy.ndarray) and raw.dtype.kind == "f":
+            _check_close(place, values[name], raw, rounding)
+        else:
+            _check_value(place, values[name], raw)
+
+
+def _check_close(what: str, value: Any, raw: Array, rounding: float) -> None:
+    got = numpy.asarray(value, raw.dtype).reshape(raw.shape)
+    limit = rounding * float(numpy.abs(raw).max(initial=0.0))
+    worst = float(numpy.abs(got - raw).max(initial=0.0))
+    if not worst <= limit:  # nor is NaN
+        raise MismatchError(f"{what}: differs by {worst:.3g}, more than {limit:.3g}")
 
 
 def _check_value(what: str, value: Any, raw: Any) -> None:

@@ -184,12 +184,18 @@ def _everything(figures: Sequence[Figure]) -> str:
                 _milliseconds(figure["p99_ms"]),
                 f"{figure['errors']:,}",
                 f"{figure['peak_mib']:.0f}",
-                *(["OTHER BITS"] if figure["differs"] else [""]),
+                _remark(figure),
             ]
         )
         above = place
     titles = ["connections", "server", "requests/s", "of the best peer", "p50 ms", "p99 ms"]
     return table(["case", *titles, "errors", "peak MiB", ""], rows)
+
+
+def _remark(figure: Figure) -> str:
+    if figure["differs"]:
+        return "WRONG"
+    return "other last bits" if figure["has_other_last_bits"] else ""
 
 
 def _milliseconds(value: float | None) -> str:
