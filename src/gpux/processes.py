@@ -301,7 +301,7 @@ def _work(
     loader.start()
     watch = StallWatch(addresses[0][2], settings.timeout_seconds + _SLOW_SECONDS)
     master = os.getppid()
-    while signal.sigtimedwait({signal.SIGTERM}, 1.0) is None:
+    while not _is_told_to_end(1.0):
         service.metrics.publish()
         watch.look(time.monotonic())
         if os.getppid() != master:
@@ -312,6 +312,16 @@ def _work(
     # Nothing stops ONNX Runtime while it loads a model, and threads of granian's may wait for
     # clients: Python's own end would take their libraries from under them.
     os._exit(0)
+
+
+def _is_told_to_end(patience_seconds: float) -> bool:
+    """Waits for SIGTERM that long; whether it came.
+
+    Where the process was stopped (SIGSTOP) until the time was over, Python's call answers with what
+    happened to be in memory, instead of None.
+    """
+    told = signal.sigtimedwait({signal.SIGTERM}, patience_seconds)
+    return told is not None and told.si_signo == signal.SIGTERM
 
 
 def _drain(service: Service, listeners: Sequence["_Listener"], port: int) -> None:

@@ -3,7 +3,10 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -68,6 +71,30 @@ def test_all_workers_answer_and_their_figures_add_up(two: ServerProcess) -> None
         assert figure(two, "gpux_batch_rows_count") == 200
         assert figure(two, "gpux_model_loads_total") == 2
     assert figure(two, "process_cpu_seconds_total") > 0
+
+
+def test_a_process_that_was_stopped_for_a_while_is_not_told_to_end() -> None:
+    code = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in the threads of libraries, too
+from gpux.processes import _is_told_to_end
+print("waits", flush=True)
+while not _is_told_to_end(0.1):
+    print("goes on", flush=True)
+print("ends", flush=True)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    ) as process:
+        said = iter(process.stdout or ())
+        assert next(said) == "waits\n"
+        for _ in range(10):
+            assert next(said) == "goes on\n"
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.2)  # its time is over
+            process.send_signal(signal.SIGCONT)
+        process.terminate()
+        assert [line for line in said if line != "goes on\n"] == ["ends\n"]
 
 
 def test_a_worker_that_is_killed_takes_only_its_connections_along(two: ServerProcess) -> None:
