@@ -19,8 +19,6 @@ from environments import Environment
 from processes import ProcessTree, started
 from report import CannotMeasureError
 
-from gpux import config
-
 Kind = Literal["ours", "python peer", "peer"]
 
 HOST = "127.0.0.1"
@@ -75,10 +73,8 @@ def _ours(name: str, about: str, workers: int = 0) -> Contender:
 
 
 def _find_ours(with_granian: bool) -> Environment:
-    if with_granian and not hasattr(config, "SERVERS"):
-        raise CannotMeasureError("this version has no --server granian")
     if with_granian and importlib.util.find_spec("granian") is None:
-        raise CannotMeasureError("granian is not installed: pip install granian")
+        raise CannotMeasureError("granian is not installed: pip install 'gpux[granian]'")
     return environments.OURS
 
 
