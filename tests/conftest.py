@@ -1,6 +1,7 @@
 """Fixtures: models as files, servers that many tests share, threads that take turns eagerly."""
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +11,7 @@ from typing import Any
 import models
 import pytest
 from hypothesis import HealthCheck, settings
-from servers import ServerProcess, serve
+from servers import PATIENCE_SECONDS, ServerProcess, serve
 
 from gpux.__main__ import main
 
@@ -83,21 +84,38 @@ def described(
 
 @pytest.fixture
 def command(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., tuple[int, str, str]]]:
     """The command line in this process, which starts no other: its exit code and what it writes."""
-    handler, level = signal.getsignal(signal.SIGINT), logging.getLogger("gpux").level
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    level = logging.getLogger("gpux").level
+    for name in os.environ:
+        if name.startswith("GPUX_"):
+            monkeypatch.delenv(name)
+
+    def give_up(*_: object) -> None:
+        raise AssertionError("the command does not end")
 
     def run(*arguments: str | Path, variables: Mapping[str, str] | None = None) -> Any:
-        with monkeypatch.context() as changed:
-            for name, value in (variables or {}).items():
-                changed.setenv(name, value)
-            code = main(list(map(str, arguments)))
-        said = capsys.readouterr()
+        # A server that should have been refused would serve.
+        signal.signal(signal.SIGALRM, give_up)
+        signal.setitimer(signal.ITIMER_REAL, 2 * PATIENCE_SECONDS)
+        try:
+            with monkeypatch.context() as changed:
+                for name, value in (variables or {}).items():
+                    changed.setenv(name, value)
+                code: object = main(list(map(str, arguments)))
+        except SystemExit as ended:  # of argparse
+            code = ended.code
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        said = capfd.readouterr()
         return code, said.out, said.err
 
     yield run
-    signal.signal(signal.SIGINT, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     logging.getLogger("gpux").setLevel(level)
 
 

@@ -1,4 +1,7 @@
-"""The command line: options, the environment, exit codes, and one clear line for what is wrong."""
+"""The command line: options, the environment, exit codes, and one clear line for what is wrong.
+
+What ends without a server is mostly run in this process, and a sample of it as a process.
+"""
 
 import json
 import os
@@ -24,19 +27,25 @@ from servers import (
 import gpux
 
 Find = Callable[[str], Path]
+Command = Callable[..., tuple[int, str, str]]
+Refuse = Callable[..., str]
 
 ROW = '{"x": [1, 2.5]}'
 
 
-def refuse(*arguments: str, **variables: str) -> str:
-    """Runs a command that cannot start anything; answers the one line that says why."""
-    done = run_gpux(*arguments, variables=variables)
-    assert done.returncode == 2, done
-    assert done.stdout == ""
-    lines = done.stderr.splitlines()
-    assert len(lines) == 1, done.stderr
+def reason(code: int, said: str, errors: str) -> str:
+    """The one line that says why a command could not start anything."""
+    assert (code, said) == (2, "")
+    lines = errors.splitlines()
+    assert len(lines) == 1, errors
     assert lines[0].startswith("gpux: ")
     return lines[0]
+
+
+@pytest.fixture
+def refuse(command: Command) -> Refuse:
+    """Runs a command that cannot start anything; answers the one line that says why."""
+    return lambda *arguments, **variables: reason(*command(*arguments, variables=variables))
 
 
 # What is no model.
@@ -44,27 +53,30 @@ def refuse(*arguments: str, **variables: str) -> str:
 COMMANDS = [("serve", "--port", "0"), ("run", "--input", "{}"), ("inspect",)]
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
-def test_no_such_file(tmp_path: Path, command: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
+def test_no_such_file(tmp_path: Path, words: tuple[str, ...]) -> None:
     missing = tmp_path / "missing.onnx"
-    assert str(missing) in refuse(command[0], str(missing), *command[1:])
+    done = run_gpux(words[0], str(missing), *words[1:])
+    assert str(missing) in reason(done.returncode, done.stdout, done.stderr)
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
-def test_a_folder_without_a_model(tmp_path: Path, command: tuple[str, ...]) -> None:
-    line = refuse(command[0], str(tmp_path), *command[1:])
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
+def test_a_folder_without_a_model(refuse: Refuse, tmp_path: Path, words: tuple[str, ...]) -> None:
+    line = refuse(words[0], str(tmp_path), *words[1:])
     assert str(tmp_path) in line
     assert "model.onnx" in line
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
 @pytest.mark.parametrize(
     "content", [b"", b"no model", b"\x08\x08\x12\x04test" + bytes(1000), b"\n" * 100], ids=repr
 )
-def test_a_file_that_is_no_model(tmp_path: Path, command: tuple[str, ...], content: bytes) -> None:
+def test_a_file_that_is_no_model(
+    refuse: Refuse, tmp_path: Path, words: tuple[str, ...], content: bytes
+) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(content)
-    assert str(file) in refuse(command[0], str(file), *command[1:])
+    assert str(file) in refuse(words[0], str(file), *words[1:])
 
 
 @pytest.mark.parametrize(
@@ -78,7 +90,9 @@ def test_a_file_that_is_no_model(tmp_path: Path, command: tuple[str, ...], conte
         ("takes_complex", "complex64"),
     ],
 )
-def test_a_model_that_cannot_be_served(model_file: Find, name: str, said: str) -> None:
+def test_a_model_that_cannot_be_served(
+    refuse: Refuse, model_file: Find, name: str, said: str
+) -> None:
     line = refuse("serve", str(model_file(name)), "--port", "0")
     assert str(model_file(name)) in line
     assert said in line
@@ -112,7 +126,7 @@ def test_a_model_that_cannot_be_served(model_file: Find, name: str, said: str) -
         ("--host", "300.0.0.1"),
     ],
 )
-def test_options_refused(model_file: Find, option: str, value: str) -> None:
+def test_options_refused(refuse: Refuse, model_file: Find, option: str, value: str) -> None:
     arguments = {"--port": "0"} | {option: value}
     # As `--option=value`, because a value may begin with a dash.
     given = [f"{name}={text}" for name, text in arguments.items()]
@@ -128,7 +142,7 @@ def test_options_refused(model_file: Find, option: str, value: str) -> None:
         ("GPUX_PROVIDER", "gpu"),
     ],
 )
-def test_variables_refused(model_file: Find, variable: str, value: str) -> None:
+def test_variables_refused(refuse: Refuse, model_file: Find, variable: str, value: str) -> None:
     line = refuse("serve", str(model_file("matrix")), **{variable: value})
     assert variable in line
     assert value in line
@@ -145,15 +159,14 @@ def test_variables_refused(model_file: Find, variable: str, value: str) -> None:
     ],
     ids=" ".join,
 )
-def test_usage(arguments: tuple[str, ...]) -> None:
-    done = run_gpux(*arguments)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("usage: gpux")
+def test_usage(command: Command, arguments: tuple[str, ...]) -> None:
+    code, said, errors = command(*arguments)
+    assert (code, said) == (2, "")
+    assert errors.startswith("usage: gpux")
 
 
 @pytest.mark.parametrize("arguments", [("serve",), ("run", "--input", "{}"), ("inspect",)])
-def test_no_model_is_named(arguments: tuple[str, ...]) -> None:
+def test_no_model_is_named(refuse: Refuse, arguments: tuple[str, ...]) -> None:
     assert refuse(*arguments).startswith("gpux: no model is named: PATH or GPUX_MODEL names")
 
 
@@ -170,11 +183,11 @@ def test_the_script_is_the_module() -> None:
     assert done.stdout == run_gpux("--version").stdout
 
 
-@pytest.mark.parametrize("command", ["--help", "serve --help", "run --help", "inspect --help"])
-def test_help(command: str) -> None:
-    done = run_gpux(*command.split())
-    assert done.returncode == 0
-    assert done.stdout.startswith("usage: gpux")
+@pytest.mark.parametrize("words", ["--help", "serve --help", "run --help", "inspect --help"])
+def test_help(command: Command, words: str) -> None:
+    code, said, errors = command(*words.split())
+    assert (code, errors) == (0, "")
+    assert said.startswith("usage: gpux")
 
 
 # Providers. Where CUDA can be used, these would start.
@@ -187,12 +200,14 @@ def can_use_cuda() -> bool:
 
 
 @pytest.mark.skipif(can_use_cuda(), reason="this ONNX Runtime has CUDA")
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
-def test_cuda_is_refused_where_there_is_none(model_file: Find, command: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
+def test_cuda_is_refused_where_there_is_none(
+    refuse: Refuse, model_file: Find, words: tuple[str, ...]
+) -> None:
     model = str(model_file("matrix"))
-    line = refuse(command[0], model, *command[1:], "--provider", "cuda")
+    line = refuse(words[0], model, *words[1:], "--provider", "cuda")
     assert "cuda" in line.lower()
-    assert refuse(command[0], model, *command[1:], GPUX_PROVIDER="cuda") == line
+    assert refuse(words[0], model, *words[1:], GPUX_PROVIDER="cuda") == line
 
 
 def test_a_provider_option_goes_over_the_variable(model_file: Find) -> None:
@@ -234,15 +249,16 @@ def test_run_prints_what_the_server_answers(
         ("table", '{"ids": [9]}', "gpux: Inference failed: "),
     ],
 )
-def test_run_refused(model_file: Find, name: str, body: str, line: str) -> None:
-    done = run_gpux("run", str(model_file(name)), "--input", body)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith(line)
+def test_run_refused(command: Command, model_file: Find, name: str, body: str, line: str) -> None:
+    code, said, errors = command("run", model_file(name), "--input", body)
+    assert (code, said) == (1, "")
+    assert len(errors.splitlines()) == 1
+    assert errors.startswith(line)
 
 
-def test_run_with_a_file_that_cannot_be_read(model_file: Find, tmp_path: Path) -> None:
+def test_run_with_a_file_that_cannot_be_read(
+    refuse: Refuse, model_file: Find, tmp_path: Path
+) -> None:
     missing = tmp_path / "missing.json"
     assert str(missing) in refuse("run", str(model_file("matrix")), "--file", str(missing))
     assert str(tmp_path) in refuse("run", str(model_file("matrix")), "--file", str(tmp_path))
@@ -291,12 +307,7 @@ def test_host(model_file: Find) -> None:
     ("text", "limit"),
     [
         ("100", 100),
-        ("1b", 1),
-        ("1kB", 1000),
-        ("10MB", 10_000_000),
-        ("64MiB", 67_108_864),
         ("2 KiB", 2048),
-        ("1GiB", 2**30),
     ],
 )
 def test_max_body(model_file: Find, text: str, limit: int) -> None:

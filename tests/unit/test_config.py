@@ -64,6 +64,10 @@ def test_an_empty_variable_is_not_set(model: Environment) -> None:
     ("text", "size_bytes"),
     [
         ("1", 1),
+        ("1b", 1),
+        ("1kB", 1000),
+        ("2 KiB", 2048),
+        ("1GiB", 2**30),
         ("64MiB", 2**26),
         ("64 mib", 2**26),
         ("10MB", 10**7),
