@@ -7,14 +7,18 @@ The only importer of waitress. What is changed of waitress, and why:
 - such an answer is followed by a lingering close (RFC 9112, 9.6): closing with unread bytes would
   reset the connection, and the client would lose the answer;
 - a client that does not read its answers keeps no thread waiting;
+- one that sends or reads, but too slowly, is turned away: waitress looks for silence alone, which a
+  byte a minute breaks, and it closes nobody whose socket takes nothing more;
 - a request is counted in before it waits for a thread, and turned away at once if there are too
   many; whatever is not /predict has a thread of its own, so that probes are answered under load;
 - the end: listening stops, what was read in full is answered, then the process ends.
 """
 
+import contextlib
 import json
 import signal
 import socket
+import struct
 import time
 from functools import lru_cache
 from typing import Any
@@ -47,6 +51,14 @@ from gpux.workers import Workers
 # What a refused client may still send before the connection is cut: bytes, and seconds.
 _LINGER_BYTES = 256 * 2**20
 _LINGER_SECONDS = 10.0
+# How slow a client may be: so long at first, and a second more for so many bytes. For requests it
+# is what Apache's mod_reqtimeout has. An answer lies here whole until its last byte is sent, so its
+# reader has to be faster.
+_HEAD_START_SECONDS = 20.0
+_SLOWEST_REQUEST_BYTES_PER_SECOND = 500
+_SLOWEST_ANSWER_BYTES_PER_SECOND = 4000
+# What is counted of the time between two looks at them, which is about a second.
+_LONGEST_LOOK_SECONDS = 2.0
 # A chunk's size line, or the trailer: longer than any client has reason to send.
 _LONGEST_CHUNK_LINE_BYTES = 2**13
 # What waitress is given at once while it looks for lines: it copies the rest for each it finds.
@@ -75,6 +87,7 @@ class Parser(HTTPRequestParser):
     command: Any = ""
     counted_bytes: int | None = None  # of the body, while the request is counted in
     came_at_seconds = 0.0  # when it had been read in full, on the monotonic clock
+    coming_seconds: float | None = None  # see Channel.hurry
 
     def received(self, data: bytes) -> int:
         """Takes bytes of a request; answers how many belong to it."""
@@ -131,6 +144,19 @@ class Parser(HTTPRequestParser):
         line_bytes = max(len(self.body_rcv.control_line), len(self.body_rcv.trailer))
         most_bytes = 6 * limit + _LONGEST_CHUNK_LINE_BYTES
         return line_bytes > _LONGEST_CHUNK_LINE_BYTES or self.body_bytes_received > most_bytes
+
+
+class TooSlowError(Error):
+    """A request that has not come in the time that its bytes may take."""
+
+    code = 408
+    reason = "Request Timeout"
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"The request came too slowly: the limit is {_HEAD_START_SECONDS:g} seconds, and one"
+            f" more for each {_SLOWEST_REQUEST_BYTES_PER_SECOND:g} bytes"
+        )
 
 
 class RefusalError(Error):
@@ -274,6 +300,11 @@ class JSONErrorTask(ErrorTask):
         return headers
 
 
+def is_too_slow(seconds: float, nbytes: int, slowest_bytes_per_second: float) -> bool:
+    """Whether so many bytes should have taken less time."""
+    return seconds > _HEAD_START_SECONDS + nbytes / slowest_bytes_per_second
+
+
 class Channel(HTTPChannel):
     """A connection.
 
@@ -286,6 +317,7 @@ class Channel(HTTPChannel):
     error_task_class = JSONErrorTask
     adj: Any
     _map: Sockets
+    request: Any
     requests: Any
     requests_lock: Any
     server: Any
@@ -298,6 +330,10 @@ class Channel(HTTPChannel):
     lingers = False
     linger_until: float | None = None
     linger_bytes_left = _LINGER_BYTES
+    # How long there has been something for the client to read, and what had been sent before.
+    behind_seconds = 0.0
+    caught_up_bytes = 0
+    sent_bytes = 0  # guarded by outbuf_lock
     # Guarded by requests_lock.
     is_held = False
     # The client has ended its side. It may still read: an answer that is on its way is sent. But no
@@ -396,6 +432,71 @@ class Channel(HTTPChannel):
         if data and (self.linger_bytes_left < 0 or time.monotonic() > self.linger_until):
             self.handle_close()
 
+    def send(self, data: bytes, do_close: bool = True) -> int:
+        """Sends what the system takes."""
+        sent: int = super().send(data, do_close=do_close)
+        self.sent_bytes += sent
+        return sent
+
+    def hurry(self, seconds: float, silent_since: float) -> None:
+        """Turns the client away if it reads, or sends, too slowly; called again and again.
+
+        What others see to is not held against it: the time in which its requests are answered, and
+        in which nothing is read because it has not read its answers.
+
+        Args:
+            seconds: since the last call.
+            silent_since: a client that has not read since this time, of time.time(), is gone.
+        """
+        if self.total_outbufs_len:
+            self.behind_seconds += seconds
+            nbytes = self.sent_bytes - self.caught_up_bytes
+            silent = self.last_activity < silent_since
+            if (silent and self.behind_seconds > self.adj.channel_timeout) or is_too_slow(
+                self.behind_seconds, nbytes, _SLOWEST_ANSWER_BYTES_PER_SECOND
+            ):
+                self.reset()
+            return
+        self.behind_seconds, self.caught_up_bytes = 0.0, self.sent_bytes
+        if self.request is None:
+            return
+        with self.requests_lock:
+            is_closing = self.will_close or self.close_when_flushed or self.linger_until is not None
+            if not self.requests and not is_closing:
+                self._hurry_request(self.request, seconds)
+
+    def _hurry_request(self, request: Any, seconds: float) -> None:
+        if request.coming_seconds is None:
+            request.coming_seconds = 0.0
+            return
+        request.coming_seconds += seconds
+        nbytes = request.header_bytes_received + request.body_bytes_received
+        if is_too_slow(request.coming_seconds, nbytes, _SLOWEST_REQUEST_BYTES_PER_SECOND):
+            self._give_up(request)
+
+    def _give_up(self, request: Any) -> None:
+        """Answers a request that is not complete. The caller holds requests_lock."""
+        if not request.headers_finished and not request.header_plus.strip():
+            self.will_close = True  # line ends behind the last request: nobody waits for an answer
+            return
+        request.error = TooSlowError()
+        request.completed = True
+        request.expect_continue = False
+        request.came_at_seconds = time.monotonic()
+        self.request = None
+        self.sent_continue = False
+        self.requests.append(request)
+        self.server.add_task(self)
+
+    def reset(self) -> None:
+        """Closes the connection at once; the system, too, drops what the client has not read."""
+        connection = self.socket
+        if connection is None:  # another thread has closed it in this moment
+            return
+        with contextlib.suppress(OSError):  # the client is gone already
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.handle_close()
+
     def _is_at_end(self) -> bool:
         """Whether the client has ended its side, which leaves nothing to read."""
         try:
@@ -479,6 +580,7 @@ class Listener(TcpWSGIServer):
     active_channels: Any
     adj: Any
     socket: Any
+    _looked_at_seconds = 0.0  # when maintenance() was last called, on the monotonic clock
 
     def add_task(self, task: Any) -> None:
         """Called when a channel's next request has been read."""
@@ -492,12 +594,15 @@ class Listener(TcpWSGIServer):
         self.trigger.pull_trigger()
 
     def maintenance(self, now: int) -> None:
-        """Closes channels that stand still, or that lingered long enough; called every second."""
+        """Closes channels that are too slow, or lingered long enough; called every second."""
         super().maintenance(now)
-        silent_since = now - self.adj.channel_timeout
-        for channel in self.active_channels.values():
-            lingered = channel.linger_until is not None and time.monotonic() > channel.linger_until
-            if lingered or (channel.is_held and channel.last_activity < silent_since):
+        monotonic = time.monotonic()
+        # Clients are not to blame where this process stood still.
+        seconds = min(monotonic - self._looked_at_seconds, _LONGEST_LOOK_SECONDS)
+        self._looked_at_seconds = monotonic
+        for channel in list(self.active_channels.values()):
+            channel.hurry(seconds, now - self.adj.channel_timeout)
+            if channel.linger_until is not None and monotonic > channel.linger_until:
                 channel.will_close = True
             if channel.will_close:
                 self._map.changed(channel)
