@@ -52,8 +52,9 @@ hints: $(VENV)/dev.stamp
 # The tests of the fast path, with AddressSanitizer and UndefinedBehaviorSanitizer in the extension.
 # The interpreter's own allocator would hide errors, and its leaks at exit are not ours.
 # Optimized less, it is compiled in half the time and runs as fast.
-# What only repeats the same with more values is left to the core's own tests and the fuzzer, which have them too.
-VOLUME := (at_every_distance or may_be_left_out or grows_over)
+# Of what takes values by the thousand they have a tenth: tests/volume.py. What is nothing but such values is left to the
+# core's own tests and the fuzzer, which have sanitizers too, and to the run without them.
+VOLUME := (at_every_distance or at_many_distances or may_be_left_out or grows_over or 16_bit_floats or of_all_float16)
 sanitize: $(VENV)/sanitize.stamp
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 		PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \

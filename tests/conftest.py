@@ -58,7 +58,9 @@ def server_for() -> Iterator[Callable[..., ServerProcess]]:
         return running[key]
 
     yield find
-    codes = {" ".join(map(str, key)): server.end() for key, server in running.items()}
+    for server in running.values():  # so that they end beside each other
+        server.process.send_signal(signal.SIGTERM)
+    codes = {" ".join(map(str, key)): server.wait() for key, server in running.items()}
     logs = {" ".join(map(str, key)): server.stderr.text for key, server in running.items()}
     # Whatever the tests sent, nothing crashed and nothing ended where no one expected it.
     assert set(codes.values()) <= {0}, (codes, logs)

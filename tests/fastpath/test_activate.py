@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from volume import fewer
 
 from gpux._fastpath import activate
 from gpux.tensor import BY_NAME
@@ -57,6 +58,7 @@ def assert_close(answer: Array, expected: Array) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("type_name", TYPES)
 @given(data=st.data())
+@settings(max_examples=fewer(100))
 def test_equals_numpy(name: str, type_name: str, data: st.DataObject) -> None:
     shapes = arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
     width: Any = numpy.dtype(type_name).itemsize * 8

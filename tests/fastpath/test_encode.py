@@ -15,6 +15,7 @@ import pytest
 import reference
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from volume import fewer
 from walking import Array, in_own_process
 
 from gpux._fastpath import encode
@@ -136,7 +137,7 @@ def test_an_edge_of_float64_is_written_as_by_repr() -> None:
     assert texts == [repr(value) for value in EDGES_OF_FLOAT64]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=fewer(150))
 @given(
     st.lists(
         st.one_of(
@@ -170,7 +171,7 @@ def test_an_edge_of_float32_is_the_shortest_text_that_reads_back() -> None:
     ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=fewer(150))
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=20))
 @example([0x7F800000, 0xFF800000, 0x7FC00000, 0xFFFFFFFF, 0x7F800001])
 def test_any_float32_is_the_shortest_text_that_reads_back(bits: list[int]) -> None:
@@ -299,7 +300,7 @@ def test_each_of_all_16_bit_integers_is_written_in_full() -> None:
     assert texts_of("uint16", range(2**16)) == [str(n) for n in range(2**16)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=fewer(150))
 @given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 63)), max_size=200))
 def test_any_64_bit_integer_is_written_in_full(numbers: list[tuple[int, int]]) -> None:
     bits = [number >> fewer for number, fewer in numbers]
@@ -415,7 +416,7 @@ def test_a_tensor_is_nested_by_its_shape(type_name: str, shape: tuple[int, ...])
     assert text_of(type_name, bits, shape) == reference.encode_tensor(shape, texts)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=fewer(200))
 @given(st.lists(st.integers(0, 4), max_size=5), st.data())
 def test_an_answer_is_what_numpy_and_json_make_of_it(shape: list[int], data: st.DataObject) -> None:
     names = data.draw(st.lists(st.text(max_size=5), min_size=1, max_size=4, unique=True))

@@ -339,7 +339,7 @@ def test_eight_threads_walk_the_same_tensors() -> None:
 
     def work(thread: int) -> None:
         start.wait(timeout=30)
-        for turn in range(6):
+        for turn in range(len(tensors)):
             assert walked(declared, tensors[(turn + thread) % len(tensors)]) == answer
 
     with ThreadPoolExecutor(8) as executor:

@@ -53,7 +53,7 @@ def test_eight_threads_at_once_get_the_same_answers() -> None:
     def work(thread: int) -> int:
         start.wait(timeout=30)
         compared = 0
-        for turn in range(25 * len(cases)):
+        for turn in range(10 * len(cases)):
             case = (turn + thread) % len(cases)
             native, declared, value = cases[case]
             answer: Outcome
@@ -77,7 +77,7 @@ def test_eight_threads_at_once_get_the_same_answers() -> None:
 
     with ThreadPoolExecutor(8) as executor:
         # An error in a thread is raised here.
-        assert list(executor.map(work, range(8))) == [25 * len(cases)] * 8
+        assert list(executor.map(work, range(8))) == [10 * len(cases)] * 8
 
 
 # Lists that change while they are walked, in a process of its own.
