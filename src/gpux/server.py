@@ -19,6 +19,7 @@ import json
 import signal
 import socket
 import struct
+import threading
 import time
 from functools import lru_cache
 from typing import Any
@@ -69,6 +70,7 @@ _SHORT_ANSWER_BYTES = 2**16
 _IDENT = "gpux"
 # How long a worker keeps others waiting whose request takes longer than was foreseen.
 _RELIEF_SECONDS = 0.002
+_LONGEST_WAIT_SECONDS = 1.0
 
 
 # What heads of requests say, by their bytes, as clients send the same one again and again. Of the
@@ -528,13 +530,21 @@ class Dispatcher:
     Args:
         service: counts requests in.
         workers: threads for /predict.
+        loop: where requests come from.
+
+    Attributes:
+        workers: the threads for /predict, and for the loop.
     """
 
-    def __init__(self, service: Service, workers: int) -> None:
+    def __init__(self, service: Service, workers: int, loop: "Loop") -> None:
         self._service = service
-        self._workers = Workers(workers, "worker")
+        self.workers = Workers(workers, "worker", loop)
         self._others = Workers(1, "others")
-        self._relieved_at = 0.0
+
+    def start(self) -> None:
+        """Starts the threads, one of which runs the loop from now on."""
+        self._others.start()
+        self.workers.start()
 
     def add_task(self, channel: Any) -> None:
         """Called when a channel's next request has been read, and all before it are answered."""
@@ -546,28 +556,14 @@ class Dispatcher:
         refusal = self._service.refuse(nbytes, request.came_at_seconds)
         if refusal is None:
             request.counted_bytes = nbytes
-            self._workers.submit(channel.service)
+            self.workers.submit(channel.service)
         else:
             request.error = RefusalError(refusal)
             self._others.submit(channel.service)
 
-    def relieve(self) -> bool:
-        """Sees to it that what waits for a worker does not wait long.
-
-        Returns:
-            Whether anything waits: call it again in a few milliseconds.
-        """
-        if not self._workers.has_tasks:
-            return False
-        now = time.monotonic()
-        if now - self._relieved_at >= _RELIEF_SECONDS:
-            self._relieved_at = now
-            self._workers.relieve()
-        return True
-
     def shutdown(self) -> None:
         """Ends the threads; what they have not begun is dropped."""
-        self._workers.shutdown(timeout_seconds=1.0)
+        self.workers.shutdown(timeout_seconds=1.0)
         self._others.shutdown(timeout_seconds=1.0)
 
 
@@ -606,6 +602,74 @@ class Listener(TcpWSGIServer):
                 channel.will_close = True
             if channel.will_close:
                 self._map.changed(channel)
+
+
+class Loop:
+    """The sockets, as the source of what the workers do.
+
+    Attributes:
+        is_over: after end(): all is answered, and nothing is read any more.
+    """
+
+    def __init__(self) -> None:
+        self.sockets = Sockets(wasyncore.readwrite)
+        self.listeners: list[Listener] = []
+        self._is_ending = False
+        self.is_over = False
+
+    def wait(self) -> list[tuple[int, int]]:
+        """Waits for what comes over the sockets."""
+        for listener in self.listeners:  # they look after their connections when they are asked
+            self.sockets.changed(listener)
+        return self.sockets.wait(_LONGEST_WAIT_SECONDS)
+
+    def handle(self, found: list[tuple[int, int]]) -> None:
+        """Reads and writes; requests that are complete are handed to the dispatcher."""
+        if self.is_over:
+            return
+        self.sockets.handle(found)
+        # Judged where requests are read: none comes between this and the end.
+        self.is_over = self._is_ending and not self._is_busy()
+
+    def wake(self) -> None:
+        """Ends a wait."""
+        self.listeners[0].wake()
+
+    def end(self) -> None:
+        """Takes no more connections, and is over when all that was read has been answered."""
+        self.listeners[0].trigger.pull_trigger(self._close_listeners)
+
+    def _close_listeners(self) -> None:
+        for listener in self.listeners:
+            listener.accepting = False
+            listener.del_channel(self.sockets)
+            listener.socket.close()
+        self._is_ending = True
+
+    def _is_busy(self) -> bool:
+        """Whether a request that was read in full has not been answered to its last byte."""
+        return any(
+            channel.requests or channel.total_outbufs_len
+            for channel in list(self.sockets.values())
+            if isinstance(channel, Channel)
+        )
+
+
+class Bell:
+    """Rung by any thread, or by a signal's handler, for one that waits."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards nothing: released to end the wait
+        self._lock.acquire()
+
+    def ring(self) -> None:
+        """Ends the wait, or the next one."""
+        with contextlib.suppress(RuntimeError):  # it rings already
+            self._lock.release()
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Waits until it rings."""
+        self._lock.acquire(timeout=timeout_seconds)
 
 
 class Server:
@@ -657,15 +721,15 @@ class Server:
         adjustments.gpux_cors_origins = settings.cors_origins
         adjustments.gpux_service = service
         adjustments.gpux_observers = observers
-        self._map = Sockets(wasyncore.readwrite)
+        self._loop = Loop()
         self._service = service
         self._drain_seconds = settings.drain_timeout_seconds
-        self._dispatcher = Dispatcher(service, settings.threads)
+        self._dispatcher = Dispatcher(service, settings.threads, self._loop)
         dispatcher: Any = self._dispatcher  # has what waitress asks for
-        self._listeners = [
+        self._loop.listeners = [
             Listener(
                 observers.around(app),
-                self._map,
+                self._loop.sockets,
                 True,
                 bound,
                 dispatcher=dispatcher,
@@ -677,28 +741,28 @@ class Server:
         ]
         self.port: int = sockets[0].getsockname()[1]
         self.url = url(settings.host, sockets)
+        self._bell = Bell()
         self._stopping = False
 
     def run(self) -> None:
         """Answers requests until stop() is called, then those in flight."""
+        self._dispatcher.start()
         while not self._stopping:
-            self._poll(1.0)
+            self._attend()
         self._service.drain()
-        for listener in self._listeners:
-            listener.accepting = False
-            listener.del_channel(self._map)
-            listener.socket.close()
         deadline = time.monotonic() + self._drain_seconds
-        while self._is_busy() and time.monotonic() < deadline:
-            self._poll(0.1)
+        self._loop.end()
+        while not self._loop.is_over and time.monotonic() < deadline:
+            self._attend(0.05)
+            self._loop.wake()
         self._dispatcher.shutdown()
-        wasyncore.close_all(self._map)
-        self._map.close()
+        wasyncore.close_all(self._loop.sockets)
+        self._loop.sockets.close()
 
     def stop(self) -> None:
         """Begins the end. May be called by a signal handler or another thread."""
         self._stopping = True
-        self._listeners[0].wake()
+        self._bell.ring()
 
     def stop_on_signals(self) -> None:
         """SIGTERM and SIGINT begin the end; a second one ends the process at once."""
@@ -712,15 +776,8 @@ class Server:
         signal.signal(signal.SIGTERM, handle)
         signal.signal(signal.SIGINT, handle)
 
-    def _poll(self, timeout_seconds: float) -> None:
-        for listener in self._listeners:  # they look after their connections when they are asked
-            self._map.changed(listener)
-        self._map.poll(_RELIEF_SECONDS if self._dispatcher.relieve() else timeout_seconds)
-
-    def _is_busy(self) -> bool:
-        """Whether a request that was read in full has not been answered to its last byte."""
-        return any(
-            channel.requests or channel.total_outbufs_len
-            for channel in list(self._map.values())
-            if isinstance(channel, Channel)
-        )
+    def _attend(self, longest_seconds: float = _LONGEST_WAIT_SECONDS) -> None:
+        """Waits a little, and sees to it that no worker keeps the others waiting."""
+        is_quiet = self._dispatcher.workers.is_quiet(self._bell.ring)
+        self._bell.wait(longest_seconds if is_quiet else _RELIEF_SECONDS)
+        self._dispatcher.workers.relieve()

@@ -7,14 +7,14 @@ all of them again. Here the system is told what has changed: idle connections co
 import contextlib
 import select
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 _GONE = select.EPOLLHUP | select.EPOLLERR
 
 
 class Sockets(dict[int, Any]):
-    """What waitress calls a map: its sockets by descriptor. Of the thread that polls.
+    """What waitress calls a map: its sockets by descriptor. Of one thread at a time, which polls.
 
     A socket is asked what it waits for (`readable()`, `writable()`) when it is new, when something
     has happened to it, and when somebody says that it may have changed.
@@ -45,7 +45,7 @@ class Sockets(dict[int, Any]):
         """Says, in any thread, that a socket may wait for something else from now on.
 
         Returns:
-            Whether poll() has to be woken for it.
+            Whether wait() has to be ended for it.
         """
         # _watch() notes what is watched before it asks once more: whichever of the two comes last
         # sees what the other one did.
@@ -54,11 +54,15 @@ class Sockets(dict[int, Any]):
         self._changed.append(socket)
         return True
 
-    def poll(self, timeout_seconds: float) -> None:
-        """Waits until a socket is ready, and lets those that are read and write."""
+    def wait(self, timeout_seconds: float) -> list[tuple[int, int]]:
+        """Waits until a socket is ready; answers what the system tells, for handle()."""
         while self._changed:
             self._watch(self._changed.popleft())
-        for descriptor, events in self._epoll.poll(timeout_seconds):
+        return self._epoll.poll(timeout_seconds)
+
+    def handle(self, ready: Iterable[tuple[int, int]]) -> None:
+        """Lets sockets that are ready read and write."""
+        for descriptor, events in ready:
             socket = self.get(descriptor)
             # Each of these may close it, after which nothing else is to happen to it.
             if events & select.EPOLLIN and socket is not None:

@@ -1,5 +1,7 @@
 """Workers: one thread has its turn, the others wait or are aside."""
 
+import contextlib
+import queue
 import random
 import threading
 import time
@@ -14,6 +16,7 @@ from gpux.workers import Waiter, Workers, aside, waiter
 @pytest.fixture
 def workers() -> Iterator[Workers]:
     made = Workers(4, "test")
+    made.start()
     yield made
     made.shutdown(PATIENCE_SECONDS)
 
@@ -165,6 +168,7 @@ def test_a_task_that_fails_is_logged(workers: Workers, caplog: pytest.LogCapture
 
 def test_at_the_end_what_was_not_begun_is_dropped() -> None:
     workers = Workers(2, "test")
+    workers.start()
     is_running, may_end = threading.Event(), threading.Event()
     done_tasks: list[str] = []
 
@@ -185,6 +189,7 @@ def test_at_the_end_what_was_not_begun_is_dropped() -> None:
 def test_nothing_is_lost_and_nobody_left_behind() -> None:
     """Asides, waits that are ended, that run out, or that are ended as they run out."""
     workers = Workers(8, "test")
+    workers.start()
     random_ = random.Random(1)
     ended = threading.Semaphore(0)
     waiting: list[Waiter] = []
@@ -222,3 +227,123 @@ def test_nothing_is_lost_and_nobody_left_behind() -> None:
     assert workers._turns == 0
     assert not workers._returning
     workers.shutdown(PATIENCE_SECONDS)
+
+
+class Letters:
+    """A source: what is put into it is found, each list at once."""
+
+    def __init__(self) -> None:
+        self.workers = Workers(2, "test", self)
+        self.found: queue.SimpleQueue[list[Callable[[], None]]] = queue.SimpleQueue()
+        self.lookers: list[str] = []
+        self.workers.start()
+
+    def wait(self) -> list[Callable[[], None]]:
+        with contextlib.suppress(queue.Empty):
+            return self.found.get(timeout=PATIENCE_SECONDS)
+        return []
+
+    def handle(self, found: list[Callable[[], None]]) -> None:
+        self.lookers.append(threading.current_thread().name)
+        for task in found:
+            self.workers.submit(task)
+
+    def wake(self) -> None:
+        self.found.put([])
+
+
+@pytest.fixture
+def letters() -> Iterator[Letters]:
+    made = Letters()
+    yield made
+    made.workers.shutdown(PATIENCE_SECONDS)
+    assert not any(worker.thread.is_alive() for worker in made.workers._all)
+
+
+def test_who_finds_tasks_does_them(letters: Letters) -> None:
+    names: list[str] = []
+    ended = threading.Semaphore(0)
+
+    def task() -> None:
+        names.append(threading.current_thread().name)
+        ended.release()
+
+    for _ in range(5):
+        letters.found.put([task, task])
+        for _ in range(2):
+            assert ended.acquire(timeout=PATIENCE_SECONDS)
+    assert {*names, *letters.lookers} == {"test-0"}
+
+
+def test_somebody_looks_though_all_are_at_their_tasks(letters: Letters) -> None:
+    may_end = threading.Event()
+    ended = threading.Semaphore(0)
+
+    def large() -> None:
+        with aside():
+            wait(may_end)
+        ended.release()
+
+    letters.found.put([large, large])
+    wait_until(lambda: letters.workers._busy == 2, "both are at it")
+    letters.found.put([ended.release])
+    wait_until(lambda: letters.workers.has_tasks, "it was found")
+    assert not ended.acquire(timeout=0.05), "no more than two at a time"
+    may_end.set()
+    for _ in range(3):
+        assert ended.acquire(timeout=PATIENCE_SECONDS)
+
+
+def test_who_comes_back_need_not_wait_for_who_looks(letters: Letters) -> None:
+    waiters: list[Waiter] = []
+    woken: list[bool] = []
+    ended = threading.Semaphore(0)
+
+    def task() -> None:
+        waiters.append(waiter())
+        woken.append(waiters[0].wait(PATIENCE_SECONDS))
+        ended.release()
+
+    letters.found.put([task])
+    wait_until(lambda: letters.workers._has_looker and bool(waiters), "somebody looks again")
+    waiters[0].wake()
+    assert ended.acquire(timeout=PATIENCE_SECONDS)
+    assert woken == [True]
+
+
+def test_another_one_looks_while_one_is_stuck(letters: Letters) -> None:
+    is_running, is_over, other_ran = threading.Event(), threading.Event(), threading.Event()
+
+    def large() -> None:
+        is_running.set()
+        wait(is_over)
+
+    letters.found.put([large])
+    wait(is_running)
+    letters.found.put([other_ran.set])
+    letters.workers.relieve()
+    letters.workers.relieve()
+    wait(other_ran)
+    is_over.set()
+
+
+def test_it_rings_when_it_is_quiet_no_more(letters: Letters) -> None:
+    rings: list[int] = []
+    wait_until(lambda: letters.workers.is_quiet(lambda: rings.append(1)), "somebody looks")
+    assert rings == []
+    ended = threading.Event()
+    letters.found.put([ended.set])
+    wait(ended)
+    assert rings == [1]
+    letters.found.put([])
+    assert rings == [1]
+
+
+def test_a_source_that_fails_is_looked_at_again(
+    letters: Letters, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = threading.Event()
+    letters.found.put(1)  # type: ignore[arg-type]
+    letters.found.put([ended.set])
+    wait(ended)
+    assert "what came could not be handled" in caplog.text
