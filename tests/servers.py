@@ -183,7 +183,8 @@ class ServerProcess:
         traceback: TracebackType | None,
     ) -> None:
         if error is None and self.process.poll() is None:
-            assert self.end() == 0
+            code = self.end()
+            assert code == 0, (code, self.stderr.text)
         else:
             self.kill()
 

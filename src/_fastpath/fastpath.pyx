@@ -4,7 +4,8 @@ The only file that touches both Python objects and the core. Each entry takes wh
 arguments, lets the core do the work, and turns the core's fault into an error of gpux.errors.
 """
 from cpython.buffer cimport (
-    PyBUF_FORMAT, PyBUF_STRIDES, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
+    PyBUF_FORMAT, PyBUF_STRIDES, PyBuffer_FillInfo, PyBuffer_Release, PyObject_CheckBuffer,
+    PyObject_GetBuffer,
 )
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
@@ -24,7 +25,7 @@ from gpux.errors import (
     InvalidShapeError, InvalidTypeError, InvalidValueError, UnknownInputError,
 )
 
-__all__ = ["InputSpec", "InputTable", "activate", "decode", "encode", "fit", "walk"]
+__all__ = ["Body", "InputSpec", "InputTable", "activate", "decode", "encode", "fit", "walk"]
 
 
 cdef extern from "Python.h":
@@ -790,6 +791,49 @@ cdef class _Read:
             return ""
         text = self.reader.number()[:min(size, <size_t>LONGEST_NUMBER)].decode()
         return text if size <= LONGEST_NUMBER else text + "…"
+
+
+cdef class Body:
+    """Memory for the body of a request: filled as it comes, by whoever has its buffer, then bytes.
+
+    Nothing is copied on the way from the socket to the reader, and what is not filled is not
+    touched. Of one thread at a time.
+
+    Args:
+        nbytes: its size.
+
+    Raises:
+        MemoryError: there is no room.
+    """
+
+    cdef bytes memory
+    cdef int views  # of the buffer, that could still be written to
+
+    def __cinit__(self, Py_ssize_t nbytes):
+        cdef PyObject* made = PyBytes_FromStringAndSize(NULL, nbytes)
+        self.memory = <bytes>made
+        Py_DECREF(self.memory)  # `made` was a reference, too
+
+    def __getbuffer__(self, Py_buffer* buffer, int flags):
+        if self.memory is None:
+            raise BufferError("the body has been taken")
+        start = PyBytes_AS_STRING(<PyObject*>self.memory)
+        PyBuffer_FillInfo(buffer, self, start, len(self.memory), 0, flags)
+        self.views += 1
+
+    def __releasebuffer__(self, Py_buffer* buffer):
+        self.views -= 1
+
+    def take(self):
+        """The body as bytes, without a copy. To be called once, when all is filled.
+
+        Raises:
+            BufferError: somebody still has a view of it, or it has been taken.
+        """
+        if self.views or self.memory is None:
+            raise BufferError("the body has a view, or has been taken")
+        memory, self.memory = self.memory, None
+        return memory
 
 
 def decode(bytes body not None, InputTable table not None, pool not None):

@@ -3,9 +3,18 @@
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
+from typing_extensions import Buffer
+
 from gpux.tensor import TensorSpec
 
-__all__ = ["InputSpec", "InputTable", "activate", "decode", "encode", "fit", "walk"]
+__all__ = ["Body", "InputSpec", "InputTable", "activate", "decode", "encode", "fit", "walk"]
+
+class Body(Buffer):
+    """Memory for the body of a request: filled as it comes, then bytes."""
+
+    def __init__(self, nbytes: int) -> None: ...
+    def take(self) -> bytes:
+        """The body as bytes, without a copy."""
 
 class _Block(Protocol):
     @property

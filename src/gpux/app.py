@@ -211,10 +211,11 @@ def read_body(environment: Mapping[str, Any], declared: int | None, limit_bytes:
 
 def _read(stream: Any, most_bytes: int) -> bytes:
     """Bytes of a stream that nobody has read from yet."""
-    if type(stream) is io.BytesIO and stream.getbuffer().nbytes <= most_bytes:
-        return stream.getvalue()  # shares what waitress collected; read() would copy it
-    body: bytes = stream.read(most_bytes)
-    return body
+    if type(stream) is io.BytesIO:
+        body = stream.getvalue()  # shares what the server collected; read() would copy it
+        return body if len(body) <= most_bytes else body[:most_bytes]
+    read: bytes = stream.read(most_bytes)
+    return read
 
 
 def _answer_error(

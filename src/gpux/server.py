@@ -15,6 +15,7 @@ The only importer of waitress. What is changed of waitress, and why:
 """
 
 import contextlib
+import io
 import json
 import signal
 import socket
@@ -34,6 +35,7 @@ from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import BadRequest, Error, RequestEntityTooLarge, build_http_date
 
+from gpux._fastpath import Body
 from gpux.app import ADMITTED, EXPOSED_HEADERS
 from gpux.config import Settings
 from gpux.connections import bind, url
@@ -67,6 +69,8 @@ _PIECE_BYTES = 2**13
 _NO_LIMIT = 2**62
 # An answer that is copied behind its head. Copying more would take longer than sending it apart.
 _SHORT_ANSWER_BYTES = 2**16
+# A body that is received in many pieces, each of which would be copied twice.
+_LONG_BODY_BYTES = 2**16
 _IDENT = "gpux"
 # How long a worker keeps others waiting whose request takes longer than was foreseen.
 _RELIEF_SECONDS = 0.002
@@ -78,6 +82,58 @@ _LONGEST_WAIT_SECONDS = 1.0
 _KNOWN_HEADS: dict[bytes, dict[str, Any]] = {}
 _MOST_KNOWN_HEADS = 256
 _LONGEST_KNOWN_HEAD_BYTES = 1024
+
+
+class LongBody:
+    """A body of known length, for waitress what its FixedStreamReceiver is.
+
+    waitress appends each piece to a buffer that grows; here all but the end is received into its
+    place at once.
+
+    Args:
+        nbytes: its length, above 0.
+
+    Attributes:
+        remain: bytes that are to come.
+        completed: nothing is.
+    """
+
+    error = None
+
+    def __init__(self, nbytes: int) -> None:
+        self._body = Body(nbytes)
+        self._nbytes = self.remain = nbytes
+        self.completed = False
+
+    def __len__(self) -> int:
+        return self._nbytes - self.remain
+
+    def received(self, data: bytes) -> int:
+        """Takes a piece; answers how much of it belongs to the body."""
+        size = min(len(data), self.remain)
+        if size > 0:
+            memoryview(self._body)[len(self) : len(self) + size] = data[:size]
+        self.remain -= size
+        self.completed = self.remain == 0
+        return size
+
+    def receive(self, connection: socket.socket) -> int:
+        """Receives what is there, but never the last byte, which says that the body is complete.
+
+        Returns:
+            How much was there; 0 at the end of the connection.
+        """
+        size = connection.recv_into(memoryview(self._body)[len(self) : self._nbytes - 1])
+        self.remain -= size
+        return size
+
+    def getfile(self) -> io.BytesIO:
+        """The whole body, for `wsgi.input`. To be called once."""
+        return io.BytesIO(self._body.take())
+
+    def getbuf(self) -> io.BytesIO:
+        """What waitress closes after the answer: nothing is open."""
+        return io.BytesIO()
 
 
 class Parser(HTTPRequestParser):
@@ -121,6 +177,7 @@ class Parser(HTTPRequestParser):
             if self.content_length > 0:
                 buffer = OverflowableBuffer(self.adj.inbuf_overflow)
                 self.body_rcv = FixedStreamReceiver(self.content_length, buffer)
+                self._take_long_body()
             return
         own = set(self.__dict__)
         self._take_apart(header_plus)
@@ -130,6 +187,13 @@ class Parser(HTTPRequestParser):
             found = {name: self.__dict__[name] for name in self.__dict__ if name not in own}
             found.pop("body_rcv", None)
             _KNOWN_HEADS[header_plus] = {**found, "headers": dict(self.headers)}
+        self._take_long_body()
+
+    def _take_long_body(self) -> None:
+        """Has a long body, if it will be read at all, collected where it is read from."""
+        is_long = _LONG_BODY_BYTES <= self.content_length <= self.adj.gpux_max_body_bytes
+        if is_long and not self.chunked:
+            self.body_rcv = LongBody(self.content_length)
 
     def _take_apart(self, header_plus: bytes) -> None:
         try:
@@ -422,8 +486,8 @@ class Channel(HTTPChannel):
         if self.linger_until is None:
             if self.requests and self._is_at_end():
                 self.has_left = True
-                return
-            super().handle_read()
+            elif not self._receive_long_body():
+                super().handle_read()
             return
         try:
             data = self.recv(self.adj.recv_bytes)  # closes the channel at the end of the stream
@@ -498,6 +562,24 @@ class Channel(HTTPChannel):
         with contextlib.suppress(OSError):  # the client is gone already
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.handle_close()
+
+    def _receive_long_body(self) -> bool:
+        """Receives more of a long body; answers False if none is coming, or just its last byte."""
+        body = self.request.body_rcv if self.request is not None else None
+        if not isinstance(body, LongBody) or body.remain < 2:
+            return False
+        try:
+            size = body.receive(self.socket)
+        except BlockingIOError:
+            return True
+        except OSError:
+            size = 0
+        if size == 0:
+            self.handle_close()
+            return True
+        self.last_activity = time.time()
+        self.request.body_bytes_received += size
+        return True
 
     def _is_at_end(self) -> bool:
         """Whether the client has ended its side, which leaves nothing to read."""

@@ -230,3 +230,30 @@ def test_the_strings_of_a_tensor_are_those_of_the_value() -> None:
     assert sys.getrefcount(text) == before + 2
     content.clear()
     assert sys.getrefcount(text) == before
+
+
+def test_a_body_is_filled_and_taken_once() -> None:
+    body = Body(5)
+    memoryview(body)[:3] = b"abc"
+    memoryview(body)[3:] = b"de"
+    assert body.take() == b"abcde"
+    for call in (body.take, lambda: memoryview(body)):
+        with pytest.raises(BufferError):
+            call()
+
+
+def test_a_body_that_could_still_be_written_to_is_not_taken() -> None:
+    body = Body(3)
+    view = memoryview(body)
+    with pytest.raises(BufferError):
+        body.take()
+    view[:] = b"abc"
+    view.release()
+    taken = body.take()
+    assert taken == b"abc"
+    assert sys.getrefcount(taken) == 2
+
+
+def test_a_body_that_is_too_large() -> None:
+    with pytest.raises(MemoryError):
+        Body(2**62)
