@@ -214,11 +214,9 @@ def _serve(options: argparse.Namespace) -> int:
         raise failures[0]
     if is_all_told:  # else nobody reads what is written there
         print("Stopped", flush=True)
-    if loader.is_alive():
-        # Nothing stops ONNX Runtime while it loads a model, and Python's own end would take its
-        # libraries from under it.
-        os._exit(0)
-    return 0
+    # Not through Python's own end, which takes threads and libraries from under ONNX Runtime.
+    # Nothing stops it while it loads a model, or is in a node for a client that has left.
+    os._exit(0)
 
 
 def _import_processes() -> ModuleType:

@@ -77,8 +77,8 @@ _RELIEF_SECONDS = 0.002
 _LONGEST_WAIT_SECONDS = 1.0
 
 
-# What heads of requests say, by their bytes, as clients send the same one again and again. Of the
-# main thread.
+# What heads of requests say, by their bytes, as clients send the same one again and again. Of
+# whoever polls.
 _KNOWN_HEADS: dict[bytes, dict[str, Any]] = {}
 _MOST_KNOWN_HEADS = 256
 _LONGEST_KNOWN_HEAD_BYTES = 1024
@@ -665,10 +665,10 @@ class Listener(TcpWSGIServer):
         task.add_task(self.task_dispatcher)
 
     def pull_trigger(self) -> None:
-        """Does nothing, where waitress wakes the main thread: service() tells if there is need."""
+        """Does nothing, where waitress wakes its main thread: service() tells if there is need."""
 
     def wake(self) -> None:
-        """Has the main thread look at its sockets again."""
+        """Ends the wait for the sockets."""
         self.trigger.pull_trigger()
 
     def maintenance(self, now: int) -> None:

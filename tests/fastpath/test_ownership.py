@@ -19,7 +19,7 @@ from walking import (
     walked,
 )
 
-from gpux._fastpath import InputSpec, walk
+from gpux._fastpath import Body, InputSpec, walk
 from gpux.errors import (
     ClientError,
     InvalidValueError,

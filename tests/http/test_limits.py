@@ -410,7 +410,7 @@ def test_a_client_that_leaves_while_the_model_runs(model_file: Find) -> None:
             start_to_run(server, client)
             leave(client)
         wait_until(lambda: server.descriptors() == descriptors, "the clients' sockets are closed")
-        assert server.threads() == threads
+        assert server.threads() <= threads  # the one that loads the model may have been among them
         assert server.post({"steps": 1}).status == 200
 
 
