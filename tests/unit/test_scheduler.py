@@ -4,14 +4,16 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import models
 import numpy
 import pytest
+import transformers
 from standin import StandInSession, load_on_stand_in
 
 from gpux.batching import Limits
@@ -333,6 +335,64 @@ def test_64_threads_get_their_own_answers(name: str, model_file: Find) -> None:
         list(callers.map(work, range(64)))
     assert wrong == []
     assert engine.model.pool.figures.lent_bytes == 0
+
+
+@pytest.mark.usefixtures("eager_threads")
+@pytest.mark.parametrize("name", ["sentiment", "masked", "bert"])
+def test_64_threads_get_their_own_of_what_is_computed(name: str, tmp_path: Path) -> None:
+    """The same for floats within their rounding, integers, and texts, of different lengths."""
+    chance = random.Random(1)
+    if name == "bert":
+        path = transformers.write_folder(tmp_path)
+        texts = [" ".join(["good"] * chance.randrange(1, 30) + ["bad"] * n) for n in range(40)]
+        values: list[Any] = [{"text": texts[n : n + n % 4] or texts[n]} for n in range(36)]
+    else:
+        gpux_yml = "serving: {padding: {ids: 0, mask: 0}}" if name == "masked" else None
+        path = models.write_folder(tmp_path, name, gpux_yml)
+        values = [_ids(load(path, "cpu").signature.inputs, n, chance) for n in range(36)]
+    settings = Settings(model=path, provider="cpu", batching="on", max_batch_size=16)
+    alone, engine = Engine(load(path, "cpu")), Engine(load(path, "cpu"), settings)
+    assert engine.batching.limits is not None
+    assert (engine.batching.padding is not None) == (name != "sentiment")
+    bodies = [json.dumps(value).encode() for value in values]
+    expected = [json.loads(alone.predict(body)) for body in bodies]
+    wrong: list[object] = []
+
+    def work(thread: int) -> None:
+        own = random.Random(thread)
+        for number in own.sample(range(len(bodies)), 12):
+            time.sleep(own.random() / 500)
+            answer = json.loads(engine.predict(bodies[number]))
+            if not _is_close(answer, expected[number]):
+                wrong.append((bodies[number], answer))
+
+    with ThreadPoolExecutor(64) as callers:
+        list(callers.map(work, range(64)))
+    assert wrong == []
+    assert engine.model.pool.figures.lent_bytes == 0
+
+
+def _ids(inputs: Sequence[Any], number: int, chance: random.Random) -> dict[str, Any]:
+    """Ids, and a mask of the same size: one to three rows, or an item."""
+    rows, width = number % 4, 1 + number % 7
+    values = {}
+    for spec, limit in zip(inputs, (30_000, 2), strict=True):
+        items = [[chance.randrange(limit) for _ in range(width)] for _ in range(rows or 1)]
+        values[spec.name] = items if rows else items[0]
+    return values
+
+
+def _is_close(answer: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
+    """Integers are equal, and floats within what another order of sums makes of them."""
+    if answer.keys() != expected.keys():
+        return False
+    pairs = [(numpy.array(answer[name]), numpy.array(expected[name])) for name in expected]
+    return all(
+        x.shape == y.shape
+        and x.dtype == y.dtype
+        and (numpy.allclose(x, y, rtol=1e-5, atol=1e-6) if x.dtype.kind == "f" else (x == y).all())
+        for x, y in pairs
+    )
 
 
 def _body(model: Model, number: int) -> bytes:
