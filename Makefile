@@ -82,12 +82,16 @@ build/core/core_tests build/core/core_tests_portable:
 	g++ $(CORE_FLAGS) -o $@ $^
 
 build/core/portable/%.o: CORE_FLAGS += -U__SSE2__
-build/core/usual/%.o build/core/portable/%.o: src/_fastpath/%.cpp Makefile
-	@mkdir -p $(@D)
-	g++ $(CORE_FLAGS) -O1 -c -o $@ $<
-build/core/usual/%.o build/core/portable/%.o: tests/core/%.cpp Makefile
-	@mkdir -p $(@D)
-	g++ $(CORE_FLAGS) -O0 -c -o $@ $<
+# Rules of their own: one pattern rule with both targets would be taken to make both at once.
+define OBJECTS
+build/core/$1/%.o: src/_fastpath/%.cpp Makefile
+	@mkdir -p $$(@D)
+	g++ $$(CORE_FLAGS) -O1 -c -o $$@ $$<
+build/core/$1/%.o: tests/core/%.cpp Makefile
+	@mkdir -p $$(@D)
+	g++ $$(CORE_FLAGS) -O0 -c -o $$@ $$<
+endef
+$(foreach form,usual portable,$(eval $(call OBJECTS,$(form))))
 -include $(wildcard build/core/*/*.d)
 
 build/core/shortest: tests/core/shortest.cpp src/_fastpath/shortest.cpp src/_fastpath/writer.cpp $(wildcard src/_fastpath/*.hpp)
@@ -119,7 +123,9 @@ fuzz:
 		-Isrc/_fastpath -o build/core/fuzz_reader tests/core/fuzz_reader.cpp \
 		src/_fastpath/reader.cpp src/_fastpath/sink.cpp src/_fastpath/number.cpp
 	build/core/fuzz_reader -max_total_time=$(FUZZ_SECONDS) -max_len=20000 -dict=tests/core/json.dict \
-		-artifact_prefix=build/core/ -print_final_stats=1 build/core/found tests/core/corpus/reader
+		-artifact_prefix=build/core/ -print_final_stats=1 build/core/found tests/core/corpus/reader \
+		2>build/core/fuzz.log || { cat build/core/fuzz.log; exit 1; }
+	@grep -E '^Done|^stat::' build/core/fuzz.log
 
 # Clients of every kind on several servers, for as long as wanted; tests/soak.py says what must hold. Others go first.
 MINUTES ?= 60
