@@ -26,6 +26,7 @@ from gpux.engine import Engine
 from gpux.errors import ClientError, ConfigurationError, ServiceError, StartError
 from gpux.example import find_examples
 from gpux.exchange import log_to_stderr
+from gpux.memory import use_one_arena
 from gpux.model import load_model
 from gpux.observe import create_observers
 from gpux.server import Server
@@ -184,6 +185,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _serve(options: argparse.Namespace) -> int:
     settings = _settings(options)
+    use_one_arena()
     describe = partial(describe_engine, verbose=options.verbose)
     if settings.server == "granian":
         code: int = _import_processes().serve(settings, describe)

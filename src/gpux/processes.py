@@ -39,6 +39,7 @@ from gpux.engine import Engine
 from gpux.errors import ConfigurationError, StartError
 from gpux.exchange import log_to_stderr
 from gpux.gateway import Gateway
+from gpux.memory import use_one_arena
 from gpux.metrics import ROW_SIZE
 from gpux.observe import create_observers
 from gpux.service import Service
@@ -262,6 +263,7 @@ def _work(
     # What a terminal sends is the master's, whose SIGTERM is waited for below.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     log_to_stderr()
+    use_one_arena()
     service = Service(settings, memory.board(index))
     observers = create_observers(settings, os.environ, service.metrics)
     app = create_app(service, settings.max_body_bytes, settings.cors_origins)

@@ -1,8 +1,12 @@
 """memory: alignment, reuse and the bounds of the pool, and blocks that no two threads share."""
 
 import ctypes
+import platform
+import subprocess
+import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
 
 import numpy
@@ -284,3 +288,34 @@ def test_a_tensor_is_not_copied_nor_moved() -> None:
         with pytest.raises(BufferError, match="only where it lies"):
             given.__dlpack__(**asked)
     assert given.__dlpack__(dl_device=(3, 0), copy=False)
+
+
+_COUNT_ARENAS = """
+import ctypes, re, sys, threading
+from gpux.memory import use_one_arena
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.fopen.restype = ctypes.c_void_p, ctypes.c_void_p
+if sys.argv[1] == "one":
+    use_one_arena()
+all_are_here = threading.Barrier(8)
+def work():
+    libc.malloc(1000)
+    all_are_here.wait()
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+stream = ctypes.c_void_p(libc.fopen(sys.argv[2].encode(), b"w"))
+libc.malloc_info(0, stream)
+libc.fclose(stream)
+print(open(sys.argv[2]).read().count("<heap nr="))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is glibc's")
+def test_all_threads_use_one_arena(tmp_path: Path) -> None:
+    def arenas(how: str) -> int:
+        command = [sys.executable, "-c", _COUNT_ARENAS, how, str(tmp_path / "info")]
+        return int(subprocess.run(command, check=True, capture_output=True).stdout)
+
+    assert arenas("one") == 1
+    assert arenas("many") > 1
