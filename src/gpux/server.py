@@ -784,8 +784,10 @@ class Server:
             sockets=sockets,
             threads=settings.threads,
             ident=_IDENT,
-            # A body arrives in few pieces and stays in memory, as does its answer.
-            recv_bytes=2**20,
+            # A long body is received into its place; other things are short. The system's memory
+            # would be shredded by many large pieces of which little is kept.
+            recv_bytes=2**16,
+            # A body stays in memory, as does its answer.
             inbuf_overflow=_NO_LIMIT,
             outbuf_overflow=_NO_LIMIT,
             max_request_body_size=_NO_LIMIT,  # Parser judges it
