@@ -96,11 +96,6 @@ class Workers:
             following = self._give_turn()
         _awaken(following)
 
-    @property
-    def has_tasks(self) -> bool:
-        """Whether a task waits for a thread."""
-        return bool(self._tasks)
-
     def submit(self, task: Callable[[], None]) -> None:
         """Has a task done, sooner or later. May be called by any thread."""
         with self._lock:
@@ -224,7 +219,7 @@ class Workers:
             logger.exception("the source could not be waited for")
             found = None
         with self._lock:
-            has_to_wait = self._turns > 0
+            has_to_wait = self._turns > 0 and not self._is_ending
             if has_to_wait:
                 self._returning.append(worker)
             else:

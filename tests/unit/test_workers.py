@@ -149,10 +149,10 @@ def test_what_takes_long_without_a_word_loses_its_turn(workers: Workers) -> None
     workers.submit(other_ran.set)
     wait(is_running)
     workers.relieve()
-    assert workers.has_tasks
+    assert workers._tasks
     workers.relieve()
     wait(other_ran)
-    assert not workers.has_tasks
+    assert not workers._tasks
     is_over.set()
     wait_until(lambda: workers._turns == 0 and len(workers._idle) == 4, "all are idle")
 
@@ -287,7 +287,7 @@ def test_somebody_looks_though_all_are_at_their_tasks(letters: Letters) -> None:
     letters.found.put([large, large])
     wait_until(lambda: letters.workers._busy == 2, "both are at it")
     letters.found.put([ended.release])
-    wait_until(lambda: letters.workers.has_tasks, "it was found")
+    wait_until(lambda: bool(letters.workers._tasks), "it was found")
     assert not ended.acquire(timeout=0.05), "no more than two at a time"
     may_end.set()
     for _ in range(3):
