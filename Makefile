@@ -51,15 +51,16 @@ hints: $(VENV)/dev.stamp
 	@! grep -qiE 'performance hint|warning' $(VENV)/cython.log
 
 # The tests of the fast path, with AddressSanitizer and UndefinedBehaviorSanitizer in the extension.
-# The interpreter's own allocator would hide errors, and its leaks at exit are not ours.
+# The interpreter's own allocator would hide errors, and its leaks at exit are not ours. Memory that cannot be had is
+# told as without them. What they report goes past pytest, which would end with it.
 # Optimized less, it is compiled in half the time and runs as fast.
 # Of what takes values by the thousand they have a tenth: tests/volume.py. What is nothing but such values is left to the
 # core's own tests and the fuzzer, which have sanitizers too, and to the run without them.
 VOLUME := (at_every_distance or at_many_distances or may_be_left_out or grows_over or 16_bit_floats or of_all_float16)
 sanitize: $(VENV)/sanitize.stamp
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
-		PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-		$(VENV)/sanitize/bin/python -m pytest -p no:cacheprovider -k 'not $(VOLUME)' tests/fastpath tests/unit/test_protocol.py
+		PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+		$(VENV)/sanitize/bin/python -m pytest --capture=sys -p no:cacheprovider -k 'not $(VOLUME)' tests/fastpath tests/unit/test_protocol.py
 
 # The core without an interpreter, with the sanitizers: tables and the fuzzer's corpus, once more in the form for
 # processors without SSE2; the writer's samples beside std::to_chars. And random decimals, as the installed reader reads
