@@ -28,6 +28,8 @@ _ONE_THREAD = _HERE / "one_thread.yml"
 _DEBIANS_PYTHON = "/usr/bin/python3.11"
 _KIBAE = "onnxruntime_server"
 _START_SECONDS = 120.0
+# A server may have several processes, of which each takes connections when it is ready.
+_CONNECTIONS_BEFORE_READY = 12
 _ANSWER_SECONDS = 120.0
 
 
@@ -202,7 +204,10 @@ def serving(
     with started(
         contender.command(environment.python, model, port),
         dict(contender.variables),
-        lambda: says_ready(port) if body is None else _answers(port, path, body),
+        lambda: all(
+            says_ready(port) if body is None else _answers(port, path, body)
+            for _ in range(_CONNECTIONS_BEFORE_READY)
+        ),
         _START_SECONDS,
     ) as processes:
         yield Server(port, path, processes)
