@@ -67,7 +67,7 @@ sanitize: $(VENV)/sanitize.stamp
 # them, beside float(). What tests is not optimized, which would take four times as long as the core itself.
 CORE_FLAGS := -std=c++17 -g -Wall -Wextra -Wpedantic -pthread -fsanitize=address,undefined -fno-sanitize-recover=all \
 	-Isrc/_fastpath -MMD
-CORE_PARTS := activation number reader sink strided
+CORE_PARTS := activation float32s number reader sink strided
 CORE_TESTS := $(notdir $(basename $(wildcard tests/core/*_tests.cpp))) fuzz_reader
 CORE_OBJECTS := $(patsubst %,%.o,$(CORE_PARTS) $(CORE_TESTS))
 core: $(VENV)/dev.stamp build/core/core_tests build/core/core_tests_portable build/core/shortest
@@ -114,7 +114,7 @@ counts-baseline: $(COUNTS)
 $(COUNTS): $(wildcard src/_fastpath/*pp) tests/core/counts.cpp tests/core/reading.hpp Makefile
 	@mkdir -p build/core
 	g++ $(COUNTS_FLAGS) -Isrc/_fastpath -Itests/core -o $@ tests/core/counts.cpp \
-		$(patsubst %,src/_fastpath/%.cpp,number reader shortest sink writer)
+		$(patsubst %,src/_fastpath/%.cpp,float32s number reader shortest sink writer)
 
 # The reader, for as long as wanted, from the bodies that are kept. Long enough for more numbers than the reader takes
 # memory for at once (4096).
@@ -123,7 +123,7 @@ fuzz:
 	@mkdir -p build/core/found
 	clang++ -std=c++17 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
 		-Isrc/_fastpath -o build/core/fuzz_reader tests/core/fuzz_reader.cpp \
-		src/_fastpath/reader.cpp src/_fastpath/sink.cpp src/_fastpath/number.cpp
+		$(patsubst %,src/_fastpath/%.cpp,float32s number reader sink)
 	build/core/fuzz_reader -max_total_time=$(FUZZ_SECONDS) -max_len=20000 -dict=tests/core/json.dict \
 		-artifact_prefix=build/core/ -print_final_stats=1 build/core/found tests/core/corpus/reader \
 		2>build/core/fuzz.log || { cat build/core/fuzz.log; exit 1; }

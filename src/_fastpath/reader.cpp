@@ -4,12 +4,19 @@
 #include <cstring>
 #include <new>
 #include <stdexcept>
+#include <type_traits>
+
+#include "float32s.hpp"
 
 namespace gpux {
 namespace {
 
 // Elements for which memory is made sure of at once.
 constexpr std::size_t kMostClaimed = 4096;
+
+// read_float32s() takes as long as a few numbers do otherwise, so where it found none it is not tried
+// for so many times.
+constexpr int kMisses = 8;
 
 bool is_space(char character) {
     return character == ' ' || character == '\n' || character == '\r' || character == '\t';
@@ -81,9 +88,15 @@ void append_utf8(std::string* text, unsigned point) {
 
 Reader::Reader(
     const char* body, std::size_t size, const std::vector<Input>& inputs, void* owner,
-    bool (*grow)(void* owner, Memory* memory, std::size_t needed)
+    bool (*grow)(void* owner, Memory* memory, std::size_t needed), Instructions instructions
 )
-    : body_(body), end_(body + size), at_(body), inputs_(inputs), owner_(owner), grow_(grow) {}
+    : body_(body),
+      end_(body + size),
+      at_(body),
+      inputs_(inputs),
+      owner_(owner),
+      grow_(grow),
+      has_avx2_(instructions >= Instructions::avx2) {}
 
 bool Reader::read() noexcept {
     try {
@@ -336,6 +349,24 @@ std::size_t Reader::read_plain_numbers(Element* out, std::size_t room) {
     constexpr std::ptrdiff_t kBlock = 64;
     const char* at = at_;
     std::size_t count = 0;
+#ifdef GPUX_HAS_FLOAT32S
+    if constexpr (std::is_same_v<Element, float>) {
+        if (misses_ > 0) {
+            --misses_;
+        } else if (has_avx2_ && at - body_ >= kFloat32sLookback) {
+            const char* behind;
+            count = read_float32s(at, end_, out, room, &behind);
+            misses_ = count == 0 ? kMisses : 0;
+            if (count > 0) {
+                at = next_number(behind - 1);
+                if (at == nullptr) {
+                    at_ = behind - 1;
+                    return count;
+                }
+            }
+        }
+    }
+#endif
     while (end_ - at >= kBlock && at - body_ >= kLookback) {
         const char* const block = at;
         for (std::uint64_t ends = find_ends(block); ends != 0; ends &= ends - 1) {

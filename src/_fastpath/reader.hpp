@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "instructions.hpp"
 #include "number.hpp"
 #include "sink.hpp"
 
@@ -65,7 +66,8 @@ public:
     // for all memory by it, for the input that current() names.
     Reader(
         const char* body, std::size_t size, const std::vector<Input>& inputs, void* owner,
-        bool (*grow)(void* owner, Memory* memory, std::size_t needed)
+        bool (*grow)(void* owner, Memory* memory, std::size_t needed),
+        Instructions instructions = best_instructions()
     );
 
     // Reads it all; false at the first fault. Throws nothing. May run without the GIL, which `grow` takes
@@ -120,6 +122,8 @@ private:
     const std::vector<Input>& inputs_;
     void* const owner_;
     bool (*const grow_)(void*, Memory*, std::size_t);
+    const bool has_avx2_;
+    int misses_ = 0;  // of read_float32s(), that it is not tried for
 
     std::unique_ptr<Sink> sink_;
     const Spec* spec_ = nullptr;

@@ -635,23 +635,6 @@ std::size_t most_bytes(Type type, int axes, const std::int64_t* shape) {
     return __builtin_add_overflow(bytes, kSlack, &bytes) ? 0 : bytes;
 }
 
-Instructions best_instructions() {
-#ifdef __x86_64__
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("bmi2") ||
-        !__builtin_cpu_supports("lzcnt")) {
-        return Instructions::baseline;
-    }
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl")) {
-        return Instructions::avx512;
-    }
-    return Instructions::avx2;
-#else
-    return Instructions::baseline;
-#endif
-}
-
 char* write_tensor(char* out, Type type, int axes, const std::int64_t* shape, const void* data,
                    Instructions instructions) {
     const Source source{axes, shape, data, instructions};

@@ -10,18 +10,13 @@
 #include <cstdint>
 
 #include "element.hpp"
+#include "instructions.hpp"
 
 namespace gpux {
 
 // The most bytes that write_tensor can put down for such a tensor (numbers and booleans; not
 // strings), or 0 if that number passes size_t. `shape` has `axes` entries, none negative.
 std::size_t most_bytes(Type type, int axes, const std::int64_t* shape);
-
-// Sets of instructions that the writer is compiled for. They make no difference to the text.
-enum class Instructions { baseline, avx2, avx512 };
-
-// The best set of the processor that this runs on.
-Instructions best_instructions();
 
 // Writes the dense, C-ordered tensor at `data` as nested JSON arrays (a bare value if it has no
 // axes); answers the place behind the last byte.

@@ -1,7 +1,8 @@
 // libFuzzer's entry for the reader: any bytes as a body, for a few signatures.
 //
-// Every body is read twice: as it is, and with spaces behind it, where all of it is far from the end
-// and takes the fast paths. Both must give the same tensors or the same fault.
+// Every body is read three times: as it is, and with spaces behind it, where all of it is far from the
+// end and takes the fast paths, by the best instructions and by those of every processor. All must
+// give the same tensors or the same fault.
 //
 // `make fuzz` builds it with clang, ASan and UBSan, and starts from corpus/reader; the first byte of
 // each file there chooses the signature. `make core` replays these files.
@@ -47,6 +48,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const std::string text(reinterpret_cast<const char*>(data) + 1, size - 1);
     const Reading as_it_is(signature, text);
     const Reading padded(signature, text + std::string(200, ' '));
+    const Reading plain(signature, text + std::string(200, ' '), gpux::Instructions::baseline);
+    require(plain.done() == padded.done(), "it can be read by all instructions");
+    require(plain.is_equal(padded), "the same values by all instructions");
+    require(plain.done() || plain.has_same_fault(padded), "the same fault by all instructions");
     require(as_it_is.done() <= padded.done(), "spaces change nothing");
     if (as_it_is.done()) {
         require(as_it_is.is_equal(padded), "the same values far from the end");

@@ -71,12 +71,13 @@ struct Block {
 // One reading, and what it came to.
 class Reading {
 public:
-    Reading(const Signature& signature, const std::string& text)
+    Reading(const Signature& signature, const std::string& text,
+            Instructions instructions = best_instructions())
         : signature_(signature), body_(new char[text.size() + 1]), blocks_(signature.inputs.size()) {
         std::memcpy(body_.get(), text.data(), text.size());
         body_[text.size()] = '\0';
         reader_ = std::make_unique<Reader>(
-            body_.get(), text.size(), signature.inputs, this, grow
+            body_.get(), text.size(), signature.inputs, this, grow, instructions
         );
         done_ = reader_->read();
         require(done_ == (reader_->fault() == ReadFault::none), "a fault, or all is read");
