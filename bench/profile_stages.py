@@ -79,22 +79,31 @@ STAGES = (
         "HTTP parsing",
         "request lines, headers, where a body ends",
         r"\(waitress/(parser|receiver|rfc7230)\.py",
-        r"^Parser\.",
+        r"^(?!LongBody\.receive ).*\(gpux/parser\.py",
         r"\.received ",
     ),
     _stage(
         "hand over",
         "from the thread of the sockets to one that works, and back",
         r"\.add_task ",
+        r"\(gpux/dispatcher\.py",
         r"^Workers\.submit ",
         r"\.pull_trigger ",
         r"^(trigger|_triggerbase)\.",
     ),
     _stage("turns", "which worker goes on", r"^Workers\.(relieve|_(?!wait|work))"),
     _stage(
-        "WSGI", "waitress's task around the app", r"\(waitress/(task|proxy_headers|channel)\.py"
+        "WSGI",
+        "waitress's task around the app",
+        r"\(waitress/(task|proxy_headers|channel)\.py",
+        r"\(gpux/tasks\.py",
     ),
-    _stage("sockets", "poll, recv, send", r"\(waitress/", r"\(gpux/(server|sockets)\.py"),
+    _stage(
+        "sockets",
+        "poll, recv, send",
+        r"\(waitress/",
+        r"\(gpux/(server|channel|data_rate|parser|sockets)\.py",
+    ),
     _stage("granian", "sockets, HTTP parsing and hand over, in Rust", r"_granian\S*\.so"),
 )
 GIL_WAIT = "GIL wait"

@@ -10,12 +10,12 @@ import sys
 
 from waitress.adjustments import Adjustments
 
-from gpux import server
+from gpux import data_rate
 from gpux.__main__ import main
 
 if __name__ == "__main__":
     head_start, slowest, silence = map(float, sys.argv[1:4])
-    vars(server).update(
+    vars(data_rate).update(
         _HEAD_START_SECONDS=head_start,
         _SLOWEST_REQUEST_BYTES_PER_SECOND=slowest,
         _SLOWEST_ANSWER_BYTES_PER_SECOND=slowest,

@@ -22,7 +22,7 @@ HANDLER = (
 )
 WORKER = "Thread.run (threading.py:982);Workers._work (gpux/workers.py:137)"
 WORKING = HANDLER.format(83) + (
-    ";Channel.service (gpux/server.py:195);WSGITask.execute (waitress/task.py:435)"
+    ";Channel.service (gpux/channel.py:77);WSGITask.execute (waitress/task.py:435)"
 )
 PREDICT = WORKING + (
     ";App.__call__ (falcon/app.py:487);Predict.on_post (gpux/app.py:92)"
@@ -52,7 +52,7 @@ STACKS = {
     "WSGI": WORKING,
     "sockets": MAIN.format(223) + ";dispatcher.recv (waitress/wasyncore.py:406);recv (libc.so.6)",
     "HTTP parsing": MAIN.format(223)
-    + ";HTTPChannel.received (waitress/channel.py:211);Parser.parse_header (gpux/server.py:73)",
+    + ";HTTPChannel.received (waitress/channel.py:211);Parser.parse_header (gpux/parser.py:117)",
     "hand over": WORKING + ";_triggerbase.pull_trigger (waitress/trigger.py:96)",
     "turns": WORKER + ";Workers._next_task (gpux/workers.py:146)",
     "GIL wait": RUN + GIL,
@@ -67,6 +67,23 @@ def test_the_stage_of_a_stack(stage: str, stack: str) -> None:
 
     (read,) = read_stacks(f"thread (7): waitress-0;{stack} 3")
     assert stage_of(read) == stage
+
+
+def test_the_servers_modules_are_in_the_stages_of_what_they_do() -> None:
+    from profile_stages import read_stacks, stage_of
+
+    reading = "Loop.handle (gpux/server.py:128);Channel.handle_read (gpux/channel.py:142)"
+    for frames, stage in {
+        reading: "sockets",
+        f"{reading};LongBody.receive (gpux/parser.py:66);recv (libc.so.6)": "sockets",
+        f"{reading};Channel.received (gpux/channel.py:110)": "HTTP parsing",
+        f"{reading};LongBody.received (gpux/parser.py:51)": "HTTP parsing",
+        f"{reading};Dispatcher.add_task (gpux/dispatcher.py:40)": "hand over",
+        f"{WORKING};CountedTask.get_environment (gpux/tasks.py:81)": "WSGI",
+        f"{WORKING};CountedTask.write (gpux/tasks.py:88)": "write",
+    }.items():
+        (read,) = read_stacks(f"thread (7): worker-0;{frames} 1")
+        assert stage_of(read) == stage, frames
 
 
 def test_who_waits_for_the_gil_before_the_next_request_waits_for_the_gil() -> None:
