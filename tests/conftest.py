@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from servers import PATIENCE_SECONDS, ServerProcess, serve
 
+import gpux.scheduler
 from gpux.__main__ import main
 
 # A slow or busy machine is no failure.
@@ -119,6 +120,14 @@ def command(
     for number, handler in handlers.items():
         signal.signal(number, handler)
     logging.getLogger("gpux").setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def no_short_runs() -> Iterator[None]:
+    """Each run waits for the others, so that there are batches of models that take microseconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpux.scheduler, "_SHORT_SECONDS", 0.0)
+        yield
 
 
 @pytest.fixture

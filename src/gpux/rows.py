@@ -1,6 +1,7 @@
 """Requests as one request, row after row, and its outputs as theirs again."""
 
 import ctypes
+import math
 import threading
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -46,6 +47,11 @@ def kind_of(
 def rows_of(request: Request) -> int:
     """The rows of a request: those of its longest input, as all lead with the batch axis."""
     return max([tensor.shape[0] for tensor in request.tensors.values()], default=1)
+
+
+def size_of(request: Request) -> int:
+    """The elements of a request."""
+    return sum([math.prod(tensor.shape) for tensor in request.tensors.values()])
 
 
 def shapes_of(request: Request) -> dict[str, tuple[int, ...]]:

@@ -1,12 +1,14 @@
 """Requests that wait for the model, and who runs them: at once, or together when it is free.
 
-A request that finds the model free runs in its own thread. One that does not, waits; when a run
-ends, a thread of the scheduler takes the oldest one and every other of its kind that fits beside it
-(batching.py), and runs them as one.
+A request that finds the model free runs in its own thread, as does one whose run is shorter than
+the changes of threads that waiting would take. Any other waits; when a run ends, a thread of the
+scheduler takes the oldest one and every other of its kind that fits beside it (batching.py), and
+runs them as one.
 """
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -19,7 +21,7 @@ from gpux.executor import StreamExecution
 from gpux.inputs import Request
 from gpux.model import Model
 from gpux.padding import Padding
-from gpux.rows import MixedRowsError, Shared, gather, kind_of, rows_of, scatter, shapes_of
+from gpux.rows import MixedRowsError, Shared, gather, kind_of, rows_of, scatter, shapes_of, size_of
 from gpux.workers import aside, waiter
 
 logger = logging.getLogger(__name__)
@@ -51,14 +53,16 @@ class Scheduler:
         self._runs_at_once = not is_on_gpu and (limits is None or limits.delay_seconds == 0)
         self._lock = threading.Lock()  # guards the fields below
         self._changed = threading.Condition(self._lock)  # guards the same
-        self._free = runs  # runs that could begin
+        self._runs = runs
+        self._free = runs  # that could begin; below 0 while short ones run beside them
+        self._busy_since = 0.0  # when the first one of those that run now began
         self._waiting: list[_Entry] = []  # in the order in which they came
         self._threads = [
             threading.Thread(target=self._work, name=f"scheduler-{number}", daemon=True)
             for number in range(runs)
         ]
         self._started = False
-        self._last_seconds = 0.0  # that a run in its caller's thread took
+        self._pace = Pace()
 
     @property
     def queue_length(self) -> int:
@@ -87,7 +91,9 @@ class Scheduler:
 
         A request that this raises for is released here.
         """
-        if not self._begin_at_once():
+        size = size_of(request)
+        is_short = self._pace.seconds(size) < _SHORT_SECONDS
+        if not self._begin_at_once(is_short=is_short):
             rows, kind = 1, None
             if self.limits is not None:
                 rows = rows_of(request)
@@ -102,24 +108,36 @@ class Scheduler:
         began = time.monotonic()
         try:
             # Others may decode meanwhile, and come to wait: they are the next batch.
-            with aside() if self._last_seconds > _LONG_SECONDS else _HERE:
+            with _HERE if is_short else aside():
                 outputs = self._model.execution.run(request, deadline)
         except BaseException:
             request.release()
             raise
         finally:
             self._end_run()
-        self._last_seconds = taken = time.monotonic() - began
+        taken = time.monotonic() - began
+        self._pace.note(size, taken)
         rows = 1 if self.limits is None else rows_of(request)
         return Outcome(outputs, request.release, 0.0, taken, rows)
 
-    def _begin_at_once(self) -> bool:
-        """Takes a free run for the calling thread, if nobody waits for it."""
+    def _begin_at_once(self, *, is_short: bool) -> bool:
+        """Begins a run in the calling thread, if there is a free one for it, or none is needed."""
+        if not self._runs_at_once:
+            return False
+        now = time.monotonic()
         with self._lock:
-            if self._free == 0 or self._waiting or not self._runs_at_once:
+            is_free = self._free > 0 and not self._waiting
+            # How long a run takes may lie in its numbers: those that go on tell.
+            if not is_free and not (is_short and now - self._busy_since < _SHORT_WAIT_SECONDS):
                 return False
-            self._free -= 1
+            self._take_run(now)
             return True
+
+    def _take_run(self, now: float) -> None:
+        """Counts a run in; the caller has the lock."""
+        if self._free == self._runs:
+            self._busy_since = now
+        self._free -= 1
 
     def _start(self) -> None:
         if not self._started:
@@ -172,7 +190,7 @@ class Scheduler:
                         [entry.waiting for entry in self._waiting], self.limits or _ALONE, now
                     )
                     if chosen.batch:
-                        self._free -= 1
+                        self._take_run(now)
                         batch = [self._waiting[place] for place in chosen.batch]
                         for place in reversed(chosen.batch):
                             del self._waiting[place]
@@ -198,11 +216,13 @@ class Scheduler:
         if entry.deadline is not None and entry.deadline.left_seconds() <= 0:
             entry.fail(entry.deadline.error())
             return
+        began = time.monotonic()
         try:
             outputs = self._model.execution.run(entry.request, entry.deadline)
         except GpuxError as error:
             entry.fail(error)
         else:
+            self._pace.note(size_of(entry.request), time.monotonic() - began)
             entry.finish(outputs, entry.request.release, entry.rows)
 
     def _run_together(self, batch: "list[_Entry]") -> None:
@@ -250,8 +270,11 @@ class Scheduler:
             entry.finish(own, shared.leave, rows)
 
 
-# A run that is worth a change of threads, so that others have their turn meanwhile.
-_LONG_SECONDS = 0.0002
+# A run that is not worth a change of threads: it waits for no other one, and nobody else has a turn
+# meanwhile.
+_SHORT_SECONDS = 0.0002
+# While others have run for longer than this, it waits all the same.
+_SHORT_WAIT_SECONDS = 0.001
 _HERE = contextlib.nullcontext()
 # Without batches each request runs alone.
 _ALONE = Limits(most_rows=1)
@@ -264,6 +287,25 @@ def _latest(batch: "list[_Entry]") -> Deadline | None:
     if len(known) < len(deadlines):
         return None
     return max(known, key=lambda deadline: deadline.at_seconds)
+
+
+class Pace:
+    """How long runs take, by the size of what they are given. Any number of threads may use it.
+
+    The least that was measured counts: that a thread waited for a processor, or for the GIL, says
+    nothing of the model. It is forgotten slowly, as each run may make it a tenth more.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}  # by the power of two that the size is below
+
+    def seconds(self, size: int) -> float:
+        """What a run of that size takes; infinite before the first one."""
+        return self._seconds.get(size.bit_length(), math.inf)
+
+    def note(self, size: int, seconds: float) -> None:
+        """A run has taken so long."""
+        self._seconds[size.bit_length()] = min(seconds, 1.1 * self.seconds(size))
 
 
 class Outcome:

@@ -29,7 +29,7 @@ from gpux.tasks import IDENT
 # What is counted of the time between two looks at slow clients, which is about a second.
 _LONGEST_LOOK_SECONDS = 2.0
 # How long a worker keeps others waiting whose request takes longer than was foreseen.
-_RELIEF_SECONDS = 0.002
+_RELIEF_SECONDS = 0.005
 _LONGEST_WAIT_SECONDS = 1.0
 
 

@@ -36,6 +36,7 @@ Find = Callable[[str, str], Path]
 Dims = tuple[int | str | None, ...]
 
 _MASKED = "serving: {padding: {ids: 0, mask: 0}, buckets: [4, 8, 12]}"
+pytestmark = pytest.mark.usefixtures("no_short_runs")
 
 
 def settings_of(folder: Path, **changed: Any) -> Settings:

@@ -16,6 +16,7 @@ import pytest
 import transformers
 from standin import StandInSession, load_on_stand_in
 
+import gpux.scheduler
 from gpux.batching import Limits
 from gpux.config import Settings
 from gpux.deadline import Watchdog
@@ -24,11 +25,12 @@ from gpux.errors import ClientGoneError, ConfigurationError, DeadlineError, Infe
 from gpux.model import Model, load
 from gpux.probe import find_obstacle
 from gpux.protocol import decode
-from gpux.scheduler import Scheduler
+from gpux.scheduler import Pace, Scheduler
 from gpux.service import Admission
 
 Find = Callable[[str], Path]
 _BATCHED = Limits(most_rows=8)
+pytestmark = pytest.mark.usefixtures("no_short_runs")
 
 
 class Gate:
@@ -75,6 +77,11 @@ def model(model_file: Find) -> Model:
     return load(model_file("matrix"), "cpu")
 
 
+@pytest.fixture
+def some_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpux.scheduler, "_SHORT_SECONDS", 0.0002)
+
+
 def test_what_waits_runs_together_and_gets_its_own_rows(model: Model) -> None:
     scheduler, gate = Scheduler(model, 1, _BATCHED), Gate(model)
     gate.open.clear()
@@ -116,6 +123,61 @@ def test_a_free_model_is_run_by_the_callers_own_thread(model: Model) -> None:
     model.execution.run = noted  # type: ignore[method-assign]
     ask(scheduler, model, [[1.0]])
     assert ran_in == [threading.current_thread().name]
+
+
+@pytest.mark.usefixtures("some_are_short")
+def test_a_short_run_waits_for_no_other_one(model: Model) -> None:
+    scheduler, gate = Scheduler(model, 1, _BATCHED), Gate(model)
+    scheduler._pace.note(1, 1e-6)
+    ran_in: list[str] = []
+    gated = model.execution.run
+
+    def noted(request: Any, deadline: Any = None) -> Any:
+        ran_in.append(threading.current_thread().name)
+        if len(ran_in) == 1:  # the second one begins while this one runs
+            return second.submit(ask, scheduler, model, [[2.0]]).result(60), gated(request)[0]
+        return gated(request, deadline)
+
+    model.execution.run = noted  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1, "second") as second:
+        request = decode(b'{"x": [[1.0]]}', model.inputs)
+        other, _ = scheduler.run(request).outputs
+        request.release()
+    assert other == [[2.0]]
+    assert ran_in == [threading.current_thread().name, "second_0"]
+    assert gate.rows == [1, 1]
+    assert model.pool.figures.lent_bytes == 0
+
+
+@pytest.mark.usefixtures("some_are_short")
+def test_a_run_that_was_thought_short_is_waited_for(model: Model) -> None:
+    """How long it takes may lie in its numbers."""
+    scheduler, gate = Scheduler(model, 1, _BATCHED), Gate(model)
+    scheduler._pace.note(1, 1e-6)
+    gate.open.clear()
+    with ThreadPoolExecutor(8) as callers:
+        first = callers.submit(ask, scheduler, model, [[1.0]])
+        wait_for(lambda: gate.rows == [1])
+        time.sleep(0.01)
+        others = [callers.submit(ask, scheduler, model, [[float(number)]]) for number in range(5)]
+        wait_for(lambda: scheduler.queue_length == 5)
+        gate.open.set()
+        assert first.result(60) == [[1.0]]
+        assert [other.result(60) for other in others] == [[[float(n)]] for n in range(5)]
+    assert gate.rows == [1, 5]
+
+
+def test_the_pace_is_that_of_the_fastest_run_of_a_size() -> None:
+    pace = Pace()
+    assert pace.seconds(1000) == float("inf")
+    for seconds in (0.5, 0.001, 0.5, 0.5):
+        pace.note(1000, seconds)
+    assert pace.seconds(1000) == pytest.approx(0.001 * 1.1**2)
+    assert pace.seconds(1023) == pace.seconds(1000)
+    assert pace.seconds(100) == pace.seconds(2000) == float("inf")
+    for _ in range(100):  # what was fast once is forgotten
+        pace.note(1000, 0.5)
+    assert pace.seconds(1000) == 0.5
 
 
 def test_a_batch_that_fails_is_run_one_by_one(model_file: Find) -> None:
