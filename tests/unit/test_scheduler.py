@@ -126,7 +126,8 @@ def test_a_free_model_is_run_by_the_callers_own_thread(model: Model) -> None:
 
 
 @pytest.mark.usefixtures("some_are_short")
-def test_a_short_run_waits_for_no_other_one(model: Model) -> None:
+def test_a_short_run_waits_for_no_other_one(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpux.scheduler, "_SHORT_WAIT_SECONDS", 60.0)
     scheduler, gate = Scheduler(model, 1, _BATCHED), Gate(model)
     scheduler._pace.note(1, 1e-6)
     ran_in: list[str] = []
