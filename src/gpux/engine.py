@@ -14,6 +14,7 @@ from gpux.deadline import Deadline, Watchdog
 from gpux.errors import ConfigurationError, InferenceError
 from gpux.executor import StreamExecution
 from gpux.inputs import Request
+from gpux.memory import Tensor
 from gpux.metrics import Stages
 from gpux.model import Model
 from gpux.padding import Padding
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 # Of a GPU: one that runs, and one that is copied in and launched meanwhile.
 _RUNS_ON_GPU = 2
-# A body that takes longer to read, without Python, than a change of threads takes.
+# A body, or a tensor, that takes longer to read, or write, than a change of threads takes.
 _LONG_BYTES = 2**16
 _HERE = contextlib.nullcontext()
 
@@ -113,11 +114,10 @@ class Engine:
             raise deadline.error()
         try:
             start = time.perf_counter()
-            place = aside() if len(body) > _LONG_BYTES else _HERE
-            with place:
+            with aside() if len(body) > _LONG_BYTES else _HERE:
                 request = protocol.decode(body, self.model.inputs)
             stages.decode = time.perf_counter() - start
-            answer = self.answer(request, deadline, is_gone, stages, place)
+            answer = self.answer(request, deadline, is_gone, stages)
         except InferenceError as error:
             logger.error("Inference failed: %s", error.__cause__)  # whole, for the operator
             raise
@@ -136,7 +136,6 @@ class Engine:
         deadline: Deadline,
         is_gone: Callable[[], bool] | None = None,
         stages: Stages | None = None,
-        encoding: contextlib.AbstractContextManager[Any] = _HERE,
     ) -> bytes:
         """Runs a request that has been decoded; releases it, whatever comes.
 
@@ -145,7 +144,6 @@ class Engine:
             deadline: when it is due.
             is_gone: whether the client has left.
             stages: how long each stage took is noted here.
-            encoding: is entered while the answer is written.
         """
         stages = stages if stages is not None else Stages()
         unbatched = request.unbatched
@@ -156,7 +154,8 @@ class Engine:
         try:
             start = time.perf_counter()
             settled = self.model.settle(outcome.outputs, unbatched=unbatched)
-            with encoding:
+            nbytes = sum([out.nbytes for out in settled.values() if isinstance(out, Tensor)])
+            with aside() if nbytes > _LONG_BYTES else _HERE:
                 answer = protocol.encode(settled)
             stages.encode = time.perf_counter() - start
         finally:
