@@ -44,6 +44,18 @@ class Listener(TcpWSGIServer):
     socket: Any
     _looked_at_seconds = 0.0  # when maintenance() was last called, on the monotonic clock
 
+    def handle_accept(self) -> None:
+        """Takes all connections that wait, where waitress takes one.
+
+        The next look at the sockets comes when all requests that were found are answered: of many
+        connections that come at once, the last would wait for all answers to those before it,
+        again and again.
+        """
+        before = -1
+        while len(self.active_channels) > before and self.readable():
+            before = len(self.active_channels)
+            super().handle_accept()
+
     def add_task(self, task: Any) -> None:
         """Called when a channel's next request has been read."""
         task.add_task(self.task_dispatcher)

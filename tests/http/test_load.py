@@ -1,7 +1,11 @@
 """More requests than can run at once: batches, refusals, deadlines, clients that leave, figures."""
 
+import contextlib
 import json
 import re
+import select
+import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from servers import (
     JSON_HEADERS,
+    PATIENCE_SECONDS,
     Answer,
     Client,
     ServerProcess,
@@ -41,6 +46,29 @@ def narrow(model_file: Find) -> Iterator[ServerProcess]:
     """A slow model, of which one may run and two may wait beside those that the cores run."""
     with serve(model_file("slow"), "--max-queue", "2", "--threads", str(_ROOM)) as server:
         yield server
+
+
+def test_connections_that_come_at_once_get_their_first_answers_first(model_file: Find) -> None:
+    """None waits for the second and the third requests of others."""
+    body = b'{"x": [[1.0]]}'
+    request = post(body)
+    with serve(model_file("matrix")) as server, contextlib.ExitStack() as stack:
+        server.process.send_signal(signal.SIGSTOP)
+        clients = []
+        for _ in range(40):
+            client = socket.create_connection(("127.0.0.1", server.port), PATIENCE_SECONDS)
+            clients.append(stack.enter_context(client))
+            client.sendall(request)
+        server.process.send_signal(signal.SIGCONT)
+        answers = dict.fromkeys(clients, 0)
+        while not all(answers.values()):
+            readable, _, _ = select.select(clients, [], [], PATIENCE_SECONDS)
+            assert readable
+            for client in readable:
+                assert client.recv(2**16).startswith(b"HTTP/1.1 200 OK")
+                answers[client] += 1
+                client.sendall(request)
+    assert max(answers.values()) <= 5
 
 
 # Too many.
