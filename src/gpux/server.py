@@ -31,6 +31,9 @@ _LONGEST_LOOK_SECONDS = 2.0
 # How long a worker keeps others waiting whose request takes longer than was foreseen.
 _RELIEF_SECONDS = 0.005
 _LONGEST_WAIT_SECONDS = 1.0
+# Connections that are taken before requests are: those of clients that have left again would fill
+# the queue.
+_MOST_ACCEPTED = 64
 
 
 class Listener(TcpWSGIServer):
@@ -45,16 +48,17 @@ class Listener(TcpWSGIServer):
     _looked_at_seconds = 0.0  # when maintenance() was last called, on the monotonic clock
 
     def handle_accept(self) -> None:
-        """Takes all connections that wait, where waitress takes one.
+        """Takes the connections that wait, where waitress takes one.
 
         The next look at the sockets comes when all requests that were found are answered: of many
         connections that come at once, the last would wait for all answers to those before it,
         again and again.
         """
-        before = -1
-        while len(self.active_channels) > before and self.readable():
+        for _ in range(_MOST_ACCEPTED):
             before = len(self.active_channels)
             super().handle_accept()
+            if len(self.active_channels) == before or not self.readable():
+                break
 
     def add_task(self, task: Any) -> None:
         """Called when a channel's next request has been read."""
