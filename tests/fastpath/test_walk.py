@@ -283,7 +283,7 @@ def cases(draw: st.DrawFn) -> tuple[TensorSpec, object]:
     return declared, value
 
 
-@settings(max_examples=fewer(2000))
+@settings(max_examples=fewer(1500))
 @given(cases())
 @example((spec("string", "batch", 1), [numpy.str_("a"), OwnStr("b")]))
 @example((spec("string", 1), ["a", "\ud800"]))
