@@ -57,8 +57,9 @@ _BACKLOG = 1024
 _HEAD_SECONDS = 120
 # What a body, or the reading of an answer, may take beside the time that a request has.
 _SLOW_SECONDS = 60.0
-# A head that is longer than this is refused.
-_MOST_HEAD_BYTES = 2**16
+# What is read at once at most. A long body comes in few pieces, each of which wakes a thread; and a
+# head that is longer is refused.
+_READ_BYTES = 2**20
 # What those that still send a body have at the end, once nothing else is left to do.
 _LAST_SECONDS = 1.0
 _HELD_BACK = {signal.SIGINT, signal.SIGTERM}
@@ -366,7 +367,7 @@ class _Listener:
             backpressure=most_connections,
             http_mode=str(HTTPModes.http1),
             http1_opts=HTTP1Settings(
-                header_read_timeout=_HEAD_SECONDS * 1000, max_buffer_size=_MOST_HEAD_BYTES
+                header_read_timeout=_HEAD_SECONDS * 1000, max_buffer_size=_READ_BYTES
             ),
         )
         loop = loops.get(Loops.asyncio)  # asked for, and not used by WSGI

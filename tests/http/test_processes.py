@@ -225,6 +225,13 @@ def test_a_refused_body_is_discarded_so_that_its_client_reads_the_answer(model_f
             assert client.read().status == 413
 
 
+def test_a_head_without_end_is_refused(two: ServerProcess) -> None:
+    with Client(two) as client:
+        client.send(b"GET /health HTTP/1.1\r\nA: " + b"x" * 2**21 + b"\r\n\r\n")
+        assert client.read().status in (400, 431)
+    assert two.post(GOOD).status == 200
+
+
 # The start.
 
 
