@@ -182,6 +182,10 @@ class Metrics:
             for at, stage in enumerate(LOAD_STAGES, _LOAD_SECONDS):
                 self._row[at] = seconds[stage]
 
+    def all_others_loaded(self) -> bool:
+        """Whether each of the other processes has loaded a model, be it one that is no more."""
+        return all(row[_LOADS] > 0 for row in self._board.rows if row is not self._row)
+
     def publish(self) -> None:
         """Writes the gauges into the row, for other processes to read."""
         values = [value for gauge in self._gauges.values() for _, value in gauge.samples()]

@@ -76,6 +76,9 @@ class Service:
     def load(self) -> Engine:
         """Loads the model; requests are taken when this returns. To be called once.
 
+        That the server is healthy is said when all processes of the board have loaded theirs: who
+        asks one of them, and is told so, may meet another next.
+
         Raises:
             StartError: nothing can be served, and why.
         """
@@ -87,8 +90,8 @@ class Service:
         engine = Engine(model, self._settings, recorded.rows if recorded else ())
         warm_up(engine, recorded)
         seconds = {"load": loaded - start, "warmup": time.monotonic() - loaded}
-        self.metrics.loaded(seconds)
         self.open(engine)
+        self.metrics.loaded(seconds)  # last: the other processes, too, may be asked for it now
         return engine
 
     def open(self, engine: Engine) -> None:
@@ -113,7 +116,9 @@ class Service:
         """`healthy` while requests are taken; `loading` before, `draining` on the way out."""
         if self._drains_since < float("inf"):
             return "draining"
-        return "loading" if self._engine is None else "healthy"
+        if self._engine is None or not self.metrics.all_others_loaded():
+            return "loading"
+        return "healthy"
 
     def drain(self) -> None:
         """From now on requests are refused; those that are here already are answered."""

@@ -1,4 +1,4 @@
-"""service: the figures of a model on a GPU."""
+"""service: when it is ready, and the figures of a model on a GPU."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +7,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from standin import load_on_stand_in
 
+from gpux.board import SharedMemory
 from gpux.config import Settings
 from gpux.engine import Engine
+from gpux.metrics import ROW_SIZE
 from gpux.service import Service
 
 Find = Callable[[str], Path]
@@ -37,3 +39,16 @@ def test_the_memory_of_the_gpu(model_file: Find, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(stream, "memory_bytes", fail)
     assert gpu_memory(service) == {}
     assert b"gpux_pool_bytes{" in service.metrics.text()
+
+
+def test_of_several_processes_none_is_healthy_before_all_have_loaded(model_file: Find) -> None:
+    memory = SharedMemory(ROW_SIZE, 2)
+    settings = Settings(model=model_file("matrix"))
+    one, other = (Service(settings, memory.board(index)) for index in range(2))
+    one.load()
+    assert one.refuse(1) is None, "it takes requests all the same"
+    assert (one.status, other.status) == ("loading", "loading")
+    other.load()
+    assert (one.status, other.status) == ("healthy", "healthy")
+    replacement = Service(settings, memory.board(1))
+    assert (one.status, replacement.status) == ("healthy", "loading")
