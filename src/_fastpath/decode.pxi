@@ -1,0 +1,221 @@
+# Bodies: memory to receive one into, and the reader of its JSON.
+
+cdef enum:
+    SHORT_BODY = 4096  # bytes: read in the time in which another thread could be woken
+    LONGEST_NUMBER = 60  # characters of a number that are quoted
+
+
+cdef class InputTable:
+    """The inputs that a body may have. Immutable; shared by all threads.
+
+    Args:
+        specs: an InputSpec for each.
+        groups: for each 0, 1 or 2: inputs of group 1 and of group 2 may not stand in one body.
+    """
+
+    cdef vector[core.Input] inputs
+    cdef readonly tuple specs
+    cdef list names  # keeps the bytes alive
+
+    def __init__(self, specs, groups):
+        cdef core.Input entry
+        cdef InputSpec spec
+        self.specs = tuple(specs)
+        self.names = [spec.name.encode() for spec in self.specs]
+        for spec, name, group in zip(self.specs, self.names, groups, strict=True):
+            entry.name = PyBytes_AS_STRING(<PyObject*>name)
+            entry.name_size = len(name)
+            entry.spec = &spec.native
+            entry.group = group
+            self.inputs.push_back(entry)
+
+
+cdef boolean grow_body(void* owner, Memory* memory, size_t needed) noexcept with gil:
+    """Memory::grow for the reader: the first block of an input, or a larger one."""
+    cdef _Read read = <_Read>owner
+    cdef size_t index = read.reader.current()
+    cdef InputSpec spec = read.table.specs[index]
+    cdef size_t wanted
+    try:
+        before = read.blocks.get(index)
+        wanted = 2 * memory.capacity
+        if before is None:
+            # What is left of the body tells how much may come: mostly six bytes a number or more.
+            wanted = read.reader.left() // 6 * core.element_bytes(spec.native.type)
+            wanted = max(spec.first_bytes, min(wanted, <size_t>MOST_FIRST_BYTES))
+        larger = read.pool.take(max(needed, wanted))
+        move(memory, larger.address, larger.nbytes)
+        read.blocks[index] = larger
+        if before is not None:
+            read.pool.give(before)
+    except BaseException as error:
+        read.error = error
+        return False
+    return True
+
+
+cdef class _Read:
+    """One reading of one body: the reader, and the blocks that it fills."""
+
+    cdef Reader* reader
+    cdef InputTable table
+    cdef bytes body
+    cdef object pool
+    cdef dict blocks    # by the input's index
+    cdef object error   # raised by the pool
+
+    def __cinit__(self, bytes body, InputTable table, pool):
+        self.body = body
+        self.table = table
+        self.pool = pool
+        self.blocks = {}
+        self.reader = new Reader(
+            PyBytes_AS_STRING(<PyObject*>body), len(body), table.inputs, <void*>self, grow_body
+        )
+
+    def __dealloc__(self):
+        del self.reader
+
+    cdef list values(self):
+        """What was read: (name, content, shape, as_items, as_one_item) for each input."""
+        cdef const core.Value* value
+        cdef InputSpec spec
+        cdef size_t i
+        values = []
+        for i in range(self.reader.values().size()):
+            value = &self.reader.values()[i]
+            spec = self.table.specs[value.input]
+            if spec.native.type == Type.string:
+                content = self.strings(value.first_string, value.strings)
+            else:
+                content = self.blocks.get(value.input)
+                if content is None:  # a tensor without elements
+                    content = self.blocks[value.input] = self.pool.take(0)
+            shape = sizes_tuple(value.shape, value.axes)
+            values.append((spec.name, content, shape, value.as_items, value.as_one_item))
+        return values
+
+    cdef list strings(self, size_t first, size_t count):
+        cdef const core.String* string
+        cdef const char* text
+        cdef size_t i
+        strings = []
+        for i in range(first, first + count):
+            string = &self.reader.strings()[i]
+            text = self.reader.decoded().data() if string.decoded else PyBytes_AS_STRING(<PyObject*>self.body)
+            strings.append(PyUnicode_DecodeUTF8(text + string.start, string.size, NULL))
+        return strings
+
+    cdef object fault(self):
+        """The error that the reader's fault stands for."""
+        cdef ReadFault fault = self.reader.fault()
+        cdef InputSpec spec
+        if fault == ReadFault.syntax:
+            return InvalidJSONError(self.reader.at(), self.reader.problem().decode())
+        if fault == ReadFault.not_an_object:
+            return InvalidBodyError()
+        if fault == ReadFault.unknown_input:
+            known = [other.name for other in self.table.specs]
+            return UnknownInputError(self.reader.name().decode(), known)
+        if fault == ReadFault.out_of_memory:
+            return MemoryError()
+        spec = self.table.specs[self.reader.input()]
+        if fault == ReadFault.duplicate_input:
+            return DuplicateInputError(spec.name)
+        if fault == ReadFault.clashing_inputs:
+            other = self.table.specs[self.reader.other_input()].name
+            if self.table.inputs[self.reader.input()].group == 1:
+                return ClashingInputsError(spec.name, other)
+            return ClashingInputsError(other, spec.name)
+        if self.reader.sink().fault() == Fault.out_of_memory:
+            return self.error if self.error is not None else MemoryError()
+        return value_error(spec, &self.reader.sink(), None, self.number_text())
+
+    cdef str number_text(self):
+        """The refused number as the client wrote it, of bounded length."""
+        cdef size_t size = self.reader.number_size()
+        if size == 0:
+            return ""
+        text = self.reader.number()[:min(size, <size_t>LONGEST_NUMBER)].decode()
+        return text if size <= LONGEST_NUMBER else text + "…"
+
+
+cdef class Body:
+    """Memory for the body of a request: filled as it comes, by whoever has its buffer, then bytes.
+
+    Nothing is copied on the way from the socket to the reader, and what is not filled is not
+    touched. Of one thread at a time.
+
+    Args:
+        nbytes: its size.
+
+    Raises:
+        MemoryError: there is no room.
+    """
+
+    cdef bytes memory
+    cdef int views  # of the buffer, that could still be written to
+
+    def __cinit__(self, Py_ssize_t nbytes):
+        cdef PyObject* made = PyBytes_FromStringAndSize(NULL, nbytes)
+        self.memory = <bytes>made
+        Py_DECREF(self.memory)  # `made` was a reference, too
+
+    def __getbuffer__(self, Py_buffer* buffer, int flags):
+        if self.memory is None:
+            raise BufferError("the body has been taken")
+        start = PyBytes_AS_STRING(<PyObject*>self.memory)
+        PyBuffer_FillInfo(buffer, self, start, len(self.memory), 0, flags)
+        self.views += 1
+
+    def __releasebuffer__(self, Py_buffer* buffer):
+        self.views -= 1
+
+    def take(self):
+        """The body as bytes, without a copy. To be called once, when all is filled.
+
+        Raises:
+            BufferError: somebody still has a view of it, or it has been taken.
+        """
+        if self.views or self.memory is None:
+            raise BufferError("the body has a view, or has been taken")
+        memory, self.memory = self.memory, None
+        return memory
+
+
+def decode(bytes body not None, InputTable table not None, pool not None):
+    """Reads the body of a request.
+
+    Args:
+        body: any bytes.
+        table: the inputs that it may have.
+        pool: where blocks come from: see walk().
+
+    Returns:
+        A list of (name, content, shape, as_items, as_one_item), in the order of the body; see
+        walk(). The caller owns the blocks and gives them back.
+
+    Raises:
+        ClientError: the first fault in the text; every block has gone back to the pool.
+        MemoryError: there was none.
+
+    The GIL is released while a body is read, but for short ones, which take less time than that.
+    """
+    cdef _Read state = _Read(body, table, pool)
+    cdef bint done = False
+    try:
+        if len(body) < SHORT_BODY:
+            done = state.reader.read()
+        else:
+            with nogil:
+                done = state.reader.read()
+        if not done:
+            raise state.fault()
+        done = False
+        values = state.values()
+        done = True
+    finally:
+        if not done:
+            for block in state.blocks.values():
+                pool.give(block)
+    return values
