@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -43,8 +44,13 @@ inline std::string quoted(const std::string& text) {
     return text.size() <= 80 ? text : text.substr(0, 80) + "...";
 }
 
+// read_float32s() may leave a number to others, but what it takes has these bits, as have its
+// neighbours, which are spelled in several ways.
+void check_among_others(const std::string& text, std::uint64_t bits);
+
 // One for each file.
 void test_numbers();
+void test_float32s();
 void test_reader();
 void test_sink();
 void test_strided();

@@ -62,6 +62,7 @@ int main(int argc, char** argv) {
         std::printf("%s: %lu cases\n", name, count.cases - before);
     };
     run("numbers", test_numbers);
+    run("float32s", test_float32s);
     run("reader", test_reader);
     run("sink", test_sink);
     run("strided", test_strided);

@@ -16,8 +16,6 @@
 #include <vector>
 
 #include "checks.hpp"
-#include "float32s.hpp"
-#include "instructions.hpp"
 #include "number.hpp"
 
 namespace gpux::tests {
@@ -193,36 +191,6 @@ std::uint64_t bits_of_element(BFloat element) { return element.bits; }
 
 constexpr std::uint64_t kRefused = ~std::uint64_t{0};
 
-#ifdef GPUX_HAS_FLOAT32S
-// read_float32s() may leave a number to others, but what it takes has these bits, as have its
-// neighbours, which are `spelling`.
-void check_among_others(const std::string& text, std::uint64_t bits) {
-    if (best_instructions() < Instructions::avx2) {
-        return;
-    }
-    constexpr std::size_t kOthers = 5;
-    for (const std::string spelling : {"-0.5", "12.25", "0.12345678901234567"}) {
-        std::string list = "[[[";
-        for (std::size_t i = 0; i < 2 * kOthers + 1; ++i) {
-            list += (i == kOthers ? text : spelling) + (i % 2 == 0 ? ", " : ",");
-        }
-        const Text body(list + std::string(80, ' '));
-        std::vector<float> out(2 * kOthers + 1);
-        const char* behind = nullptr;
-        const std::size_t count = read_float32s(
-            body.begin() + kFloat32sLookback, body.end(), out.data(), out.size(), &behind
-        );
-        check(count == kOthers || count == out.size(), "those before: " + quoted(text));
-        check(behind[-1] == ',', "it stands behind a comma: " + quoted(text));
-        for (std::size_t i = 0; i < count; ++i) {
-            const float other = std::strtof(spelling.c_str(), nullptr);
-            const std::uint64_t expected = i == kOthers ? bits : bits_of_element(other);
-            check(bits_of_element(out[i]) == expected, "among others: " + quoted(text));
-        }
-    }
-}
-#endif
-
 // The bits that a text becomes; kRefused if it is out of range.
 template <class Element>
 std::uint64_t read(const std::string& text) {
@@ -245,11 +213,9 @@ std::uint64_t read(const std::string& text) {
         const bool stored = convert(decimal, other) == Outcome::stored;
         check((stored ? bits_of_element(other) : kRefused) == bits, "as a plain number: " + text);
     }
-#ifdef GPUX_HAS_FLOAT32S
     if constexpr (std::is_same_v<Element, float>) {
         check_among_others(text, bits);
     }
-#endif
     return bits;
 }
 
@@ -564,106 +530,6 @@ void test_integers_as() {
     }
 }
 
-#ifdef GPUX_HAS_FLOAT32S
-struct Found {
-    std::size_t count;
-    std::size_t behind;
-};
-
-// What read_float32s() takes of a text, in memory that ends right behind what it may look at and
-// write to; the numbers must be those that strtod() reads there, rounded once more.
-Found take(const std::string& text, std::size_t room) {
-    const Text body("[[[" + text);
-    const std::unique_ptr<float[]> out(new float[room]);
-    const char* behind = nullptr;
-    const char* const begin = body.begin() + kFloat32sLookback;
-    const std::size_t count = read_float32s(begin, body.end(), out.get(), room, &behind);
-    const char* at = begin;
-    for (std::size_t i = 0; i < count; ++i) {
-        char* stop = nullptr;
-        const float expected = static_cast<float>(std::strtod(at, &stop));
-        check(bits_of_element(out[i]) == bits_of_element(expected), "a number of " + quoted(text));
-        check(*stop == ',', "a comma behind each number of " + quoted(text));
-        at = stop + 1;
-    }
-    check(behind == at, "the place behind the last number of " + quoted(text));
-    return {count, static_cast<std::size_t>(behind - begin)};
-}
-
-void test_float32s() {
-    if (best_instructions() < Instructions::avx2) {
-        return;
-    }
-    const std::string end(80, ' ');
-    // What is taken, and what is left to others.
-    struct Case {
-        const char* text;
-        std::size_t count;
-    };
-    for (const Case& one : {
-             Case{"1,2,3,", 3}, {"1, 2, 3, ", 3}, {"-1,-2.5, -3.25,", 3}, {"0,0.0,-0.0,-0,", 4},
-             {"1.5,10.5,100.5,1000.5,", 3}, {"999.999,0.001,", 2}, {"255,0,17,", 3},
-             {"1,2,3", 2}, {"1,2,3],", 2}, {"1,2,  3,", 2}, {"1,2 ,3,", 1}, {"1,2,\n3,", 2},
-             {"1,2,1e5,", 2}, {"1,2.5e5,", 1}, {"1,01,", 1}, {"1,-01,", 1}, {"1,00,", 1}, {"1,010.5,", 1},
-             {"1,.5,", 1}, {"1,5.,", 1}, {"1,-,", 1}, {"1,--1,", 1}, {"1,+1,", 1}, {"1,1.5.5,", 1},
-             {"1,1..5,", 1}, {"1,-.5,", 1}, {"1,- 5,", 1}, {"1,1-,", 1}, {"1,1 5,", 1}, {"1,,", 1},
-             {"1,null,", 1}, {"1,\xB5,", 1}, {"1,[2,3],", 1}, {"1,2a,", 1}, {"1,\"2\",", 1}, {"1,2:", 1},
-             {"1,2/,", 1}, {"1,1.:,", 1}, {"1,:1,", 1}, {"1,/1,", 1}, {",", 0}, {"]", 0},
-         }) {
-        check(take(one.text + end, 100).count == one.count, "how many of " + quoted(one.text));
-    }
-    // The same behind more than a block of others, at each place of a block.
-    for (std::size_t others = 0; others < 80; ++others) {
-        std::string start;
-        for (std::size_t i = 0; i < others; ++i) {
-            start += i % 3 == 0 ? "1," : i % 3 == 1 ? "-2.25, " : "17.125,";
-        }
-        for (const char* const wrong : {"01,", "1..5,", "--1,", "1e5,", "1000,", "1 ,"}) {
-            check(take(start + wrong + end, 100).count == others, "what is wrong, behind others");
-        }
-    }
-    // No more than there is room for, nor anything near the end.
-    std::string many;
-    for (int i = 0; i < 300; ++i) {
-        many += i % 2 == 0 ? "0.5," : "-123.0625, ";
-    }
-    for (std::size_t room = 0; room <= 300; ++room) {
-        check(take(many + end, room).count == room, "as many as there is room for");
-    }
-    for (std::size_t size = 0; size < 300; ++size) {
-        take(many.substr(0, size), 400);
-    }
-    // Lengths of all kinds, and decimals next to the middle between two float32s.
-    std::mt19937_64 random(1);
-    for (int i = 0; i < 3000; ++i) {
-        std::string text;
-        for (int j = 0; j < 40; ++j) {
-            text += random() % 3 == 0 ? "-" : "";
-            text += std::to_string(random() % (random() % 2 == 0 ? 10 : 1000));
-            const std::uint64_t digits = random() % 24;
-            text += digits > 0 ? "." : "";
-            for (std::uint64_t digit = 0; digit < digits; ++digit) {
-                text += static_cast<char>('0' + random() % 10);
-            }
-            text += random() % 2 == 0 ? "," : ", ";
-        }
-        check(take(text + end, 100).count == 40, "all of " + quoted(text));
-    }
-    for (int i = 0; i < 3000; ++i) {
-        const float value = static_cast<float>(random() % 100'000'000) / 1e5f;
-        const double next = std::nextafter(value, 1e9f);
-        char middle[64];
-        std::snprintf(middle, sizeof middle, "%.60f", (static_cast<double>(value) + next) / 2);
-        std::string text = middle;
-        text.erase(text.find_last_not_of('0') + 1);
-        text += text.back() == '.' ? "0" : "";
-        std::string below = text;
-        below.back() -= below.back() > '0' ? 1 : 0;
-        take(text + "," + text + "1, " + below + "9," + text.substr(0, 14) + ", " + end, 100);
-    }
-}
-#endif
-
 void test_integers() {
     test_integers_as<std::int8_t>();
     test_integers_as<std::int16_t>();
@@ -717,9 +583,6 @@ void test_numbers() {
     test_plain();
     test_digits();
     test_floats();
-#ifdef GPUX_HAS_FLOAT32S
-    test_float32s();
-#endif
     test_16_bits<Half>(11, -24, 0x7C00, to_half);
     test_16_bits<BFloat>(8, -133, 0x7F80, to_bfloat);
     test_integers();
