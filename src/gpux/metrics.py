@@ -34,6 +34,7 @@ _SECONDS = (
 )
 _ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 STAGES = ("read", "decode", "queue", "run", "encode")
+_ALL_IN_HEADER = ", ".join(f"{name};dur=%.3f" for name in (*STAGES, "total"))
 
 
 @dataclass(slots=True)
@@ -58,12 +59,15 @@ class Stages:
     rows: int | None = None
     thread: float = 0.0
 
+    def seconds(self) -> tuple[float | None, ...]:
+        """Of each of the STAGES."""
+        return self.read, self.decode, self.queue, self.run, self.encode
+
     def taken(self) -> list[tuple[str, float]]:
         """The stages that the request reached."""
-        seconds = (self.read, self.decode, self.queue, self.run, self.encode)
         return [
             (stage, taken)
-            for stage, taken in zip(STAGES, seconds, strict=True)
+            for stage, taken in zip(STAGES, self.seconds(), strict=True)
             if taken is not None
         ]
 
@@ -82,6 +86,9 @@ class Stages:
 
         Source: the W3C's Server Timing, "The Server-Timing Header Field".
         """
+        reached = [taken for taken in self.seconds() if taken is not None]
+        if len(reached) == len(STAGES):  # mostly
+            return _ALL_IN_HEADER % tuple([taken * 1e3 for taken in (*reached, seconds)])
         entries = [f"{name};dur={taken * 1e3:.3f}" for name, taken in self.taken()]
         return ", ".join([*entries, f"total;dur={seconds * 1e3:.3f}"])
 
@@ -93,6 +100,8 @@ class _Histogram:
         at: its first figure.
         bounds: the last count is of what is beyond them.
     """
+
+    __slots__ = ("at", "bounds", "end", "total_at")
 
     def __init__(self, at: int, bounds: tuple[float, ...]) -> None:
         self.at = at
@@ -121,6 +130,8 @@ _STATUSES = 600
 REFUSALS = ("loading", "queue_full", "draining")
 _REFUSED = _REQUESTS + _STATUSES
 _DURATION = _Histogram(_REFUSED + len(REFUSALS), _SECONDS)
+_TIME_TOTAL = _DURATION.total_at - _DURATION.at
+_TIME_SIZE = _DURATION.end - _DURATION.at
 _STAGES: dict[str, _Histogram] = {}
 for _stage in STAGES:
     _before = [_DURATION, *_STAGES.values()][-1]
@@ -164,9 +175,12 @@ class Metrics:
         row = self._row
         with self._lock:
             row[_REQUESTS + status] += 1
-            _DURATION.add(row, seconds)
-            for stage, taken in stages.taken():
-                _STAGES[stage].add(row, taken)
+            at = _DURATION.at  # the others stand behind it, and have the same bounds
+            for taken in (seconds, *stages.seconds()):
+                if taken is not None:
+                    row[at + bisect_left(_SECONDS, taken)] += 1
+                    row[at + _TIME_TOTAL] += taken
+                at += _TIME_SIZE
             if stages.rows is not None:
                 _BATCH_ROWS.add(row, stages.rows)
 

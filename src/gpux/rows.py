@@ -46,7 +46,7 @@ def kind_of(
 
 def rows_of(request: Request) -> int:
     """The rows of a request: those of its longest input, as all lead with the batch axis."""
-    return max([tensor.shape[0] for tensor in request.tensors.values()], default=1)
+    return max([tensor.shape[0] for tensor in request.tensors.values()] or [1])
 
 
 def size_of(request: Request) -> int:

@@ -6,7 +6,6 @@ scheduler takes the oldest one and every other of its kind that fits beside it (
 runs them as one.
 """
 
-import contextlib
 import logging
 import math
 import threading
@@ -107,9 +106,11 @@ class Scheduler:
             return entry.wait(self._leave)
         began = time.monotonic()
         try:
-            # Others may decode meanwhile, and come to wait: they are the next batch.
-            with _HERE if is_short else aside():
+            if is_short:
                 outputs = self._model.execution.run(request, deadline)
+            else:
+                with aside():  # others may decode meanwhile, and come to wait: the next batch
+                    outputs = self._model.execution.run(request, deadline)
         except BaseException:
             request.release()
             raise
@@ -275,7 +276,6 @@ class Scheduler:
 _SHORT_SECONDS = 0.0002
 # While others have run for longer than this, it waits all the same.
 _SHORT_WAIT_SECONDS = 0.001
-_HERE = contextlib.nullcontext()
 # Without batches each request runs alone.
 _ALONE = Limits(most_rows=1)
 
