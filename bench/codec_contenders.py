@@ -16,12 +16,13 @@ from answers import check_bits
 from codec_bodies import Body
 from timing import Contender
 
-from gpux import protocol
-from gpux.declaration import Declaration
-from gpux.inputs import InputReader, Request
-from gpux.interface import declare
-from gpux.memory import Block, Pool, Tensor
-from gpux.tensor import BY_NAME, Signature, TensorSpec
+from gpux.config.schema import ModelConfig
+from gpux.inputs.model_io import declare
+from gpux.inputs.reader import InputReader
+from gpux.serving.encoder import encode as encode_response
+from gpux.tensors.memory import Block, Pool, Tensor
+from gpux.tensors.request import Request
+from gpux.tensors.signature import BY_NAME, Signature, TensorSpec
 
 Array = numpy.ndarray[Any, Any]
 Libraries = Mapping[str, ModuleType]
@@ -80,7 +81,7 @@ def encoders(body: Body, libraries: Libraries) -> list[Contender]:
 
     answer = {"y": Tensor(BY_NAME[array.dtype.name], array.shape, array.ctypes.data, array)}
     contenders = [
-        by(OURS, lambda: protocol.encode(answer)),
+        by(OURS, lambda: encode_response(answer)),
         by("json", lambda: json.dumps({"y": array.tolist()}).encode()),
     ]
     if orjson := libraries.get("orjson"):
@@ -118,7 +119,7 @@ class _Decoded:
 def _our_decoder(body: Body) -> Contender:
     element, text = BY_NAME[body.type], body.text
     spec = TensorSpec("x", element, ("batch", *body.tensor.shape[1:]))
-    reader = InputReader(declare(Signature((spec,), ()), Declaration()), Pool())
+    reader = InputReader(declare(Signature((spec,), ()), ModelConfig()), Pool())
 
     def check(decoded: _Decoded) -> None:
         tensor = decoded.request.tensors["x"]
@@ -128,7 +129,7 @@ def _our_decoder(body: Body) -> Contender:
         check_bits(f"gpux, decode, {body.name}", array, body.tensor)
         array.view(numpy.uint8)[...] = _STALE
 
-    return Contender(OURS, lambda: _Decoded(protocol.decode(text, reader)), check)
+    return Contender(OURS, lambda: _Decoded(reader.decode(text)), check)
 
 
 def _simdjson_decode(

@@ -74,7 +74,7 @@ def _ours(name: str, about: str, workers: int = 0) -> Contender:
 
 def _find_ours(with_granian: bool) -> Environment:
     if with_granian and importlib.util.find_spec("granian") is None:
-        raise CannotMeasureError("granian is not installed: pip install 'gpux[granian]'")
+        raise CannotMeasureError("granian is not installed: pip install '.[granian]'")
     return environments.OURS
 
 

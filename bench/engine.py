@@ -26,7 +26,7 @@ from report import Report
 from served import Filled, Served, serving
 from timing import Durations
 
-from gpux.config import Settings, cores
+from gpux.config.settings import Settings, cores
 from gpux.model import load
 
 _WARM_UP_REQUESTS = 10

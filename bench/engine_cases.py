@@ -10,8 +10,8 @@ from cases import CASES, FOLDER, Case
 from gpu_answers import Question
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from gpux.runtime import load_runtime
-from gpux.tensor import BY_ONNX
+from gpux.execution.session import load_runtime
+from gpux.tensors.signature import BY_ONNX
 
 _FLOAT, _INT64, _BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 # Rows that run together may be added up in another order than one alone.

@@ -13,13 +13,16 @@ import functools
 import sys
 from typing import Any
 
-from gpux import __main__ as command_line
-from gpux import protocol, service
-from gpux.engine import Engine
-from gpux.metrics import Metrics
+from gpux.cli.main import main as run_command_line
+from gpux.http import application
 from gpux.model import Model
-from gpux.scheduler import Scheduler
-from gpux.service import Admission, Service
+from gpux.observability.metrics import Metrics
+from gpux.serving import service
+from gpux.serving.admission import Admission, Permit
+from gpux.serving.encoder import encode
+from gpux.serving.engine import Engine
+from gpux.serving.scheduler import Scheduler
+from gpux.serving.service import Service
 
 
 class Direct(Engine):
@@ -28,9 +31,9 @@ class Direct(Engine):
     def predict(self, body: bytes, **about: Any) -> bytes:
         """Decodes, runs, encodes."""
         del about
-        request = protocol.decode(body, self.model.inputs)
+        request = self.model.inputs.decode(body)
         try:
-            return protocol.encode(self.model.run(request))
+            return encode(self.model.run(request))
         finally:
             request.release()
 
@@ -56,10 +59,6 @@ class BareService(Service):
         super().open(engine)
         self.admission = _NoAdmission()
 
-    def refuse(self, *about: Any) -> None:
-        """Refuses none."""
-        del about
-
 
 class _NoAdmission(Admission):
     """Counts nothing."""
@@ -67,11 +66,10 @@ class _NoAdmission(Admission):
     def __init__(self) -> None:
         super().__init__(0, 0)
 
-    def enter(self, nbytes: int) -> bool:
-        del nbytes
-        return True
+    def admit(self, nbytes: int) -> Permit:
+        return Permit(self, nbytes)
 
-    def leave(self, nbytes: int) -> None:
+    def release(self, nbytes: int) -> None:
         del nbytes
 
 
@@ -87,10 +85,10 @@ def main(arguments: list[str]) -> int:
     name, *rest = arguments
     kind, _, number = name.partition("=")
     if kind == "direct":
-        vars(command_line)["Service"] = BareService
+        vars(application)["Service"] = BareService
     engine = Direct if kind == "direct" else functools.partial(Split, int(number))
     vars(service)["Engine"] = engine
-    return command_line.main(rest)
+    return run_command_line(rest)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import numpy
 from answers import Array, MismatchError, check_bits
 
-from gpux import protocol
-from gpux.memory import Tensor
-from gpux.tensor import BY_NAME
+from gpux.serving.encoder import encode
+from gpux.tensors.memory import Tensor
+from gpux.tensors.signature import BY_NAME
 
 # After one operation, TF32 off. For float16 and bfloat16 it is some units in the last place.
 TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "float16": 4e-3, "bfloat16": 1.6e-2}
@@ -97,7 +97,7 @@ class Question:
 
 def body_of(inputs: Mapping[str, Array]) -> bytes:
     """A request as JSON, each float with the digits that it needs."""
-    return protocol.encode(
+    return encode(
         {
             name: Tensor(BY_NAME[array.dtype.name], array.shape, array.ctypes.data, array)
             for name, array in inputs.items()

@@ -18,10 +18,10 @@ import numpy
 from answers import Array
 from report import CannotMeasureError
 
-from gpux.config import Settings, cores
-from gpux.cuda import Stream, load_cupy
+from gpux.config.settings import Settings, cores
 from gpux.errors import RuntimeMissingError
-from gpux.runtime import Session, create_session, load_runtime
+from gpux.execution.session import Session, create_session, load_runtime
+from gpux.tensors.cuda import Stream, load_cupy
 
 _CUDA = "CUDAExecutionProvider"
 
@@ -235,7 +235,7 @@ def find_gpu() -> dict[str, Any]:
     if _CUDA not in onnxruntime.get_available_providers():
         raise NoGpuError(
             f"this ONNX Runtime ({onnxruntime.__version__}) was built without CUDA: "
-            "pip uninstall onnxruntime, then pip install 'gpux[cuda]'"
+            "pip uninstall onnxruntime, then pip install '.[cuda]'"
         )
     properties = runtime.getDeviceProperties(0)
     return {

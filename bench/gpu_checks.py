@@ -28,12 +28,21 @@ from gpu_models import (
     typed,
     written,
 )
-from gpu_steps import Bench, LeftOutError, Pace, Step, check_that, loaded, on_cpu, predict
+from gpu_steps import (
+    Bench,
+    LeftOutError,
+    Pace,
+    Step,
+    check_that,
+    loaded,
+    on_cpu,
+    predict,
+)
 
-from gpux.engine import Engine
 from gpux.errors import ConfigurationError, InferenceError
-from gpux.memory import Tensor
-from gpux.tensor import ELEMENT_TYPES, ElementType
+from gpux.serving.engine import Engine
+from gpux.tensors.memory import Tensor
+from gpux.tensors.signature import ELEMENT_TYPES, ElementType
 
 _TYPES = [element for element in ELEMENT_TYPES if element.nbytes]
 # More than any machine has, and than a pointer of today's processors can tell apart.
@@ -306,7 +315,9 @@ def _graphs_text(graphs: Mapping[str, object]) -> str:
 
 
 def _check(
-    name: str, run: Callable[[Bench], str], seconds: Callable[[Pace], float] = lambda _: 3
+    name: str,
+    run: Callable[[Bench], str],
+    seconds: Callable[[Pace], float] = lambda _: 3,
 ) -> Step:
     return Step(name, "check", run, seconds)
 

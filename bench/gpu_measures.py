@@ -28,14 +28,14 @@ from gpu_steps import (
 )
 from timing import Contender, Durations, race
 
-from gpux.config import Settings
-from gpux.cuda import Stream
-from gpux.engine import Engine
-from gpux.frame import Frame
-from gpux.memory import PINNED, Block, Pool, Tensor
+from gpux.config.settings import Settings
+from gpux.execution.gpu_buffers import BoundBuffers
+from gpux.execution.session import Session
 from gpux.model import Model
-from gpux.runtime import Session
-from gpux.tensor import BY_NAME, Signature, TensorSpec
+from gpux.serving.engine import Engine
+from gpux.tensors.cuda import Stream
+from gpux.tensors.memory import PINNED, Block, Pool, Tensor
+from gpux.tensors.signature import BY_NAME, Signature, TensorSpec
 
 RAW, RAW_GRAPH = "ONNX Runtime", "ONNX Runtime, graph"
 ENGINE, ENGINE_GRAPH = "engine", "engine, graph"
@@ -54,10 +54,10 @@ _Ask = Callable[[], float]
 
 _WARM_UP_REQUESTS = 3  # of every turn
 _FIRST_REQUESTS = 12  # of the first one: memory, plans and graphs are made
-_MOST_TURN_REQUESTS = 300
+_MAX_TURN_REQUESTS = 300
 _LEAST_ROUNDS = 3
 _MEMORY_THREADS = 4
-_MOST_ROWS = 512
+_MAX_ROWS = 512
 
 
 # Copies.
@@ -91,7 +91,7 @@ def _copy_figure(bench: Bench, session: Session, stream: Stream, nbytes: int) ->
         return made[-1]
 
     device = Pool(make)
-    frame = Frame(session, stream, device, signature, tensors, [None])
+    frame = BoundBuffers(session, stream, device, signature, tensors, [None])
     bare = bench.backend.bare_copy(stream)
 
     def copy_in() -> Block:
@@ -100,7 +100,7 @@ def _copy_figure(bench: Bench, session: Session, stream: Stream, nbytes: int) ->
         return made[0]
 
     def copy_with_frame() -> Block:
-        new = Frame(session, stream, device, signature, tensors, [None])
+        new = BoundBuffers(session, stream, device, signature, tensors, [None])
         new.copy_in(tensors, pinned)
         stream.record().wait()
         new.release()
@@ -334,7 +334,7 @@ def _take_turn(ask: _Ask, warm_up: int, turn_seconds: float) -> list[float]:
         ask()
     taken: list[float] = []
     end = time.perf_counter() + turn_seconds
-    while not taken or (time.perf_counter() < end and len(taken) < _MOST_TURN_REQUESTS):
+    while not taken or (time.perf_counter() < end and len(taken) < _MAX_TURN_REQUESTS):
         taken.append(ask())
     return taken
 
@@ -407,13 +407,13 @@ def _memory(bench: Bench) -> str:
     """The device's memory after many requests of changing shapes, above that after the first."""
     pace = bench.pace
     mlp = pace.models["mlp"]
-    inputs = mlp.inputs(numpy.random.default_rng(5), _MOST_ROWS)
+    inputs = mlp.inputs(numpy.random.default_rng(5), _MAX_ROWS)
     expected = predict(on_cpu(mlp.file()), inputs)
     gc.collect()
     with loaded(bench.backend, mlp.file()) as model:
 
         def ask(number: int) -> None:
-            rows = number * 31 % _MOST_ROWS + 1
+            rows = number * 31 % _MAX_ROWS + 1
             got = model.predict({"x": inputs["x"][:rows]})
             like = {name: array[:rows] for name, array in expected.items()}
             check_all_close(f"{rows} rows", got, like, MODEL_TOLERANCE)
@@ -439,11 +439,11 @@ def _memory(bench: Bench) -> str:
             "first_requests": pace.memory_first,
             "used_after_first_bytes": first,
             "grown_bytes": last - first,
-            "most_grown_bytes": highest - first,
+            "max_grown_bytes": highest - first,
         }
     )
     check_that(done > pace.memory_first, "there was no time for more than the first requests")
-    return f"{done:,} requests of {_MOST_ROWS} shapes"
+    return f"{done:,} requests of {_MAX_ROWS} shapes"
 
 
 def _latency_step(name: str, load_seconds: float) -> Step:

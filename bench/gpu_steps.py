@@ -13,8 +13,8 @@ from answers import Array, MismatchError
 from gpu_backend import Backend
 from gpu_models import GpuModel, real_models
 
-from gpux.config import Settings
-from gpux.executor import StreamExecution
+from gpux.config.settings import Settings
+from gpux.execution.gpu import GpuExecution
 from gpux.model import Model, load_model
 
 Figure = dict[str, Any]
@@ -130,7 +130,7 @@ def loaded(backend: Backend, file: Path, **settings: Any) -> Iterator[Model]:
     try:
         yield model
     finally:
-        if isinstance(model.execution, StreamExecution):
+        if isinstance(model.execution, GpuExecution):
             model.execution.close()
 
 

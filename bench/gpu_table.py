@@ -9,7 +9,7 @@ from promises import Promise, promise_table
 from report import table
 
 _MIB = 2**20
-_LONGEST_DETAIL = 120
+_MAX_DETAIL = 120
 
 
 def _promises(figures: Sequence[Figure]) -> list[Promise]:
@@ -141,7 +141,7 @@ def _requests(figures: Sequence[Figure]) -> str:
 
 def _cut(detail: str) -> str:
     """A detail of bounded length: all of it is in the JSON."""
-    return detail if len(detail) <= _LONGEST_DETAIL else detail[: _LONGEST_DETAIL - 1] + "…"
+    return detail if len(detail) <= _MAX_DETAIL else detail[: _MAX_DETAIL - 1] + "…"
 
 
 def _times(ratio: float | None) -> str:

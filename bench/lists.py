@@ -15,8 +15,8 @@ from report import Report, table
 from timing import Contender, count, race
 
 from gpux._fastpath import InputSpec, walk
-from gpux.memory import Block, Pool
-from gpux.tensor import BY_NAME, Dim, TensorSpec
+from gpux.tensors.memory import Block, Pool
+from gpux.tensors.signature import BY_NAME, Dim, TensorSpec
 
 Array = numpy.ndarray[Any, Any]
 Random = numpy.random.Generator

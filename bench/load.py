@@ -13,7 +13,7 @@ from typing import Any
 from report import CannotMeasureError
 
 _SCRIPT = Path(__file__).resolve().parent / "load.lua"
-_LONGEST_SECONDS = 600  # wrk's own end, should nobody stop it
+_MAX_SECONDS = 600  # wrk's own end, should nobody stop it
 _TIMEOUT_SECONDS = 60
 _LINE = "LOAD "
 
@@ -76,7 +76,7 @@ def put_under_load(url: str, body: Path, connections: int, warm_up: Callable[[],
     """
     command = [
         *(wrk(), "--threads", "1", "--connections", str(connections)),
-        *("--duration", f"{_LONGEST_SECONDS}s", "--timeout", f"{_TIMEOUT_SECONDS}s"),
+        *("--duration", f"{_MAX_SECONDS}s", "--timeout", f"{_TIMEOUT_SECONDS}s"),
         *("--script", str(_SCRIPT), url, "--", str(body)),
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -58,15 +58,21 @@ _NOISE = re.compile(r"^0x[0-9a-f]+ |:\d+(?=\)$)")
 # Of a stack's frames the innermost that is found here says where it is; of several stages that
 # would do, the first.
 STAGES = (
-    _stage("decode", "JSON text to tensors", r"\(gpux/(protocol|inputs|text)\.py", r"^decode \("),
-    _stage("encode", "tensors to JSON text", r"^encode\b.* \((gpux/protocol|_fastpath)"),
+    _stage("decode", "JSON text to tensors", r"\(gpux/inputs/", r"^decode \("),
+    _stage("encode", "tensors to JSON text", r"^encode\b.* \((gpux/serving/encoder|_fastpath)"),
     _stage("run", "ONNX Runtime", r"^(IOBinding|Session|OrtDevice|OrtValue|InferenceSession)\b"),
-    _stage("bind, fetch", "tensors to and from ONNX Runtime", r"\(gpux/(execution|runtime)\.py"),
-    _stage("queue", "waiting for a free run, and who gives it", r"\(gpux/scheduler\.py"),
-    _stage("engine", "the rest of engine.predict", r"\(gpux/(engine|model|memory|rows)\.py"),
+    _stage("bind, fetch", "tensors to and from ONNX Runtime", r"\(gpux/execution/"),
+    _stage(
+        "queue", "waiting for a free run, and who gives it", r"\(gpux/serving/(scheduler|turns)\.py"
+    ),
+    _stage(
+        "engine",
+        "the rest of engine.predict",
+        r"\(gpux/(serving/(engine|batch)|model|tensors/memory)\.py",
+    ),
     _stage("read", "the body, out of the server's buffers", r"^read_body "),
-    _stage("metrics", "what is counted", r"\(gpux/metrics\.py|\(prometheus_client/"),
-    _stage("app", "routes, headers, Falcon", r"\(gpux/app\.py", r"\(falcon/"),
+    _stage("metrics", "what is counted", r"\(gpux/observability/metrics\.py|\(prometheus_client/"),
+    _stage("app", "routes, headers, Falcon", r"\(gpux/http/app\.py", r"\(falcon/"),
     _stage("buffers", "bodies and answers put together in memory", r"\(waitress/buffers\.py"),
     _stage(
         "write",
@@ -79,14 +85,14 @@ STAGES = (
         "HTTP parsing",
         "request lines, headers, where a body ends",
         r"\(waitress/(parser|receiver|rfc7230)\.py",
-        r"^(?!LongBody\.receive ).*\(gpux/parser\.py",
+        r"^(?!LongBody\.receive ).*\(gpux/http/parser\.py",
         r"\.received ",
     ),
     _stage(
         "hand over",
         "from the thread of the sockets to one that works, and back",
         r"\.add_task ",
-        r"\(gpux/dispatcher\.py",
+        r"\(gpux/http/dispatcher\.py",
         r"^Workers\.submit ",
         r"\.pull_trigger ",
         r"^(trigger|_triggerbase)\.",
@@ -96,13 +102,13 @@ STAGES = (
         "WSGI",
         "waitress's task around the app",
         r"\(waitress/(task|proxy_headers|channel)\.py",
-        r"\(gpux/tasks\.py",
+        r"\(gpux/http/tasks\.py",
     ),
     _stage(
         "sockets",
         "poll, recv, send",
         r"\(waitress/",
-        r"\(gpux/(server|channel|data_rate|parser|sockets)\.py",
+        r"\(gpux/http/(server|channel|data_rate|parser|sockets)\.py",
     ),
     _stage("granian", "sockets, HTTP parsing and hand over, in Rust", r"_granian\S*\.so"),
 )

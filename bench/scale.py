@@ -28,7 +28,7 @@ from onnx import ModelProto, TensorProto, helper
 from report import CannotMeasureError, Report, machine, table
 from served import Served, serving
 
-from gpux.config import cores
+from gpux.config.settings import cores
 
 _WARM_UP_REQUESTS = 2
 _PAGE_BYTES = 4096

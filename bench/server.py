@@ -28,8 +28,8 @@ from report import CannotMeasureError, Report
 from server_table import RAW, Figure, tables
 from timing import Durations, count, on_one_core
 
-from gpux.runtime import load_runtime
-from gpux.tensor import BY_ONNX
+from gpux.execution.session import load_runtime
+from gpux.tensors.signature import BY_ONNX
 
 _RESULTS = Path(__file__).resolve().parent / "results" / "server"
 _CONNECTIONS = (1, 8, 32, 64)

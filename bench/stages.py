@@ -26,16 +26,17 @@ from report import CannotMeasureError, CheckedReport, table
 from served import serving
 from timing import Durations, count
 
-from gpux import protocol
-from gpux.app import read_body
-from gpux.config import cores
-from gpux.engine import Engine
-from gpux.execution import HostExecution
-from gpux.memory import Block, StringTensor
-from gpux.metrics import Stages
-from gpux.model import Answer, Model, load
-from gpux.runtime import load_runtime
-from gpux.tensor import TensorSpec, names
+from gpux.config.settings import cores
+from gpux.execution.cpu import CpuExecution
+from gpux.execution.session import load_runtime
+from gpux.http.app import read_body
+from gpux.model import Model, load
+from gpux.observability.timings import Stages
+from gpux.serving.encoder import encode
+from gpux.serving.engine import Engine
+from gpux.tensors.memory import Block, StringTensor
+from gpux.tensors.outputs import OutputValues
+from gpux.tensors.signature import TensorSpec, names
 
 # The ways of a request take turns. The first requests of a turn, which find the caches full of the
 # others' data, are not counted.
@@ -213,8 +214,8 @@ def _stages_way(model: Model, body: bytes, check: _Check) -> _Way:
     """A request stage by stage."""
     outputs = names(model.signature.outputs)
     execution = model.execution
-    binds = isinstance(execution, HostExecution) and model.signature.is_numeric
-    runner = execution.create_runner() if isinstance(execution, HostExecution) else None
+    binds = isinstance(execution, CpuExecution) and model.signature.is_numeric
+    runner = execution.create_runner() if isinstance(execution, CpuExecution) else None
 
     def way(taken: Taken) -> None:
         environment = _environment(body)
@@ -222,12 +223,12 @@ def _stages_way(model: Model, body: bytes, check: _Check) -> _Way:
         laps.start()
         received = read_body(environment, len(body), len(body))
         laps.take("read")
-        request = protocol.decode(received, model.inputs)
+        request = model.inputs.decode(received)
         laps.take("decode")
         try:
-            answer: Answer
+            answer: OutputValues
             if binds:
-                assert isinstance(execution, HostExecution)
+                assert isinstance(execution, CpuExecution)
                 assert runner is not None
                 execution.bind(runner, request)
                 laps.take("  bind")
@@ -238,7 +239,7 @@ def _stages_way(model: Model, body: bytes, check: _Check) -> _Way:
             else:  # on a GPU; or strings, sequences and maps, through session.run: all in one
                 answer = model.run(request)
                 laps.take("run")
-            text = protocol.encode(answer)
+            text = encode(answer)
             laps.take("encode")
         finally:
             request.release()
@@ -346,7 +347,7 @@ def _raw_run(model: Model, provider: str, body: bytes) -> Callable[[], dict[str,
 
 def _feeds(model: Model, body: bytes) -> dict[str, Any]:
     """The arrays that the request stands for, in memory of their own; NumPy must agree."""
-    request = protocol.decode(body, model.inputs)
+    request = model.inputs.decode(body)
     values = json.loads(body)
     feeds: dict[str, Any] = {}
     for name, tensor in request.tensors.items():
@@ -445,11 +446,11 @@ def checks_of(taken: Taken) -> dict[str, bool]:
     """Whether what the engine and the server tell agrees with the clocks here, in words."""
     medians = {figure["stage"]: figure["median_us"] / 1e6 for figure in figures_of(taken)}
     between = taken.engine.between()
-    most_between = max(_BETWEEN_SECONDS, _BETWEEN_SHARE * medians["whole"])
+    max_between = max(_BETWEEN_SECONDS, _BETWEEN_SHARE * medians["whole"])
     checks = {
         "the engine's stages lie within each request": taken.engine.too_long() == 0,
-        f"and leave {between * 1e6:.1f} us of it, at most {most_between * 1e6:.0f}": (
-            between <= most_between
+        f"and leave {between * 1e6:.1f} us of it, at most {max_between * 1e6:.0f}": (
+            between <= max_between
         ),
         "Server-Timing lies within each request over HTTP": taken.http.too_long() == 0,
     }

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import models
 import pytest
 from hypothesis import HealthCheck, settings
-from servers import PATIENCE_SECONDS, ServerProcess, serve
 
-import gpux.scheduler
-from gpux.__main__ import main
+import gpux.serving.scheduler
+from gpux.cli.main import main
+from tests.support import onnx_models
+from tests.support.servers import PATIENCE_SECONDS, ServerProcess, serve
 
 # A slow or busy machine is no failure.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -28,7 +28,7 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
     def find(name: str) -> Path:
         file = folder / f"{name}.onnx"
-        return file if file.exists() else models.write(name, folder)
+        return file if file.exists() else onnx_models.write(name, folder)
 
     return find
 
@@ -41,7 +41,7 @@ def folder_for(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str],
     def find(name: str, described: str) -> Path:
         if (name, described) not in made:
             folder = tmp_path_factory.mktemp(name)
-            made[name, described] = models.write_folder(folder, name, described)
+            made[name, described] = onnx_models.write_folder(folder, name, described)
         return made[name, described]
 
     return find
@@ -126,7 +126,7 @@ def command(
 def no_short_runs() -> Iterator[None]:
     """Each run waits for the others, so that there are batches of models that take microseconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpux.scheduler, "_SHORT_SECONDS", 0.0)
+        patch.setattr(gpux.serving.scheduler, "_SHORT_SECONDS", 0.0)
         yield
 
 

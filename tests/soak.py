@@ -36,22 +36,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import models
 import numpy
-import reference
-import servers
-import transformers
-from packages import find_in_package
 from prometheus_client.parser import text_string_to_metric_families
-from runtime import run, same_bits
-from servers import Answer, Client, ServerProcess, figure, head, post, serve, wait_until
 
-from gpux.config import cores
+from gpux.config.settings import cores
+from tests.support import bert_models, onnx_models, oracle, servers
+from tests.support.ort import run, same_bits
+from tests.support.packaged_models import find_in_package
+from tests.support.servers import (
+    Client,
+    Response,
+    ServerProcess,
+    figure,
+    head,
+    post,
+    serve,
+    wait_until,
+)
 
 _MAY_GROW_BYTES = 24 * 2**20
 _MAY_GROW_SOON_BYTES = 96 * 2**20
 _SOON_SECONDS = 600.0
-_LONGEST_WARM_UP_SECONDS = 600.0
+_MAX_WARM_UP_SECONDS = 600.0
 _FOR_EVER = b'{"steps":100000000}'
 
 
@@ -96,7 +102,7 @@ class Party:
     chance: random.Random
     tally: Tally
 
-    def check(self, answer: Answer, *statuses: int) -> int:
+    def check(self, answer: Response, *statuses: int) -> int:
         """Counts an answer that may have one of these statuses."""
         assert answer.status in statuses, (answer.status, answer.body[:300])
         self.tally.note(answer.status)
@@ -386,7 +392,7 @@ def places(folder: Path, stack: ExitStack) -> Iterator[Place]:
 
     yield Place(
         "matrix",
-        start("matrix", models.write("matrix", folder), "--access-log", "json"),
+        start("matrix", onnx_models.write("matrix", folder), "--access-log", "json"),
         [
             (ask_rows, 4),
             (ask_in_a_row, 1),
@@ -398,11 +404,11 @@ def places(folder: Path, stack: ExitStack) -> Iterator[Place]:
         ],
         logs=True,
     )
-    padded = models.write_folder(
+    padded = onnx_models.write_folder(
         folder / "masked", "masked", "serving: {padding: {ids: 0, mask: 0}}"
     )
     yield Place("masked", start("masked", padded), [(ask_for_masked, 4), (watch, 1)])
-    photo = models.write("photo", folder)
+    photo = onnx_models.write("photo", folder)
     chance = numpy.random.default_rng(1)
     pixels = [chance.random((1, 3, 224, 224), numpy.float32) for _ in range(3)]
     pictures = [
@@ -416,16 +422,16 @@ def places(folder: Path, stack: ExitStack) -> Iterator[Place]:
     )
     yield Place(
         "repeat",
-        start("repeat", models.write("repeat", folder), "--threads", "4"),
+        start("repeat", onnx_models.write("repeat", folder), "--threads", "4"),
         [(read_much, 3), (watch, 1)],
     )
     yield Place(
         "slow",
-        start("slow", models.write("slow", folder), "--max-queue", "4", "--timeout", "10"),
+        start("slow", onnx_models.write("slow", folder), "--max-queue", "4", "--timeout", "10"),
         [(ask_beyond_the_deadline, 3), (crowd, 1), (watch, 1)],
     )
     if has_tokenizers():
-        bert = transformers.write_folder(folder / "bert")
+        bert = bert_models.write_folder(folder / "bert")
         texts = list(known_texts(bert))
         server = start("bert", bert, "--access-log", "text")
         yield Place("bert", server, [(partial(ask_about_texts, texts=texts), 4), (watch, 1)])
@@ -436,7 +442,7 @@ def has_tokenizers() -> bool:
     try:
         import tokenizers  # noqa: F401
 
-        find_in_package(transformers.MINILM, "tokenizer.json")
+        find_in_package(bert_models.MINILM, "tokenizer.json")
     except BaseException as error:  # pytest's skip is none of Exception
         print(f"Without texts: {error}", flush=True)
         return False
@@ -454,13 +460,13 @@ def known_texts(folder: Path) -> Iterator[tuple[str, list[float]]]:
         text = " ".join(itertools.islice(itertools.cycle(words), length % 7, length % 7 + length))
         encoding = tokenizer.encode(text)
         feeds = zip(
-            transformers.INPUTS,
+            bert_models.INPUTS,
             (encoding.ids, encoding.attention_mask, encoding.type_ids),
             strict=True,
         )
         arrays = {name: numpy.array([values], numpy.int64) for name, values in feeds}
         logits = run(folder / "model.onnx", arrays)["logits"]
-        yield text, reference.activate("softmax", logits)[0].tolist()
+        yield text, oracle.activate("softmax", logits)[0].tolist()
 
 
 # The run.
@@ -535,7 +541,7 @@ def _line(found: Sequence[Place], tally: Tally, seconds: float) -> str:
 
 
 def _check(place: Place, tally: Tally, duration: float) -> None:
-    growth = place.growth_bytes(min(duration / 4, _LONGEST_WARM_UP_SECONDS))
+    growth = place.growth_bytes(min(duration / 4, _MAX_WARM_UP_SECONDS))
     most = _MAY_GROW_SOON_BYTES if duration < _SOON_SECONDS else _MAY_GROW_BYTES
     print(f"{place.name}: {growth / 2**20:+.1f} MiB after the warm-up", flush=True)
     try:

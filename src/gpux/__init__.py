@@ -3,10 +3,18 @@
 `gpux serve PATH` starts the server; `gpux.load(PATH).predict({...})` runs a model from Python.
 """
 
-from gpux.errors import ClientError, GpuxError, InferenceError, ServiceError, StartError
-from gpux.model import Model, load
+from importlib.metadata import version
+from typing import Any
 
-__version__ = "0.1.0"
+from gpux.errors import (
+    DISTRIBUTION,
+    ClientError,
+    GpuxError,
+    InferenceError,
+    ServiceError,
+    StartError,
+)
+from gpux.model import Model, load
 
 __all__ = [
     "ClientError",
@@ -18,3 +26,11 @@ __all__ = [
     "__version__",
     "load",
 ]
+
+__version__: str
+
+
+def __getattr__(name: str) -> Any:
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return version(DISTRIBUTION)  # of the installed metadata, which only few callers need

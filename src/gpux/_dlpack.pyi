@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, final
 
-__all__ = ["View", "capsule", "place_of", "take"]
+__all__ = ["View", "capsule", "device_of", "take"]
 
 @final
 class View:
@@ -20,16 +20,16 @@ class View:
     @property
     def itemsize(self) -> int: ...
     @property
-    def place(self) -> tuple[int, int]: ...
+    def device(self) -> tuple[int, int]: ...
     @property
     def is_dense(self) -> bool: ...
     @property
     def read_only(self) -> bool: ...
 
-def take(value: Any, stream: int | None = None, place: tuple[int, int] | None = None) -> View:
+def take(value: Any, stream: int | None = None, device: tuple[int, int] | None = None) -> View:
     """Borrows the memory of another library's tensor."""
 
-def place_of(value: object) -> tuple[int, int] | None:
+def device_of(value: object) -> tuple[int, int] | None:
     """Where a tensor lies, as its `__dlpack_device__` says."""
 
 def capsule(
@@ -37,7 +37,7 @@ def capsule(
     address: int,
     type_code: int,
     shape: Sequence[int],
-    place: tuple[int, int],
+    device: tuple[int, int],
     versioned: bool,
 ) -> object:
     """Lends memory: what a `__dlpack__` answers."""

@@ -5,7 +5,7 @@ from typing import Protocol, TypeVar
 
 from typing_extensions import Buffer
 
-from gpux.tensor import TensorSpec
+from gpux.tensors.signature import TensorSpec
 
 __all__ = ["Body", "InputSpec", "InputTable", "activate", "decode", "encode", "fit", "walk"]
 
@@ -33,7 +33,7 @@ class InputSpec:
 
     @property
     def name(self) -> str: ...
-    def __init__(self, declared: TensorSpec, most_characters: int | None = None) -> None: ...
+    def __init__(self, declared: TensorSpec, max_characters: int | None = None) -> None: ...
 
 class InputTable:
     """The inputs that a body may have. Immutable; shared by all threads."""

@@ -13,8 +13,8 @@ GpuxError
 │   │   ├── UnknownInputError
 │   │   ├── DuplicateInputError      its name stands twice
 │   │   ├── InvalidTypeError         the value as a whole
-│   │   ├── InvalidValueError        one element: `.place`
-│   │   ├── InvalidShapeError        its lists: `.place`
+│   │   ├── InvalidValueError        one element: `.path`
+│   │   ├── InvalidShapeError        its lists: `.path`
 │   │   └── EmptyBatchError
 │   ├── DisagreementError            inputs that do not fit each other                  400
 │   ├── ClashingInputsError          a text, and what is made from it                   400
@@ -33,9 +33,13 @@ status.
 
 import difflib
 from collections.abc import Iterable, Sequence
+from importlib.metadata import requires
+
+# The name on the package index, where `gpux` is another project's.
+DISTRIBUTION = "gpux-server"
 
 # A name sent by a client is quoted in the answer, so its length is bounded.
-_LONGEST_QUOTED_NAME = 100
+_MAX_QUOTED_NAME = 100
 
 
 class GpuxError(Exception):
@@ -113,7 +117,7 @@ class UnknownInputError(InputError):
     """
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
-        close = difflib.get_close_matches(name[:_LONGEST_QUOTED_NAME], known, n=1)
+        close = difflib.get_close_matches(name[:_MAX_QUOTED_NAME], known, n=1)
         if close:
             hint = f"did you mean {_quote(close[0])}?"
         else:
@@ -145,13 +149,13 @@ class InvalidValueError(InputError):
 
     Args:
         name: the input.
-        place: the index in each list around the element, outermost first.
+        path: the index in each list around the element, outermost first.
         problem: what is wrong with it.
     """
 
-    def __init__(self, name: str, place: Sequence[int], problem: str) -> None:
-        super().__init__(name, f"Invalid value for {_quote(name)}{_at(place)}: {problem}")
-        self.place = tuple(place)
+    def __init__(self, name: str, path: Sequence[int], problem: str) -> None:
+        super().__init__(name, f"Invalid value for {_quote(name)}{_at(path)}: {problem}")
+        self.path = tuple(path)
 
 
 class InvalidShapeError(InputError):
@@ -159,13 +163,13 @@ class InvalidShapeError(InputError):
 
     Args:
         name: the input.
-        place: the index in each list around the list at fault; empty for the value as a whole.
+        path: the index in each list around the list at fault; empty for the value as a whole.
         problem: what was expected and what came.
     """
 
-    def __init__(self, name: str, place: Sequence[int], problem: str) -> None:
-        super().__init__(name, f"Invalid shape for {_quote(name)}{_at(place)}: {problem}")
-        self.place = tuple(place)
+    def __init__(self, name: str, path: Sequence[int], problem: str) -> None:
+        super().__init__(name, f"Invalid shape for {_quote(name)}{_at(path)}: {problem}")
+        self.path = tuple(path)
 
 
 class EmptyBatchError(InputError):
@@ -275,11 +279,26 @@ class DeadlineError(ServiceError):
 
 
 def _quote(name: str) -> str:
-    if len(name) > _LONGEST_QUOTED_NAME:
-        name = name[:_LONGEST_QUOTED_NAME] + "…"
+    if len(name) > _MAX_QUOTED_NAME:
+        name = name[:_MAX_QUOTED_NAME] + "…"
     return f"'{name}'"
 
 
-def _at(place: Iterable[int]) -> str:
-    indices = "".join(f"[{index}]" for index in place)
+def _at(path: Iterable[int]) -> str:
+    indices = "".join(f"[{index}]" for index in path)
     return f" at {indices}" if indices else ""
+
+
+def install_command(extra: str) -> str:
+    """The pip command that installs what an extra of this package needs.
+
+    It names the extra's own requirements and not the extra, so that it works however this package
+    was installed: from a clone, from a wheel or from an index.
+    """
+    marker = f'extra == "{extra}"'
+    needed = [
+        text.partition(";")[0].strip()
+        for text in requires(DISTRIBUTION) or ()
+        if marker in text.replace("'", '"')
+    ]
+    return f"pip install {' '.join(map(repr, needed))}"

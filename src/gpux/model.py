@@ -6,29 +6,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy
-
 from gpux._fastpath import activate
-from gpux.config import Settings, read_settings
-from gpux.deadline import Deadline
-from gpux.declaration import Provider, convert_text
+from gpux.config.schema import Provider, convert_text
+from gpux.config.settings import Settings, read_settings
 from gpux.errors import ModelError
-from gpux.execution import HostExecution, Other, Output
-from gpux.executor import StreamExecution
-from gpux.graphs import GraphBook
-from gpux.inputs import InputReader, Request
-from gpux.interface import Answered, declare, describe
-from gpux.memory import Pool, StringTensor, Tensor, allocate
-from gpux.padding import find_padding
-from gpux.runtime import Session, create_session
-from gpux.tensor import BY_NAME, BY_ONNX, MOST_AXES, OtherSpec, Signature, TensorSpec
-from gpux.text import TextReader, open_tokenizer
+from gpux.execution.cpu import CpuExecution
+from gpux.execution.cuda_graphs import GraphCache
+from gpux.execution.deadline import Deadline
+from gpux.execution.gpu import GpuExecution
+from gpux.execution.session import Session, create_session
+from gpux.inputs.model_io import ServedOutput, declare, describe
+from gpux.inputs.reader import InputReader
+from gpux.inputs.tokenizer import TextEncoder, open_tokenizer
+from gpux.tensors.memory import Pool, StringTensor, Tensor, allocate
+from gpux.tensors.outputs import Other, Output, OutputValues, to_python
+from gpux.tensors.request import Request
+from gpux.tensors.signature import BY_NAME, BY_ONNX, MAX_AXES, OtherSpec, Signature, TensorSpec
 
 # What ONNX Runtime reports for a model that states no version.
 _NO_VERSION = 2**63 - 1
-
-# By output name, in the model's order. Tensors own their memory.
-Answer = Mapping[str, Output]
 
 
 def load(
@@ -84,10 +80,11 @@ class Model:
     Attributes:
         name: as /info has it.
         file: the .onnx file.
-        interface: what it takes and answers.
+        io: what it takes and answers.
         signature: the model's own inputs, and the outputs that are answered.
         inputs: reads the values of requests.
-        padding: with which requests of different lengths could run together, or why they cannot.
+        text_encoder: makes ids of texts, where the model takes them.
+        config: its gpux.yml.
         execution: runs them.
         provider: `cpu` or `cuda`: the one really in use.
         device: `cpu`, or `cuda:` and its number.
@@ -96,36 +93,34 @@ class Model:
     """
 
     def __init__(self, session: Session, settings: Settings) -> None:
-        told = settings.declaration
+        config = self.config = settings.config
         self.file = settings.model
         own = _read_signature(session.raw, self.file)
-        tokenizer = open_tokenizer(settings.tokenizer, own, told)
-        self.interface = declare(own, told, has_tokenizer=tokenizer is not None)
-        self.signature = self.interface.signature
+        tokenizer = open_tokenizer(settings.tokenizer, own, config)
+        self.io = declare(own, config, has_tokenizer=tokenizer is not None)
+        self.signature = self.io.signature
         _check_types(self.signature, self.file)
         self.name = settings.name
-        text = None
+        self.text_encoder: TextEncoder | None = None
         if tokenizer is not None and settings.tokenizer is not None:
-            text = TextReader(tokenizer, settings.tokenizer, self.interface, told)
+            self.text_encoder = TextEncoder(tokenizer, settings.tokenizer, self.io, config)
         stream = session.stream
         self.pool = Pool(stream.allocate_pinned if stream else allocate)
         self.inputs = InputReader(
-            self.interface, self.pool, text, told, stream, session.host_inputs
+            self.io, self.pool, self.text_encoder, config, stream, session.host_inputs
         )
-        self.padding = find_padding(self.signature, told, text, is_on_gpu=stream is not None)
-        self.execution: HostExecution | StreamExecution
+        self.execution: CpuExecution | GpuExecution
         if stream is None:
-            self.execution = HostExecution(session, self.signature)
+            self.execution = CpuExecution(session, self.signature)
         else:
             reason = session.no_graphs
             if not self.signature.is_numeric:
                 reason = "the model takes or answers strings, sequences or maps"
-            graphs = GraphBook(settings.cuda_graph, reason)
-            self.execution = StreamExecution(session, self.signature, stream, self.pool, graphs)
+            graphs = GraphCache(settings.cuda_graph, reason)
+            self.execution = GpuExecution(session, self.signature, stream, self.pool, graphs)
         self.provider = session.provider
         self.runtime_version = session.version
         self.placement = session.placement()
-        self._told = told.content
         self.device = f"cuda:{settings.device}" if self.provider == "cuda" else "cpu"
         self._session = session
         self._output_names = [output.name for output in self.signature.outputs]
@@ -151,7 +146,7 @@ class Model:
         finally:
             request.release()
 
-    def run(self, request: Request, deadline: Deadline | None = None) -> Answer:
+    def run(self, request: Request, deadline: Deadline | None = None) -> OutputValues:
         """Runs one request; the caller waits without the GIL.
 
         Args:
@@ -162,9 +157,9 @@ class Model:
             DeadlineError: it was stopped.
             InferenceError: ONNX Runtime failed; its own words are the cause.
         """
-        return self.settle(self.execution.run(request, deadline), unbatched=request.unbatched)
+        return self.postprocess(self.execution.run(request, deadline), unbatched=request.unbatched)
 
-    def settle(self, outputs: Sequence[Output], *, unbatched: bool) -> Answer:
+    def postprocess(self, outputs: Sequence[Output], *, unbatched: bool) -> OutputValues:
         """The answer that a run's outputs make.
 
         Args:
@@ -173,11 +168,13 @@ class Model:
         """
         values = dict(zip(self._output_names, outputs, strict=True))
         return {
-            answered.name: self._settle(answered, values[answered.spec.name], unbatched=unbatched)
-            for answered in self.interface.outputs
+            answered.name: self._postprocess(
+                answered, values[answered.spec.name], unbatched=unbatched
+            )
+            for answered in self.io.outputs
         }
 
-    def _settle(self, answered: Answered, value: Output, *, unbatched: bool) -> Output:
+    def _postprocess(self, answered: ServedOutput, value: Output, *, unbatched: bool) -> Output:
         """The value as it is answered: activated, and without batch axis if it is one item's."""
         spec = answered.spec
         if isinstance(spec, OtherSpec) or isinstance(value, Other):
@@ -196,8 +193,8 @@ class Model:
 
     def pools(self) -> dict[str, Pool]:
         """The pools of blocks, by what they hold."""
-        if isinstance(self.execution, StreamExecution):
-            return {"pinned": self.pool, "device": self.execution.device}
+        if isinstance(self.execution, GpuExecution):
+            return {"pinned": self.pool, "device": self.execution.device_pool}
         return {"host": self.pool}
 
     def gpu_memory(self) -> dict[str, int]:
@@ -221,8 +218,8 @@ class Model:
         placement = self.placement
         return {
             "name": self.name,
-            "version": self._told.version or version,
-            "description": self._told.description or description or None,
+            "version": self.config.content.version or version,
+            "description": self.config.content.description or description or None,
             "format": "onnx",
             "size": self.file.stat().st_size,
             "provider": self.provider,
@@ -230,12 +227,12 @@ class Model:
             "runtime": f"onnxruntime {self.runtime_version}",
             "nodes": placement and {name: len(nodes) for name, nodes in placement.items()},
             **self.execution.describe(),
-            "inputs": [describe(accepted) for accepted in self.interface.inputs],
-            "outputs": [describe(answered) for answered in self.interface.outputs],
+            "inputs": [describe(accepted) for accepted in self.io.inputs],
+            "outputs": [describe(answered) for answered in self.io.outputs],
             "metadata": {
                 **{key: value for key, value in facts.items() if value},
                 **meta.custom_metadata_map,
-                **self._told.metadata,
+                **self.config.content.metadata,
             },
         }
 
@@ -285,20 +282,6 @@ def _check_types(signature: Signature, file: Path) -> None:
 
 def _read_tensor(node: Any, file: Path) -> TensorSpec:
     dims = tuple(node.shape or ())
-    if len(dims) > MOST_AXES:
-        raise ModelError(f"{file}: '{node.name}' has {len(dims)} axes, more than {MOST_AXES}")
+    if len(dims) > MAX_AXES:
+        raise ModelError(f"{file}: '{node.name}' has {len(dims)} axes, more than {MAX_AXES}")
     return TensorSpec(node.name, BY_ONNX[node.type], dims)
-
-
-def to_python(value: Output) -> Any:
-    """An output for a Python caller, in memory of its own: it may share that of an input."""
-    if isinstance(value, Other):
-        return value.value
-    if isinstance(value, StringTensor):
-        array = numpy.empty(len(value.values), object)
-        array[:] = value.values
-        return array.reshape(value.shape)
-    bits: numpy.ndarray[Any, Any] = numpy.asarray(value)
-    if value.type.numpy is None:  # bfloat16 is the upper half of a float32
-        return (bits.astype("uint32") << 16).view("float32")
-    return bits.copy()

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import transformers
-from servers import ServerProcess
+
+from tests.support import bert_models
+from tests.support.servers import ServerProcess
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -17,7 +18,7 @@ def transformer(
     """A server that takes what the page's programs send, text as well as ids and their mask."""
     folder = tmp_path_factory.mktemp("transformer")
     inputs = "input_ids", "attention_mask"
-    return server_for(transformers.write_folder(folder, inputs=inputs))
+    return server_for(bert_models.write_folder(folder, inputs=inputs))
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import models
 import pytest
 from playwright.sync_api import Browser, Error, Page, sync_playwright
-from programs import FETCH, aim, find_tool
-from servers import JSON_HEADERS, PATIENCE_SECONDS, ServerProcess, serve
+
+from tests.support import onnx_models
+from tests.support.client_programs import FETCH, aim, find_tool
+from tests.support.servers import JSON_HEADERS, PATIENCE_SECONDS, ServerProcess, serve
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -70,7 +71,7 @@ def page(browser: Browser) -> Iterator[Page]:
 def folder(site: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose gpux.yml lets the site on localhost in."""
     folder = tmp_path_factory.mktemp("model")
-    models.write("text", folder).rename(folder / "model.onnx")
+    onnx_models.write("text", folder).rename(folder / "model.onnx")
     settings = {"serving": {"cors_origins": ["https://app.example", site("localhost")]}}
     (folder / "gpux.yml").write_text(json.dumps(settings))
     return folder

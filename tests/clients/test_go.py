@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from programs import GO, aim, find_tool, run_to_end
-from servers import ServerProcess
+from tests.support.client_programs import GO, aim, find_tool, run_to_end
+from tests.support.servers import ServerProcess
 
 Serve = Callable[[str], ServerProcess]
 

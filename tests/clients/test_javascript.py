@@ -4,8 +4,9 @@ import json
 from collections.abc import Callable
 
 import pytest
-from programs import AXIOS, FETCH, aim, find_node_folder, find_tool, run_to_end
-from servers import ServerProcess
+
+from tests.support.client_programs import AXIOS, FETCH, aim, find_node_folder, find_tool, run_to_end
+from tests.support.servers import ServerProcess
 
 Serve = Callable[[str], ServerProcess]
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-import programs
 import pytest
+
+from tests.support import client_programs
 
 PAGE = Path(__file__).parents[3] / "shared" / "spec" / "predict-api.txt"
 
@@ -13,4 +14,4 @@ PAGE = Path(__file__).parents[3] / "shared" / "spec" / "predict-api.txt"
     "name", ["PYTHON", "CONNECTION_POOLING", "ERROR_HANDLING", "FETCH", "AXIOS", "GO"]
 )
 def test_a_program_stands_on_the_page(name: str) -> None:
-    assert getattr(programs, name) in PAGE.read_text()
+    assert getattr(client_programs, name) in PAGE.read_text()

@@ -4,8 +4,15 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from programs import CONNECTION_POOLING, ERROR_HANDLING, PYTHON, aim, run_to_end
-from servers import ServerProcess
+
+from tests.support.client_programs import (
+    CONNECTION_POOLING,
+    ERROR_HANDLING,
+    PYTHON,
+    aim,
+    run_to_end,
+)
+from tests.support.servers import ServerProcess
 
 Serve = Callable[[str], ServerProcess]
 

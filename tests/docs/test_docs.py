@@ -24,12 +24,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import models
-import programs
 import pytest
-import transformers
 from PIL import Image
-from servers import PATIENCE_SECONDS, ServerProcess, environment, wait_until
+
+from tests.support import bert_models, client_programs, onnx_models
+from tests.support.servers import PATIENCE_SECONDS, ServerProcess, environment, wait_until
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs"
@@ -93,15 +92,15 @@ def read_blocks(page: Path) -> Iterator[Block]:
 def prepare(text: str, folder: Path) -> None:
     """What a reader of the text brings along."""
     shutil.copytree(ROOT / "examples", folder / "examples")
-    models.write("matrix", folder).rename(folder / "model.onnx")
-    models.write("photo", folder)
+    onnx_models.write("matrix", folder).rename(folder / "model.onnx")
+    onnx_models.write("photo", folder)
     Image.new("RGB", (640, 480), "orange").save(folder / "cat.jpg")
     if "bert" in text:
-        transformers.write_folder(folder / "bert", described=False)
+        bert_models.write_folder(folder / "bert", described=False)
     if "minilm" in text:
-        transformers.write_minilm(folder / "minilm")
+        bert_models.write_minilm(folder / "minilm")
     if "from 'axios'" in text:
-        modules = programs.find_node_folder("axios") / "node_modules"
+        modules = client_programs.find_node_folder("axios") / "node_modules"
         (folder / "node_modules").symlink_to(modules)
 
 
@@ -259,7 +258,7 @@ def test_examples(page: Path, tmp_path: Path) -> None:
     # Skips the page outside CI where one is not there.
     for tool, mark in (("curl", "curl "), ("node", "```js"), ("go", "```go")):
         if mark in text:
-            programs.find_tool(tool)
+            client_programs.find_tool(tool)
     prepare(text, tmp_path)
     reader = Reader(tmp_path)
     with contextlib.closing(reader):

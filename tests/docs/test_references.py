@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
-from servers import run_gpux
 
-from gpux.declaration import Declaration, Input, Output, read_declaration
+from gpux.config.schema import InputConfig, ModelConfig, OutputConfig, read_config
+from tests.support.servers import run_gpux
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs"
@@ -78,7 +78,7 @@ def test_extras_and_targets() -> None:
 
 def keys_of(section: Any, above: str = "") -> Iterator[str]:
     """The keys below a section of gpux.yml."""
-    entries = {"inputs": Input, "outputs": Output}
+    entries = {"inputs": InputConfig, "outputs": OutputConfig}
     for field in msgspec.structs.fields(section):
         path = above + field.encode_name
         if path in entries:
@@ -92,7 +92,7 @@ def keys_of(section: Any, above: str = "") -> Iterator[str]:
 def test_keys_of_the_file() -> None:
     page = (GUIDE / "gpux-yml.md").read_text()
     named = re.findall(r"^\| `([A-Za-z_.]+)` \|", page, re.MULTILINE)
-    assert sorted(named) == sorted(keys_of(type(Declaration().content)))
+    assert sorted(named) == sorted(keys_of(type(ModelConfig().content)))
     options = re.findall(r"\| `((?:runtime|serving)\.\w+)` \|", (GUIDE / "serve.md").read_text())
     assert set(options) <= set(named)
     assert {key for key in named if key.startswith("serving.")} <= set(options)
@@ -110,4 +110,4 @@ def test_values_of_the_keys(tmp_path: Path) -> None:
             for part in reversed(key.split(".")):
                 document = {part: document}
             file.write_text(json.dumps(document))
-            read_declaration(file, {})
+            read_config(file, {})

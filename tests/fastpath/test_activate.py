@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from volume import fewer
 
 from gpux._fastpath import activate
-from gpux.tensor import BY_NAME
+from gpux.tensors.signature import BY_NAME
+from tests.support.sanitizer import fewer
 
 Array = numpy.ndarray[Any, Any]
 NAMES = ("softmax", "sigmoid", "normalize")

@@ -7,7 +7,15 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reading import (
+
+from gpux.errors import (
+    ClashingInputsError,
+    DuplicateInputError,
+    InvalidBodyError,
+    UnknownInputError,
+)
+from gpux.tensors.signature import Dim
+from tests.support.decode_cases import (
     Outcome,
     Syntax,
     an_input,
@@ -22,17 +30,9 @@ from reading import (
     spell_integer,
     spell_string,
 )
-from reference import INTEGERS, TextInput, kind_of
-from volume import fewer
-from walking import TYPE_NAMES, Refusal
-
-from gpux.errors import (
-    ClashingInputsError,
-    DuplicateInputError,
-    InvalidBodyError,
-    UnknownInputError,
-)
-from gpux.tensor import Dim
+from tests.support.oracle import INTEGERS, TextInput, batch_key
+from tests.support.sanitizer import fewer
+from tests.support.walk_cases import TYPE_NAMES, Refusal
 
 NAMES = ["x", "ids", "é", "", 'a"b\\', "long name " * 12, "\0", "😀", "y", "z"]
 CHARACTERS = 'abc ,]}[{:"\\/\n\t\0\x1f\x7f\x80é߿ࠀ\u2028\ud7ff\ue000\uffff😀\U0010ffff'
@@ -48,7 +48,7 @@ def some_input(random: Random, name: str) -> TextInput:
         *dims,
         name=name,
         batched=random.choice([None, None, None, True, False]),
-        most_characters=random.choice([None, None, 5, 0]),
+        max_characters=random.choice([None, None, 5, 0]),
     )
 
 
@@ -56,7 +56,7 @@ def some_element(random: Random, one: TextInput) -> str:
     """An element that the input takes."""
     name = one.declared.type.name
     if name == "string":
-        most = 12 if one.most_characters is None else one.most_characters
+        most = 12 if one.max_characters is None else one.max_characters
         text = "".join(random.choice(CHARACTERS) for _ in range(random.randint(0, most)))
         return spell_string(random, text)
     if name == "bool":
@@ -71,7 +71,7 @@ def some_element(random: Random, one: TextInput) -> str:
 
 def some_value(random: Random, one: TextInput) -> str:
     """A value that the input takes."""
-    kind = kind_of(one.declared)
+    kind = batch_key(one.declared)
     if kind == "open":
         shape = [random.randint(1, 3) for _ in range(random.choice([0, 0, 1, 2, 5]))]
     else:
@@ -366,7 +366,7 @@ def test_the_first_fault_of_the_text_is_named(value: str, message: str) -> None:
     ],
 )
 def test_a_string_may_not_stand_there_whatever_it_is(value: str, message: str) -> None:
-    outcome = check(f'{{"x":{value}}}'.encode(), an_input("string", 2, most_characters=9))
+    outcome = check(f'{{"x":{value}}}'.encode(), an_input("string", 2, max_characters=9))
     assert isinstance(outcome, Refusal)
     assert outcome.message == message
 
@@ -458,7 +458,7 @@ def test_every_character_is_kept() -> None:
     "special", ["\\n", "é", "😀", "\\ud83d\\ude00", '\\"', "\\\\", "\x01", "\\x", "\n", "\x7f"]
 )
 def test_strings_of_every_length_with_one_thing_anywhere(special: str) -> None:
-    one = an_input("string", "n", most_characters=20)
+    one = an_input("string", "n", max_characters=20)
     for size in range(24):
         for at in range(size + 1):
             text = "a" * at + special + "b" * (size - at)
@@ -498,7 +498,7 @@ def test_every_first_and_second_byte_of_a_character() -> None:
 
 @pytest.mark.parametrize("most", [0, 1, 7, 8, 9, 100])
 def test_characters_are_counted_not_bytes(most: int) -> None:
-    one = an_input("string", most_characters=most)
+    one = an_input("string", max_characters=most)
     for character in ("a", "é", "ࠀ", "😀", "\\n", "\\u00e9", "\\u0800", "\\ud83d\\ude00"):
         for size in (most, most + 1):
             outcome = check(f'{{"x":"{character * size}"}}'.encode(), one)
@@ -549,7 +549,7 @@ def test_a_fault_anywhere_in_a_long_list_is_placed(bad: str) -> None:
         outcome = check(f'{{"x":[[{",".join(damaged)}]]}}'.encode(), one)
         assert isinstance(outcome, Refusal | Syntax)
         if isinstance(outcome, Refusal) and bad != "[]":  # which tells the axes where it is first
-            assert outcome.place == (0, at)
+            assert outcome.path == (0, at)
 
 
 def test_a_list_of_lists_of_every_small_size() -> None:

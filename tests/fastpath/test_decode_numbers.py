@@ -9,7 +9,12 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reading import (
+
+from gpux._fastpath import decode
+from gpux.errors import ClientError, InvalidJSONError
+from gpux.tensors.memory import Block, Pool
+from gpux.tensors.signature import BY_NAME
+from tests.support.decode_cases import (
     FLOAT_TYPES,
     INTEGER_TYPES,
     Syntax,
@@ -21,14 +26,9 @@ from reading import (
     spell_integer,
     table,
 )
-from reference import FLOATS, INTEGERS, exact_value
-from volume import fewer
-from walking import NUMBER_TYPES, Refusal
-
-from gpux._fastpath import decode
-from gpux.errors import ClientError, InvalidJSONError
-from gpux.memory import Block, Pool
-from gpux.tensor import BY_NAME
+from tests.support.oracle import FLOATS, INTEGERS, exact_value
+from tests.support.sanitizer import fewer
+from tests.support.walk_cases import NUMBER_TYPES, Refusal
 
 TYPES = [*NUMBER_TYPES, "bool"]
 

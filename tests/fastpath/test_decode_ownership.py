@@ -12,14 +12,22 @@ from random import Random
 
 import numpy
 import pytest
-from reading import ExactPool, Outcome, an_input, elements, expected, read, table
-from reference import TextInput
-from volume import SANITIZED, fewer
-from walking import GuardedBlock, Refusal
 
 from gpux._fastpath import InputSpec, InputTable, decode, encode
 from gpux.errors import ClientError
-from gpux.memory import Block, Pool
+from gpux.tensors.memory import Block, Pool
+from tests.support.decode_cases import (
+    ExactPool,
+    Outcome,
+    an_input,
+    elements,
+    expected,
+    read,
+    table,
+)
+from tests.support.oracle import TextInput
+from tests.support.sanitizer import SANITIZED, fewer
+from tests.support.walk_cases import GuardedBlock, Refusal
 
 X = an_input("float32", "n")
 INPUTS = (
@@ -75,7 +83,7 @@ def test_what_is_declared_takes_no_memory_before_it_comes() -> None:
         for value in ('"text"', "1", "[1.0]", "[[1.0, 2.0]]", "[[]]", "null", "[[[[1]]]]", "[["):
             body = f'{{"x":{value}}}'.encode()
             one = [an_input("float32", *dims)]
-            assert read(body, one, ExactPool(most_bytes=2**24)) == expected(body, one)
+            assert read(body, one, ExactPool(max_bytes=2**24)) == expected(body, one)
 
 
 def test_a_long_body_takes_little_more_than_its_numbers_need() -> None:

@@ -15,7 +15,10 @@ from typing import Any
 
 import numpy
 import pytest
-from lending import (
+
+from gpux._dlpack import View, capsule, device_of, take
+from gpux.tensors.signature import BY_NAME, ELEMENT_TYPES
+from tests.support.dlpack_producers import (
     CUDA,
     CUDA_HOST,
     HOST,
@@ -29,10 +32,7 @@ from lending import (
     new_capsule,
     references,
 )
-from walking import LAYOUTS, Array, in_own_process
-
-from gpux._dlpack import View, capsule, place_of, take
-from gpux.tensor import BY_NAME, ELEMENT_TYPES
+from tests.support.walk_cases import LAYOUTS, Array, in_own_process
 
 LENDABLE = [element for element in ELEMENT_TYPES if element.nbytes > 0]
 SHAPES: list[tuple[int, ...]] = [
@@ -75,15 +75,15 @@ def content(view: View) -> bytes:
 def test_what_is_lent_is_taken_as_it_is(element: Any, versioned: bool) -> None:
     owner = Owner()
     for shape in SHAPES:
-        for place in (HOST, (CUDA_HOST, 0), (CUDA, 3)):
-            lent = capsule(owner, owner.address, element.code, shape, place, versioned)
+        for device in (HOST, (CUDA_HOST, 0), (CUDA, 3)):
+            lent = capsule(owner, owner.address, element.code, shape, device, versioned)
             view = take(Answering(lent))
             assert view.address == owner.address
             assert view.shape == shape
             assert view.strides == dense_strides(shape, element.nbytes)
             assert view.type_code == element.code
             assert view.itemsize == element.nbytes
-            assert view.place == place
+            assert view.device == device
             assert view.is_dense
             assert view.read_only is False
             size = math.prod(shape) * element.nbytes
@@ -91,10 +91,10 @@ def test_what_is_lent_is_taken_as_it_is(element: Any, versioned: bool) -> None:
             # The view's own memory, lent once more.
             again = take(
                 Answering(
-                    capsule(view, view.address, view.type_code, view.shape, view.place, versioned)
+                    capsule(view, view.address, view.type_code, view.shape, view.device, versioned)
                 )
             )
-            assert (again.address, again.shape, again.place) == (view.address, shape, place)
+            assert (again.address, again.shape, again.device) == (view.address, shape, device)
 
 
 @pytest.mark.parametrize("versioned", [True, False])
@@ -142,35 +142,35 @@ def test_what_is_no_tensor_is_not_lent(type_code: int, shape: tuple[int, ...]) -
 
 
 @pytest.mark.parametrize(
-    ("shape", "place"), [(("a",), HOST), ((1.5,), HOST), ((1,), (1,)), ((1,), ("a", 0))]
+    ("shape", "device"), [(("a",), HOST), ((1.5,), HOST), ((1,), (1,)), ((1,), ("a", 0))]
 )
-def test_what_is_no_number_is_not_lent(shape: Any, place: Any) -> None:
+def test_what_is_no_number_is_not_lent(shape: Any, device: Any) -> None:
     owner = Owner()
     before = references(owner)
     with pytest.raises((TypeError, ValueError)):
-        capsule(owner, 0, 1, shape, place, True)
+        capsule(owner, 0, 1, shape, device, True)
     assert references(owner) == before
 
 
 # NumPy as consumer and producer.
 
 
-@pytest.mark.parametrize("place", [HOST, (CUDA_HOST, 0)])
+@pytest.mark.parametrize("device", [HOST, (CUDA_HOST, 0)])
 @pytest.mark.parametrize(
     "type_name", [element.name for element in LENDABLE if element.numpy is not None]
 )
-def test_numpy_takes_what_is_lent(type_name: str, place: tuple[int, int]) -> None:
+def test_numpy_takes_what_is_lent(type_name: str, device: tuple[int, int]) -> None:
     for shape in SHAPES:
         count = math.prod(shape)
         array = (numpy.arange(count) % 2 if type_name == "bool" else numpy.arange(count)).astype(
             type_name
         )
         array = array.reshape(shape)
-        tensor = Tensor(array, place)
+        tensor = Tensor(array, device)
         code = BY_NAME[type_name].code
         for versioned in (True, False):
-            lent = capsule(tensor, array.ctypes.data, code, shape, place, versioned)
-            taken = numpy.from_dlpack(Answering(lent, place))  # type: ignore[arg-type]
+            lent = capsule(tensor, array.ctypes.data, code, shape, device, versioned)
+            taken = numpy.from_dlpack(Answering(lent, device))  # type: ignore[arg-type]
             assert taken.dtype == array.dtype
             assert taken.shape == shape
             assert numpy.array_equal(taken, array)
@@ -219,7 +219,7 @@ def test_numpy_s_arrays_are_taken_in_any_layout(of: type[Tensor]) -> None:
         assert view.shape == array.shape
         assert view.type_code == BY_NAME[array.dtype.name].code
         assert view.itemsize == array.itemsize
-        assert view.place == HOST
+        assert view.device == HOST
         assert view.is_dense == array.flags.c_contiguous
         assert view.read_only is not array.flags.writeable
         assert content(view) == array.tobytes()
@@ -245,8 +245,8 @@ def test_a_producer_is_asked_for_no_more_than_is_wanted() -> None:
     for arguments, asked in (
         ({}, {}),
         ({"stream": 1}, {"stream": 1}),
-        ({"place": HOST}, {"dl_device": HOST}),
-        ({"place": [1, 0], "stream": 7}, {"dl_device": HOST, "stream": 7}),
+        ({"device": HOST}, {"dl_device": HOST}),
+        ({"device": [1, 0], "stream": 7}, {"dl_device": HOST, "stream": 7}),
     ):
         new, old = Tensor(array), OldTensor(array)
         take(new, **arguments)
@@ -259,11 +259,11 @@ def test_a_producer_is_asked_for_no_more_than_is_wanted() -> None:
 def test_a_producer_that_cannot_bring_a_tensor_is_not_asked_for_it(of: type[Tensor]) -> None:
     tensor = of(numpy.zeros(3, "f4"), (CUDA, 0))
     with pytest.raises(BufferError, match="no way to bring it to another device"):
-        take(tensor, place=HOST)
+        take(tensor, device=HOST)
     assert tensor.asked == []
-    view = take(tensor, place=(CUDA, 0))
-    assert view.place == (CUDA, 0)
-    assert take(tensor).place == (CUDA, 0)
+    view = take(tensor, device=(CUDA, 0))
+    assert view.device == (CUDA, 0)
+    assert take(tensor).device == (CUDA, 0)
 
 
 def test_a_tensor_that_was_left_where_it_was_is_refused() -> None:
@@ -271,7 +271,7 @@ def test_a_tensor_that_was_left_where_it_was_is_refused() -> None:
     before = references(owner)
     lent = capsule(owner, owner.address, 1, (2,), (CUDA, 1), True)
     with pytest.raises(BufferError, match=r"left it on device \(2, 1\), asked for \(1, 0\)"):
-        take(Answering(lent), place=HOST)
+        take(Answering(lent), device=HOST)
     assert references(owner) == before
 
 
@@ -297,15 +297,15 @@ class DeviceType(IntEnum):
 
 
 def test_the_place_is_what_the_tensor_says_in_plain_numbers() -> None:
-    assert place_of(numpy.zeros(3)) == (1, 0)
-    assert place_of(1) is None
-    place = place_of(Answering(None, (DeviceType.cuda, numpy.int64(3))))
-    assert place == (2, 3)
-    assert [type(number) for number in place or ()] == [int, int]
-    assert place_of(Answering(None, [1, 0])) == (1, 0)
+    assert device_of(numpy.zeros(3)) == (1, 0)
+    assert device_of(1) is None
+    device = device_of(Answering(None, (DeviceType.cuda, numpy.int64(3))))
+    assert device == (2, 3)
+    assert [type(number) for number in device or ()] == [int, int]
+    assert device_of(Answering(None, [1, 0])) == (1, 0)
     for nonsense in (None, 1, (1,), (1, 2, 3), ("a", "b"), (None, 0), "x" * 500):
         with pytest.raises(BufferError, match="__dlpack_device__ answered"):
-            place_of(Answering(None, nonsense))
+            device_of(Answering(None, nonsense))
 
 
 # Broken producers.
@@ -386,7 +386,6 @@ def test_another_major_version_is_left_alone() -> None:
         Crafted(name=b"used_dltensor_versioned").capsule,
         new_capsule(1, None, None),
     ],
-    ids=lambda answer: f"{answer!r:.40}",
 )
 def test_what_is_no_capsule_of_dlpack_is_refused(answer: object) -> None:
     with pytest.raises(BufferError, match="no DLPack capsule"):
@@ -416,7 +415,7 @@ def test_the_layout_is_read_as_it_stands() -> None:
     ):
         assert take(Crafted(shape=shape, strides=strides)).is_dense is dense
     view = take(Crafted(device_type=CUDA, device_id=5))
-    assert view.place == (2, 5)
+    assert view.device == (2, 5)
 
 
 @pytest.mark.parametrize(
@@ -440,7 +439,7 @@ def test_a_view_is_made_by_take_alone_and_cannot_be_changed() -> None:
     with pytest.raises(TypeError, match=r"made by take\(\)"):
         View()
     view = take(Crafted())
-    for attribute in ("address", "shape", "place", "read_only", "other"):
+    for attribute in ("address", "shape", "device", "read_only", "other"):
         with pytest.raises(AttributeError):
             setattr(view, attribute, getattr(view, attribute, None))
     with pytest.raises(TypeError):
@@ -502,7 +501,7 @@ def test_nothing_is_left_behind() -> None:
             with pytest.raises(ValueError, match="no type"):
                 capsule(owner, owner.address, 99, (2, 3), HOST, versioned)
         take(array)
-        place_of(array)
+        device_of(array)
         take(OldTensor(array))
 
     once()

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy
 import pytest
-import reference
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from volume import fewer
-from walking import Array, in_own_process
 
 from gpux._fastpath import encode
-from gpux.tensor import BY_NAME, ELEMENT_TYPES
+from gpux.tensors.signature import BY_NAME, ELEMENT_TYPES
+from tests.support import oracle
+from tests.support.sanitizer import fewer
+from tests.support.walk_cases import Array, in_own_process
 
 TYPE_NAMES = [element.name for element in ELEMENT_TYPES if element.nbytes > 0]
 # Unsigned types of NumPy's with the bits of an element.
@@ -51,16 +51,16 @@ def texts_of(type_name: str, bits: Sequence[int] | Array) -> list[str]:
 
 def read_back(type_name: str, texts: Sequence[str]) -> list[int | None]:
     """The bits that a client reads: `float(text)`, then rounded to the type; None for null."""
-    target = reference.FLOATS[type_name]
+    target = oracle.FLOATS[type_name]
     bits: list[int | None] = []
     for text in texts:
         if text == "null":
             bits.append(None)
             continue
         value = float(text)
-        magnitude = reference.round_to_bits(
-            reference.exact_value(
-                int.from_bytes(struct.pack("<d", abs(value)), "little"), reference.FLOATS["float64"]
+        magnitude = oracle.round_to_bits(
+            oracle.exact_value(
+                int.from_bytes(struct.pack("<d", abs(value)), "little"), oracle.FLOATS["float64"]
             ),
             target,
         )
@@ -73,9 +73,9 @@ def read_back(type_name: str, texts: Sequence[str]) -> list[int | None]:
 
 @pytest.mark.parametrize("type_name", ["float16", "bfloat16"])
 def test_each_of_all_16_bit_floats_is_the_shortest_text_that_reads_back(type_name: str) -> None:
-    target = reference.FLOATS[type_name]
+    target = oracle.FLOATS[type_name]
     texts = texts_of(type_name, range(2**16))
-    positive = [reference.encode_number(bits, type_name) for bits in range(target.sign)]
+    positive = [oracle.encode_number(bits, type_name) for bits in range(target.sign)]
     negative = [text if text == "null" else "-" + text for text in positive]
     wrong = {
         hex(bits): (text, right)
@@ -87,7 +87,7 @@ def test_each_of_all_16_bit_floats_is_the_shortest_text_that_reads_back(type_nam
 
 @pytest.mark.parametrize("type_name", ["float16", "bfloat16"])
 def test_each_of_all_16_bit_floats_reads_back_to_its_bits(type_name: str) -> None:
-    target = reference.FLOATS[type_name]
+    target = oracle.FLOATS[type_name]
     finite = [bits for bits in range(2**16) if bits & (target.sign - 1) < target.infinity]
     assert read_back(type_name, texts_of(type_name, finite)) == finite
 
@@ -166,9 +166,7 @@ def edges_of_float32() -> Array:
 
 def test_an_edge_of_float32_is_the_shortest_text_that_reads_back() -> None:
     bits = edges_of_float32()
-    assert texts_of("float32", bits) == [
-        reference.encode_number(int(one), "float32") for one in bits
-    ]
+    assert texts_of("float32", bits) == [oracle.encode_number(int(one), "float32") for one in bits]
 
 
 @settings(max_examples=fewer(150))
@@ -176,7 +174,7 @@ def test_an_edge_of_float32_is_the_shortest_text_that_reads_back() -> None:
 @example([0x7F800000, 0xFF800000, 0x7FC00000, 0xFFFFFFFF, 0x7F800001])
 def test_any_float32_is_the_shortest_text_that_reads_back(bits: list[int]) -> None:
     texts = texts_of("float32", bits)
-    assert texts == [reference.encode_number(one, "float32") for one in bits]
+    assert texts == [oracle.encode_number(one, "float32") for one in bits]
     for one, text in zip(as_bits("float32", bits).view("f4"), texts, strict=True):
         if text != "null":
             digits = numpy.format_float_scientific(one, unique=True, trim="-")
@@ -281,9 +279,9 @@ def test_a_bfloat16_is_short_in_its_own_type(bits: int, text: str) -> None:
     assert texts_of("bfloat16", [bits]) == [text]
 
 
-@pytest.mark.parametrize("type_name", reference.INTEGERS)
+@pytest.mark.parametrize("type_name", oracle.INTEGERS)
 def test_an_integer_is_written_in_full(type_name: str) -> None:
-    low, high = reference.INTEGERS[type_name]
+    low, high = oracle.INTEGERS[type_name]
     values = sorted(
         {low, low + 1, high - 1, high, 0, 1, 9, 10}
         | {sign * (10**power + step) for power in range(20) for step in (-1, 0) for sign in (1, -1)}
@@ -292,7 +290,7 @@ def test_an_integer_is_written_in_full(type_name: str) -> None:
     width = 2 ** (8 * BY_NAME[type_name].nbytes)
     bits = [value % width for value in values]
     assert texts_of(type_name, bits) == [str(value) for value in values]
-    assert [reference.encode_number(one, type_name) for one in bits] == [str(v) for v in values]
+    assert [oracle.encode_number(one, type_name) for one in bits] == [str(v) for v in values]
 
 
 def test_each_of_all_16_bit_integers_is_written_in_full() -> None:
@@ -321,9 +319,9 @@ def test_a_boolean_is_true_or_false_whatever_its_byte_is() -> None:
 
 def examples(type_name: str) -> list[int]:
     """Bits of elements that are written in different ways."""
-    if type_name in reference.FLOATS:
-        target = reference.FLOATS[type_name]
-        one, ulp = reference.round_to_bits(Fraction(1), target), 1
+    if type_name in oracle.FLOATS:
+        target = oracle.FLOATS[type_name]
+        one, ulp = oracle.round_to_bits(Fraction(1), target), 1
         positive = [0, 1, one, one + 3 * ulp, 2 * one - 1, one // 2, target.infinity - 1]
         return [
             *positive,
@@ -333,7 +331,7 @@ def examples(type_name: str) -> list[int]:
         ]
     if type_name == "bool":
         return [0, 1]
-    low, high = reference.INTEGERS[type_name]
+    low, high = oracle.INTEGERS[type_name]
     numbers = [
         0,
         7,
@@ -355,7 +353,7 @@ def examples(type_name: str) -> list[int]:
 @pytest.mark.parametrize("type_name", TYPE_NAMES)
 def test_an_element_is_written_alike_wherever_it_stands(type_name: str) -> None:
     usual, *others = reversed(examples(type_name))
-    right = {one: reference.encode_number(one, type_name) for one in (usual, *others)}
+    right = {one: oracle.encode_number(one, type_name) for one in (usual, *others)}
     for other in others:
         for place in (*range(70), 127, 128, 129):
             for behind in (0, 1, 31, 64):
@@ -367,10 +365,10 @@ def test_an_element_is_written_alike_wherever_it_stands(type_name: str) -> None:
 @pytest.mark.parametrize("columns", [1, 2, 5, 31, 32, 33, 63, 64, 65, 100])
 def test_rows_may_end_anywhere_in_a_block(type_name: str, columns: int) -> None:
     some = examples(type_name)
-    right = {one: reference.encode_number(one, type_name) for one in some}
+    right = {one: oracle.encode_number(one, type_name) for one in some}
     bits = [some[index * index % len(some)] for index in range(7 * columns)]
     text = text_of(type_name, as_bits(type_name, bits), (7, columns))
-    assert text == reference.encode_tensor((7, columns), [right[one] for one in bits])
+    assert text == oracle.encode_tensor((7, columns), [right[one] for one in bits])
 
 
 @pytest.mark.parametrize("type_name", TYPE_NAMES)
@@ -412,8 +410,8 @@ SHAPES: list[tuple[int, ...]] = [
 def test_a_tensor_is_nested_by_its_shape(type_name: str, shape: tuple[int, ...]) -> None:
     count = math.prod(shape)
     bits = as_bits(type_name, [index % 2 for index in range(count)])
-    texts = [reference.encode_number(int(one), type_name) for one in bits]
-    assert text_of(type_name, bits, shape) == reference.encode_tensor(shape, texts)
+    texts = [oracle.encode_number(int(one), type_name) for one in bits]
+    assert text_of(type_name, bits, shape) == oracle.encode_tensor(shape, texts)
 
 
 @settings(max_examples=fewer(200))
@@ -450,8 +448,8 @@ def test_an_answer_is_what_numpy_and_json_make_of_it(shape: list[int], data: st.
 def reference_text(tensor: Array) -> str:
     """A NumPy array as the reference writes it."""
     bits = tensor.view(BITS[tensor.itemsize]).ravel().tolist()
-    texts = [reference.encode_number(one, tensor.dtype.name) for one in bits]
-    return reference.encode_tensor(tensor.shape, texts)
+    texts = [oracle.encode_number(one, tensor.dtype.name) for one in bits]
+    return oracle.encode_tensor(tensor.shape, texts)
 
 
 def test_members_stand_in_their_order_beside_ready_text() -> None:
@@ -513,17 +511,17 @@ LONGEST = {
 def longest(type_name: str) -> list[int]:
     """Bits of the elements with the longest texts of a type."""
     if type_name in LONGEST:
-        target = reference.FLOATS[type_name]
+        target = oracle.FLOATS[type_name]
         return [
-            reference.round_to_bits(abs(Fraction(value)), target) | target.sign
+            oracle.round_to_bits(abs(Fraction(value)), target) | target.sign
             for value in LONGEST[type_name]
         ]
-    if type_name in reference.FLOATS:
+    if type_name in oracle.FLOATS:
         texts = texts_of(type_name, range(2**16))
         return [max(range(2**16), key=lambda bits: len(texts[bits]))]
     if type_name == "bool":
         return [0]
-    low, high = reference.INTEGERS[type_name]
+    low, high = oracle.INTEGERS[type_name]
     return [low % (2 * high + 2) if low < 0 else high]
 
 
@@ -538,8 +536,8 @@ def answers_of_the_largest_size() -> None:
             for shape in shapes:
                 count = math.prod(shape)
                 bits = as_bits(type_name, [one] * count)
-                texts = [reference.encode_number(one, type_name)] * count
-                right = reference.encode_tensor(shape, texts)
+                texts = [oracle.encode_number(one, type_name)] * count
+                right = oracle.encode_tensor(shape, texts)
                 assert text_of(type_name, bits, shape) == right
                 member = (b'"y"', BY_NAME[type_name].code, shape, bits.ctypes.data)
                 for members in (2, 5):
@@ -588,7 +586,7 @@ def test_an_answer_leaves_all_reference_counts_as_they_were() -> None:
 def test_eight_threads_at_once_write_the_same_answers() -> None:
     tensors = {name: as_bits(name, range(100)) for name in TYPE_NAMES}
     right = {
-        name: [reference.encode_number(int(one), name) for one in bits]
+        name: [oracle.encode_number(int(one), name) for one in bits]
         for name, bits in tensors.items()
     }
     start = Barrier(8)

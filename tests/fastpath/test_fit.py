@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy
 import pytest
-import reference
-from walking import NUMBER_TYPES, GuardedPool, Refusal, refusal, spec
 
 from gpux._fastpath import InputSpec, fit, walk
 from gpux.errors import ClientError, EmptyBatchError, InvalidShapeError
-from gpux.tensor import Dim, TensorSpec
+from gpux.tensors.signature import Dim, TensorSpec
+from tests.support import oracle
+from tests.support.walk_cases import NUMBER_TYPES, GuardedPool, Refusal, refusal, spec
 
-Answer = tuple[tuple[int, ...], bool, bool]
+Fitted = tuple[tuple[int, ...], bool, bool]
 
 SIZES: list[Dim] = ["n", 0, 1, 2, 3]
 
@@ -29,16 +29,16 @@ def specs() -> Iterator[TensorSpec]:
 SHAPES = [shape for axes in range(5) for shape in product((0, 1, 2, 3), repeat=axes)]
 
 
-def fitted(declared: TensorSpec, shape: Any) -> Answer | Refusal:
+def fitted(declared: TensorSpec, shape: Any) -> Fitted | Refusal:
     try:
         return fit(InputSpec(declared), shape)
     except ClientError as error:
         return refusal(error)
 
 
-def wanted(declared: TensorSpec, shape: tuple[int, ...]) -> Answer | Refusal:
+def wanted(declared: TensorSpec, shape: tuple[int, ...]) -> Fitted | Refusal:
     """As the reference's finish() judges the axes of an array."""
-    reader = reference._Reader(declared)
+    reader = oracle._Reader(declared)
     try:
         if len(shape) > max(reader.ranks):
             raise reader.too_deep()
@@ -56,7 +56,7 @@ def test_every_small_shape_is_judged_as_the_reference_does() -> None:
         native = InputSpec(declared)
         for shape in SHAPES:
             try:
-                outcome: Answer | Refusal = fit(native, shape)
+                outcome: Fitted | Refusal = fit(native, shape)
                 taken += 1
             except ClientError as error:
                 outcome = refusal(error)

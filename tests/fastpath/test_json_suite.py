@@ -1,8 +1,9 @@
 """JSONTestSuite: each document as the value of an input, as the name of one, and as the body."""
 
 import pytest
-from documents import NAMES, document, needed
-from reading import Syntax, an_input, check
+
+from tests.support.decode_cases import Syntax, an_input, check
+from tests.support.json_test_suite import NAMES, document, needed
 
 pytestmark = needed
 

@@ -6,8 +6,10 @@ import struct
 from typing import Any
 
 import pytest
-import reference
-from walking import (
+
+from gpux.tensors.signature import BY_NAME
+from tests.support import oracle
+from tests.support.walk_cases import (
     NUMBER_TYPES,
     OwnInt,
     Refusal,
@@ -15,8 +17,6 @@ from walking import (
     spec,
     walked,
 )
-
-from gpux.tensor import BY_NAME
 
 
 def stored_bits(type_name: str, value: object) -> int | str:
@@ -149,7 +149,7 @@ FLOAT_EDGES: list[tuple[str, object, int | str]] = [
 
 
 def integer_edges(type_name: str) -> list[tuple[object, int | str]]:
-    low, high = reference.INTEGERS[type_name]
+    low, high = oracle.INTEGERS[type_name]
     mask = 2 ** (8 * BY_NAME[type_name].nbytes) - 1
     largest_float = float(high) if float(high) <= high else math.nextafter(float(high), 0)
     return [
@@ -184,7 +184,7 @@ def integer_edges(type_name: str) -> list[tuple[object, int | str]]:
 
 INTEGER_EDGES = [
     (type_name, value, bits)
-    for type_name in reference.INTEGERS
+    for type_name in oracle.INTEGERS
     for value, bits in integer_edges(type_name)
 ] + [
     ("int64", 2**53 + 1, 2**53 + 1),
@@ -220,8 +220,8 @@ def test_an_edge_of_a_type_is_stored_or_refused(
 
 @pytest.mark.parametrize("type_name", ["float16", "bfloat16"])
 def test_between_two_neighbours_the_middle_goes_to_the_even_one(type_name: str) -> None:
-    target = reference.FLOATS[type_name]
-    exact = [float(reference.exact_value(bits, target)) for bits in range(target.infinity)]
+    target = oracle.FLOATS[type_name]
+    exact = [float(oracle.exact_value(bits, target)) for bits in range(target.infinity)]
     values: list[float] = []
     nearest: list[int] = []
     for bits in range(target.infinity - 1):
@@ -229,7 +229,7 @@ def test_between_two_neighbours_the_middle_goes_to_the_even_one(type_name: str) 
         values += [math.nextafter(middle, 0), middle, math.nextafter(middle, math.inf)]
         nearest += [bits, bits + bits % 2, bits + 1]
     outcome = walked(spec(type_name, "n"), values)
-    assert isinstance(outcome, reference.Converted)
+    assert isinstance(outcome, oracle.Converted)
     assert outcome.elements == [bits.to_bytes(2, "little") for bits in nearest]
 
 

@@ -6,7 +6,15 @@ from itertools import pairwise
 
 import numpy
 import pytest
-from walking import (
+
+from gpux._fastpath import Body, InputSpec, walk
+from gpux.errors import (
+    ClientError,
+    InvalidValueError,
+)
+from gpux.tensors.memory import Block, Pool
+from gpux.tensors.signature import TensorSpec
+from tests.support.walk_cases import (
     NUMBER_TYPES,
     GuardedPool,
     OwnFloat,
@@ -18,14 +26,6 @@ from walking import (
     spec,
     walked,
 )
-
-from gpux._fastpath import Body, InputSpec, walk
-from gpux.errors import (
-    ClientError,
-    InvalidValueError,
-)
-from gpux.memory import Block, Pool
-from gpux.tensor import TensorSpec
 
 # Blocks: taken once or grown, handed out once or given back.
 

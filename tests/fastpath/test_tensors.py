@@ -10,7 +10,12 @@ from typing import Any
 import ml_dtypes
 import numpy
 import pytest
-from lending import (
+
+from gpux._dlpack import capsule
+from gpux._fastpath import InputSpec, walk
+from gpux.errors import InvalidValueError
+from gpux.tensors.signature import Dim
+from tests.support.dlpack_producers import (
     CPU,
     CUDA,
     CUDA_HOST,
@@ -25,7 +30,7 @@ from lending import (
     Tensor,
     references,
 )
-from walking import (
+from tests.support.walk_cases import (
     LAYOUTS,
     NUMBER_TYPES,
     TYPE_NAMES,
@@ -37,11 +42,6 @@ from walking import (
     spec,
     walked,
 )
-
-from gpux._dlpack import capsule
-from gpux._fastpath import InputSpec, walk
-from gpux.errors import InvalidValueError
-from gpux.tensor import Dim
 
 DIMS: list[tuple[Dim, ...]] = [(), ("n",), ("n", 3), ("n", None), (1, None, 3), (4, 3), (2, 2)]
 
@@ -138,8 +138,8 @@ def test_memory_that_the_cpu_reads_is_fed_as_it_lies() -> None:
 
 def test_a_tensor_on_a_device_is_brought_to_the_host() -> None:
     array = numpy.arange(6, dtype="f4").reshape(2, 3)
-    for place in ((CUDA, 0), (CUDA, 7), (ROCM, 0), (99, 1)):
-        tensor = Tensor(array, place)
+    for device in ((CUDA, 0), (CUDA, 7), (ROCM, 0), (99, 1)):
+        tensor = Tensor(array, device)
         before = references(tensor)
         declared = spec("float64", "n", "m", 3)
         assert walked(declared, [tensor, array]) == expected(declared, [array, array])
@@ -147,7 +147,7 @@ def test_a_tensor_on_a_device_is_brought_to_the_host() -> None:
         assert references(tensor) == before
 
 
-class WithoutPlace:
+class WithoutDevice:
     """Lends memory, but does not say where it lies before it does."""
 
     def __init__(self, tensor: Tensor) -> None:
@@ -157,16 +157,16 @@ class WithoutPlace:
         return self.tensor.__dlpack__(**asked)
 
 
-@pytest.mark.parametrize("place", [HOST, (CUDA, 0)])
-def test_a_tensor_that_does_not_say_where_it_lies_shows_it(place: tuple[int, int]) -> None:
+@pytest.mark.parametrize("device", [HOST, (CUDA, 0)])
+def test_a_tensor_that_does_not_say_where_it_lies_shows_it(device: tuple[int, int]) -> None:
     array = numpy.arange(6, dtype="f4").reshape(2, 3)
     declared = spec("float32", "n", 3)
-    tensor = WithoutPlace(Tensor(array, place))
+    tensor = WithoutDevice(Tensor(array, device))
     assert walked(declared, tensor) == expected(declared, array)
 
 
 @pytest.mark.parametrize(
-    ("place", "device"),
+    ("device", "name"),
     [
         ((CUDA, 0), "cuda:0"),
         ((CUDA, 12), "cuda:12"),
@@ -181,15 +181,15 @@ def test_a_tensor_that_does_not_say_where_it_lies_shows_it(place: tuple[int, int
     ids=str,
 )
 def test_a_tensor_that_stays_on_its_device_is_refused(
-    place: tuple[int, int], device: str, failure: Any
+    device: tuple[int, int], name: str, failure: Any
 ) -> None:
     array = numpy.arange(6, dtype="f4").reshape(2, 3)
-    tensor: Any = Answering(failure, place)
+    tensor: Any = Answering(failure, device)
     if failure == "old":
-        tensor = OldTensor(array, place)
+        tensor = OldTensor(array, device)
     elif failure == "stays":
-        tensor = Answering(capsule(array, array.ctypes.data, 1, (2, 3), place, True), place)
-    problem = f"the tensor is on {device}, and its library cannot bring it to the host"
+        tensor = Answering(capsule(array, array.ctypes.data, 1, (2, 3), device, True), device)
+    problem = f"the tensor is on {name}, and its library cannot bring it to the host"
     for type_name in TYPE_NAMES:
         for value, at, dims in (
             (tensor, "", ("n", 3)),
@@ -215,7 +215,7 @@ def test_the_reason_of_a_refusal_is_its_cause() -> None:
     with pytest.raises(InvalidValueError) as caught:
         walk(InputSpec(spec("float32", "n")), Answering(reason, (CUDA, 0)), GuardedPool())
     assert caught.value.__cause__ is reason
-    assert caught.value.place == ()
+    assert caught.value.path == ()
 
 
 def test_an_error_of_the_pool_keeps_its_own_cause() -> None:
@@ -279,11 +279,11 @@ def test_a_tensor_that_lies_about_its_place_is_not_read() -> None:
 
 @pytest.mark.parametrize("error", [KeyError("its own"), MemoryError(), KeyboardInterrupt()])
 def test_an_error_of_a_tensor_s_own_code_comes_through_as_itself(error: BaseException) -> None:
-    places = [HOST] if isinstance(error, KeyError) else [HOST, (CUDA, 0)]
-    for place in places:
+    devices = [HOST] if isinstance(error, KeyError) else [HOST, (CUDA, 0)]
+    for device in devices:
         pool = GuardedPool()
         with pytest.raises(type(error)) as caught:
-            walk(InputSpec(spec("float32", "n")), [1.0, Answering(error, place)], pool)
+            walk(InputSpec(spec("float32", "n")), [1.0, Answering(error, device)], pool)
         assert caught.value is error
         assert pool.lent == []
 

@@ -10,8 +10,15 @@ from typing import Any
 
 import numpy
 import pytest
-import reference
-from walking import (
+
+from gpux._fastpath import InputSpec, walk
+from gpux.errors import (
+    ClientError,
+)
+from gpux.tensors.memory import Pool
+from gpux.tensors.signature import TensorSpec
+from tests.support import oracle
+from tests.support.walk_cases import (
     GuardedBlock,
     GuardedPool,
     Outcome,
@@ -21,13 +28,6 @@ from walking import (
     reluctant,
     spec,
 )
-
-from gpux._fastpath import InputSpec, walk
-from gpux.errors import (
-    ClientError,
-)
-from gpux.memory import Pool
-from gpux.tensor import TensorSpec
 
 # Threads.
 
@@ -70,7 +70,7 @@ def test_eight_threads_at_once_get_the_same_answers() -> None:
                     written = ctypes.string_at(content.address, math.prod(shape) * size)
                     elements = [written[i : i + size] for i in range(0, len(written), size)]
                     pool.give(content)
-                answer = reference.Converted(shape, elements, as_items, as_one_item)
+                answer = oracle.Converted(shape, elements, as_items, as_one_item)
             assert answer == answers[case]
             compared += 1
         return compared

@@ -7,12 +7,21 @@ from typing import Any
 
 import numpy
 import pytest
-import reference
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.exceptions import ComplexWarning
-from volume import fewer
-from walking import (
+
+from gpux._fastpath import InputSpec, walk
+from gpux.errors import (
+    EmptyBatchError,
+    InvalidShapeError,
+    InvalidTypeError,
+    InvalidValueError,
+)
+from gpux.tensors.signature import BY_NAME, Dim, TensorSpec
+from tests.support import oracle
+from tests.support.sanitizer import fewer
+from tests.support.walk_cases import (
     LAYOUTS,
     NUMBER_TYPES,
     TYPE_NAMES,
@@ -29,15 +38,6 @@ from walking import (
     spec,
     walked,
 )
-
-from gpux._fastpath import InputSpec, walk
-from gpux.errors import (
-    EmptyBatchError,
-    InvalidShapeError,
-    InvalidTypeError,
-    InvalidValueError,
-)
-from gpux.tensor import BY_NAME, Dim, TensorSpec
 
 # Random inputs, and values that mostly fit them.
 
@@ -126,8 +126,8 @@ def fitting(type_name: str) -> st.SearchStrategy[object]:
         return texts
     if type_name == "bool":
         return st.sampled_from([True, False, 0, 1, 1.0, -0.0, numpy.True_, OwnInt(1)])
-    if type_name in reference.INTEGERS:
-        low, high = reference.INTEGERS[type_name]
+    if type_name in oracle.INTEGERS:
+        low, high = oracle.INTEGERS[type_name]
         integers = st.integers(low, high)
         exact = st.integers(max(low, -(2**53)), min(high, 2**53))
         return st.one_of(
@@ -490,13 +490,13 @@ def test_a_value_without_its_batch_axis_is_one_item(
 ) -> None:
     for type_name in NUMBER_TYPES:
         outcome = check(spec(type_name, *dims), value)
-        assert isinstance(outcome, reference.Converted)
+        assert isinstance(outcome, oracle.Converted)
         assert (outcome.as_items, outcome.as_one_item) == (as_items, as_one_item)
 
 
 def test_the_error_is_of_its_family_and_knows_its_input_and_place() -> None:
     declared = TensorSpec("pixels", BY_NAME["uint8"], ("n", 2))
-    for value, error, place in (
+    for value, error, path in (
         ("?", InvalidTypeError, None),
         ([[1, 2], [3, 300]], InvalidValueError, (1, 1)),
         ([[1, 2], [3]], InvalidShapeError, (1,)),
@@ -507,7 +507,7 @@ def test_the_error_is_of_its_family_and_knows_its_input_and_place() -> None:
             walk(InputSpec(declared), value, GuardedPool())
         assert type(caught.value) is error
         assert caught.value.name == "pixels"
-        assert getattr(caught.value, "place", None) == place
+        assert getattr(caught.value, "path", None) == path
 
 
 def deep(levels: int, core: object) -> object:

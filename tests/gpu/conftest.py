@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from gpux.config import Settings
-from gpux.cuda import CudaStream, load_cupy
+from gpux.config.settings import Settings
 from gpux.errors import RuntimeMissingError
-from gpux.executor import StreamExecution
+from gpux.execution.gpu import GpuExecution
+from gpux.execution.session import load_runtime
 from gpux.model import Model, load_model
-from gpux.runtime import load_runtime
+from gpux.tensors.cuda import CudaStream, load_cupy
 
 HERE = Path(__file__).parent
 
@@ -73,10 +73,10 @@ def on_gpu(model_file: Callable[[str], Path]) -> Iterator[Callable[..., Model]]:
 
     yield find
     for model in loaded:
-        assert isinstance(model.execution, StreamExecution)
+        assert isinstance(model.execution, GpuExecution)
         model.execution.close()
         # Whatever happened, every request has given back what it had taken.
-        assert model.pool.figures.lent_bytes == 0
+        assert model.pool.usage.used_bytes == 0
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from typing import Any
 import numpy
 import pytest
 
-from gpux.cuda import load_cupy
-from gpux.memory import PINNED, Tensor
 from gpux.model import Model
+from gpux.tensors.cuda import load_cupy
+from gpux.tensors.memory import PINNED, Tensor
 
 Load = Callable[..., Model]
 VALUES = numpy.random.default_rng(5).standard_normal((6, 4), numpy.float32)

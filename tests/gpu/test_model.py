@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy
 import pytest
-from models import BUILDERS, NUMBER_TYPES
 
-from gpux.deadline import Watchdog
-from gpux.engine import Engine
+from gpux.cli.examples import find_examples
 from gpux.errors import ConfigurationError, DeadlineError, InferenceError
-from gpux.example import find_examples
-from gpux.executor import StreamExecution
+from gpux.execution.deadline import Watchdog
+from gpux.execution.gpu import GpuExecution
 from gpux.model import Model, load
-from gpux.protocol import decode
+from gpux.serving.engine import Engine
+from tests.support.onnx_models import BUILDERS, NUMBER_TYPES
 
 LOADED = [name for name in BUILDERS if not name.startswith("takes_") and "slow" not in name]
 Load = Callable[..., Model]
@@ -137,7 +136,7 @@ def test_a_run_at_its_deadline_is_stopped(on_gpu: Load) -> None:
     model = on_gpu("slow")
     watchdog = Watchdog()
     for _ in range(2):
-        request = decode(b'{"steps": 10000000}', model.inputs)
+        request = model.inputs.decode(b'{"steps": 10000000}')
         with pytest.raises(DeadlineError):
             model.run(request, watchdog.deadline(0.2))
         request.release()
@@ -204,11 +203,11 @@ def test_nothing_is_allocated_in_the_steady_state(on_gpu: Load) -> None:
     model = on_gpu("photos", cuda_graph="off")
     images = numpy.random.default_rng(0).random((2, 3, 224, 224), numpy.float32)
     name = model.signature.inputs[0].name
-    assert isinstance(model.execution, StreamExecution)
+    assert isinstance(model.execution, GpuExecution)
     execution = model.execution
 
     def allocations() -> int:
-        return model.pool.figures.allocations + execution.device.figures.allocations
+        return model.pool.usage.allocations + execution.device_pool.usage.allocations
 
     for _ in range(3):
         model.predict({name: images})

@@ -5,11 +5,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from servers import figure, run_gpux, serve
-
-from gpux.engine import Engine
-from gpux.example import find_examples
+from gpux.cli.examples import find_examples
 from gpux.model import load
+from gpux.serving.engine import Engine
+from tests.support.servers import figure, run_gpux, serve
 
 Find = Callable[[str], Path]
 

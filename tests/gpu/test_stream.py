@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy
 import pytest
 
-from gpux.cuda import CudaStream, as_cupy, load_cupy
 from gpux.errors import ConfigurationError
-from gpux.memory import ALIGNMENT_BYTES, PINNED, Block, Tensor, on_gpu
-from gpux.tensor import BY_NAME
+from gpux.tensors.cuda import CudaStream, as_cupy, load_cupy
+from gpux.tensors.memory import ALIGNMENT_BYTES, PINNED, Block, Tensor, on_gpu
+from gpux.tensors.signature import BY_NAME
 
 BYTES = BY_NAME["uint8"]
 
@@ -50,8 +50,8 @@ def test_copies_keep_their_order(stream: CudaStream) -> None:
 
 def test_blocks_are_what_they_say(stream: CudaStream) -> None:
     device, pinned = stream.allocate(1000), stream.allocate_pinned(1000)
-    assert device.place == on_gpu(0)
-    assert pinned.place == PINNED
+    assert device.device == on_gpu(0)
+    assert pinned.device == PINNED
     for block in (device, pinned):
         assert block.nbytes == 1000
         assert block.address % ALIGNMENT_BYTES == 0
@@ -159,6 +159,6 @@ def test_cupy_sees_what_lies_on_the_gpu(stream: CudaStream, name: str) -> None:
     source.array(element, numbers.shape)[:] = numbers
     stream.copy_in(device.address, source.address, numbers.nbytes)
     stream.record().wait()
-    array = as_cupy(Tensor(element, numbers.shape, device.address, device, device.place))
+    array = as_cupy(Tensor(element, numbers.shape, device.address, device, device.device))
     assert array.device.id == 0
     assert (array.get() == numbers).all()

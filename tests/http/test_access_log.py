@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import (
+
+from gpux.config.settings import cores
+from tests.support.servers import (
     JSON_HEADERS,
     PATIENCE_SECONDS,
     Client,
@@ -24,8 +26,6 @@ from servers import (
     serve,
     wait_until,
 )
-
-from gpux.config import cores
 
 Find = Callable[[str], Path]
 

@@ -11,9 +11,10 @@ from typing import Any
 import ml_dtypes
 import numpy
 import pytest
-from models import NUMBER_TYPES
-from runtime import ortvalue, run, run_bfloat16, same_bits
-from servers import Answer, ServerProcess
+
+from tests.support.onnx_models import NUMBER_TYPES
+from tests.support.ort import ortvalue, run, run_bfloat16, same_bits
+from tests.support.servers import Response, ServerProcess
 
 Serve = Callable[[str], ServerProcess]
 Find = Callable[[str], Path]
@@ -118,7 +119,7 @@ EDGES["int64"] |= {"9007199254740993": 9007199254740993, "1e18": 10**18}
 EDGES["uint64"] |= {"9223372036854775808": 2**63, "1e19": 10**19}
 
 
-def post_number(server: Serve, name: str, text: str) -> Answer:
+def post_number(server: Serve, name: str, text: str) -> Response:
     """Posts JSON text for one input of `numbers`, and zeros for the others."""
     members = (f'"{other}": {text if other == name else "[[0]]"}' for other in NUMBER_TYPES)
     return server("numbers").post(f"{{{', '.join(members)}}}")
@@ -243,7 +244,7 @@ def test_numbers_that_are_no_boolean(server: Serve, text: str) -> None:
 # The text of an answer.
 
 
-def elements(answer: Answer, name: str) -> list[str]:
+def elements(answer: Response, name: str) -> list[str]:
     """The texts of the elements of an output."""
     found = re.search(rf'"{name}":\s*\[\[([^\]]*)\]\]', answer.body.decode())
     assert found, answer.body

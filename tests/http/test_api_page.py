@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy
 import pytest
-from runtime import run, same_bits
-from servers import JSON_HEADERS, Answer, ServerProcess
+
+from tests.support.ort import run, same_bits
+from tests.support.servers import JSON_HEADERS, Response, ServerProcess
 
 Serve = Callable[[str], ServerProcess]
 
@@ -18,7 +19,7 @@ CURL_SENTIMENT = """{
 CURL_TEXT = """{"text": "I love this product!"}"""
 
 
-def post(server: ServerProcess, body: str) -> Answer:
+def post(server: ServerProcess, body: str) -> Response:
     answer = server.request("POST", "/predict", body, JSON_HEADERS)
     assert answer.headers["Content-Type"] == "application/json"
     return answer

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy
 import pytest
-from runtime import run, same_bits
-from servers import ServerProcess
+
+from tests.support.ort import run, same_bits
+from tests.support.servers import ServerProcess
 
 Serve = Callable[[str], ServerProcess]
 

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from servers import (
+
+import gpux
+from tests.support.servers import (
     JSON_HEADERS,
     PATIENCE_SECONDS,
     Client,
@@ -23,8 +25,6 @@ from servers import (
     serve,
     wait_until,
 )
-
-import gpux
 
 Find = Callable[[str], Path]
 Command = Callable[..., tuple[int, str, str]]

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from servers import JSON_HEADERS, Client, ServerProcess, head
+
+from tests.support.servers import JSON_HEADERS, Client, ServerProcess, head
 
 Serve = Callable[[str], ServerProcess]
 

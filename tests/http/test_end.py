@@ -6,7 +6,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from servers import Client, ServerProcess, post, run_gpux, serve, wait_until
+
+from tests.support.servers import Client, ServerProcess, post, run_gpux, serve, wait_until
 
 Find = Callable[[str], Path]
 

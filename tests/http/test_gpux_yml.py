@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy
 import pytest
-from servers import ServerProcess
 
 import gpux
+from tests.support.servers import ServerProcess
 
 FolderFor = Callable[[str, str], Path]
 Described = Callable[[str, str], ServerProcess]

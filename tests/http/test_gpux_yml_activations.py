@@ -7,9 +7,9 @@ from typing import Any
 import ml_dtypes
 import numpy
 import pytest
-import reference
-import runtime
-from servers import ServerProcess
+
+from tests.support import oracle, ort
+from tests.support.servers import ServerProcess
 
 FolderFor = Callable[[str, str], Path]
 Described = Callable[[str, str], ServerProcess]
@@ -68,14 +68,14 @@ def check_activations(server: ServerProcess, model: Path, rows: Any) -> None:
     answer = server.predict(body)
     feeds = {name: numpy.array(value) for name, value in body.items()}
     wanted = [name for name in TYPES if name != "bfloat16"]
-    raw = runtime.run(model, feeds, wanted)
-    raw["bfloat16"] = runtime.run_bfloat16(
+    raw = ort.run(model, feeds, wanted)
+    raw["bfloat16"] = ort.run_bfloat16(
         model, feeds, "bfloat16", numpy.zeros(rows.shape, ml_dtypes.bfloat16)
     )
     assert list(answer) == [f"{activation}_{name}" for name in TYPES for activation in ACTIVATIONS]
     for name, dtype in TYPES.items():
         for activation in ACTIVATIONS:
-            expected = reference.activate(activation, raw[name])
+            expected = oracle.activate(activation, raw[name])
             # numpy reads None as NaN, and the answer has no more digits than its type.
             answered = numpy.array(answer[f"{activation}_{name}"], numpy.float64).astype(dtype)
             known = numpy.isfinite(expected.astype(numpy.float64))

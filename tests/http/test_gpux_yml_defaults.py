@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import ServerProcess
 
 import gpux
+from tests.support.servers import ServerProcess
 
 FolderFor = Callable[[str, str], Path]
 Described = Callable[[str, str], ServerProcess]

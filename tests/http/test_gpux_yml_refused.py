@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import models
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers import PATIENCE_SECONDS, environment, run_gpux
 
 import gpux
+from tests.support import onnx_models
+from tests.support.servers import PATIENCE_SECONDS, environment, run_gpux
 
 Broken = tuple[str, str, Sequence[str]]
 
@@ -338,7 +338,7 @@ _TOKENIZER = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With the model that the tables are about, and a tokenizer that it has no use for."""
-    made = models.write_folder(tmp_path_factory.mktemp("described"), "described")
+    made = onnx_models.write_folder(tmp_path_factory.mktemp("described"), "described")
     # Not under the name that would be found.
     (made / "other.json").write_text(json.dumps(_TOKENIZER))
     return made
@@ -347,7 +347,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With a model of texts."""
-    made = models.write_folder(tmp_path_factory.mktemp("texts"), "sentiment")
+    made = onnx_models.write_folder(tmp_path_factory.mktemp("texts"), "sentiment")
     (made / "tokenizer.json").write_text(json.dumps(_TOKENIZER))
     return made
 
@@ -521,7 +521,7 @@ def test_a_line_is_bounded_whatever_it_quotes(folder: Path, content: str) -> Non
 
 def test_a_model_s_long_names_are_cut(tmp_path: Path) -> None:
     """Names in the model are as foreign as those in the file."""
-    model = models.reshaped({"x" * 3000 + "\n\x1b": ("batch", 3)}, {"y" * 3000: ("batch", 3)})
+    model = onnx_models.reshaped({"x" * 3000 + "\n\x1b": ("batch", 3)}, {"y" * 3000: ("batch", 3)})
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     for content in ("inputs: {zzz: {}}", "outputs: {zzz: {}}"):
         check(refused(tmp_path, content), tmp_path / "gpux.yml", content.split(":")[0] + ".zzz", [])

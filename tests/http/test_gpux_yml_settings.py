@@ -7,20 +7,20 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import models
 import pytest
-from servers import (
+
+import gpux
+from tests.support import onnx_models
+from tests.support.servers import (
     JSON_HEADERS,
-    Answer,
     Client,
+    Response,
     ServerProcess,
     head,
     run_gpux,
     serve,
     wait_until,
 )
-
-import gpux
 
 FolderFor = Callable[[str, str], Path]
 Described = Callable[[str, str], ServerProcess]
@@ -211,13 +211,13 @@ def test_settings_refused(
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two models, and files about them here and there."""
     folder = tmp_path_factory.mktemp("place")
-    here = models.write_folder(folder / "here", "matrix", "name: here")
-    models.write("cube", here)
+    here = onnx_models.write_folder(folder / "here", "matrix", "name: here")
+    onnx_models.write("cube", here)
     (folder / "there").mkdir()
     (folder / "there" / "about.yml").write_text("name: about\nmodel: {source: ../here/cube.onnx}")
     (folder / "there" / "plain.yaml").write_text("name: plain")
     (folder / "yaml").mkdir()
-    models.write("cube", folder / "yaml").rename(folder / "yaml" / "model.onnx")
+    onnx_models.write("cube", folder / "yaml").rename(folder / "yaml" / "model.onnx")
     (folder / "yaml" / "gpux.yaml").write_text("name: spelt")
     (folder / "far").mkdir()
     (folder / "far" / "gpux.yml").write_text("name: far\nmodel: {source: ../here/model.onnx}")
@@ -405,7 +405,7 @@ def test_a_run_past_the_limit_is_stopped_and_the_server_goes_on(
 ) -> None:
     server = described(model, "serving: {timeout: 1, threads: 2}")
     word = {"word": "a"} if model == "slow_words" else {}
-    late: list[Answer] = []
+    late: list[Response] = []
 
     def wait() -> None:
         late.append(server.post({"steps": ENDLESS, **word}))

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from servers import ServerProcess, serve
 
 import gpux
+from tests.support.servers import ServerProcess, serve
 
 FolderFor = Callable[[str, str], Path]
 Described = Callable[[str, str], ServerProcess]

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import models
 import pytest
-from packages import find_in_package
-from servers import JSON_HEADERS, ServerProcess, run_gpux
-from transformers import Variant, remove_pad_token, write_echo
 
 import gpux
-from gpux.engine import Engine
-from gpux.example import find_examples
+from gpux.cli.examples import find_examples
+from gpux.serving.engine import Engine
+from tests.support import onnx_models
+from tests.support.bert_models import Variant, remove_pad_token, write_echo
+from tests.support.packaged_models import find_in_package
+from tests.support.servers import JSON_HEADERS, ServerProcess, run_gpux
 
 Find = Callable[[str], Path]
 FolderFor = Callable[[str, str], Path]
@@ -25,7 +25,9 @@ Inspect = Callable[..., tuple[int, str, str]]
 EXAMPLES = Path(__file__).parents[2] / "examples"
 OPTIONAL = "inputs: {x: {shape: [batch, 2]}, rate: {default: 5}}"
 LOADABLE = [
-    name for name in models.BUILDERS if not name.startswith("takes_") and name != "slow_to_load"
+    name
+    for name in onnx_models.BUILDERS
+    if not name.startswith("takes_") and name != "slow_to_load"
 ]
 
 
@@ -381,7 +383,7 @@ def test_the_example_can_be_piped(model_file: Find, server: Callable[[str], Serv
 
 def test_any_terminal_will_do(tmp_path: Path) -> None:
     variables = {"PYTHONIOENCODING": "ascii"}
-    folder = models.write_folder(tmp_path / "größe", "photos", "name: größe 😀")
+    folder = onnx_models.write_folder(tmp_path / "größe", "photos", "name: größe 😀")
     done = run_gpux("inspect", str(folder), variables=variables)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(r"Model     gr\xf6\xdfe \U0001f600 (")
@@ -407,7 +409,7 @@ def test_json_is_utf_8_whatever_the_terminal_has(model_file: Find, encoding: str
 @pytest.fixture(scope="module")
 def threes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("threes")
-    model = models.reshaped({"x": ("batch", "n")}, {"y": ("rows", 3)})
+    model = onnx_models.reshaped({"x": ("batch", "n")}, {"y": ("rows", 3)})
     (folder / "model.onnx").write_bytes(model.SerializeToString())
     return folder
 

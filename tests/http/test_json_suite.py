@@ -4,8 +4,9 @@ import json
 from collections.abc import Callable
 
 import numpy
-from documents import NAMES, document, needed
-from servers import Client, ServerProcess, post
+
+from tests.support.json_test_suite import NAMES, document, needed
+from tests.support.servers import Client, ServerProcess, post
 
 pytestmark = needed
 

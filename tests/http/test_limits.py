@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy
 import pytest
 import requests
-from servers import (
+
+from gpux.config.settings import cores
+from tests.support.servers import (
     JSON_HEADERS,
     PATIENCE_SECONDS,
     Client,
@@ -23,8 +25,6 @@ from servers import (
     serve,
     wait_until,
 )
-
-from gpux.config import cores
 
 Serve = Callable[[str], ServerProcess]
 Find = Callable[[str], Path]
@@ -490,8 +490,8 @@ def test_memory_does_not_grow_with_requests(model_file: Find) -> None:
             idle.put(stack.enter_context(Client(server)))
         with ThreadPoolExecutor(4) as pool:
             answers = set(pool.map(ask, range(200)))
-            settled = server.resident_bytes()
+            processed = server.resident_bytes()
             answers |= set(pool.map(ask, range(800)))
-            grown = server.resident_bytes() - settled
+            grown = server.resident_bytes() - processed
     assert len(answers) == 1
     assert abs(grown) < 32 * 2**20

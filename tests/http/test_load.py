@@ -14,11 +14,14 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from servers import (
+
+from gpux.config.settings import cores
+from tests.support.bert_models import write_folder
+from tests.support.servers import (
     JSON_HEADERS,
     PATIENCE_SECONDS,
-    Answer,
     Client,
+    Response,
     ServerProcess,
     figure,
     head,
@@ -26,9 +29,6 @@ from servers import (
     serve,
     wait_until,
 )
-from transformers import write_folder
-
-from gpux.config import cores
 
 Find = Callable[[str], Path]
 ROOT = Path(__file__).parents[2]
@@ -80,7 +80,7 @@ def test_a_full_queue_answers_at_once_and_counts(narrow: ServerProcess) -> None:
     with ThreadPoolExecutor(sent) as callers:
         start = threading.Barrier(sent)
 
-        def ask(_: int) -> tuple[int, float, Answer]:
+        def ask(_: int) -> tuple[int, float, Response]:
             start.wait(30)
             began = time.monotonic()
             answer = narrow.post(A_WHILE)

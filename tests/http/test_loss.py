@@ -18,8 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fates import LostError, ask
-from servers import Answer, Client, ServerProcess, figure, post, serve, wait_until
+
+from tests.support.request_outcomes import LostError, ask
+from tests.support.servers import (
+    Client,
+    Response,
+    ServerProcess,
+    figure,
+    post,
+    serve,
+    wait_until,
+)
 
 Find = Callable[[str], Path]
 
@@ -143,7 +152,7 @@ class Toy:
     port: int
 
 
-def fate(treat: Callable[[socket.socket], None], *, before: bool = False) -> Answer | None:
+def fate(treat: Callable[[socket.socket], None], *, before: bool = False) -> Response | None:
     """Of a request whose server treats the connection so, and then closes it.
 
     Args:

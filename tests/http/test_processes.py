@@ -13,9 +13,18 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from servers import Client, ServerProcess, figure, head, post, run_gpux, serve, wait_until
 
-from gpux.config import cores
+from gpux.config.settings import cores
+from tests.support.servers import (
+    Client,
+    ServerProcess,
+    figure,
+    head,
+    post,
+    run_gpux,
+    serve,
+    wait_until,
+)
 
 Find = Callable[[str], Path]
 
@@ -77,7 +86,7 @@ def test_a_process_that_was_stopped_for_a_while_is_not_told_to_end() -> None:
     code = """
 import signal
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in the threads of libraries, too
-from gpux.processes import _is_told_to_end
+from gpux.http.processes import _is_told_to_end
 print("waits", flush=True)
 while not _is_told_to_end(0.1):
     print("goes on", flush=True)

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy
 import pytest
-from packages import find_in_package
-from runtime import run, same_bits
-from servers import ServerProcess
+
+from tests.support.ort import run, same_bits
+from tests.support.packaged_models import find_in_package
+from tests.support.servers import ServerProcess
 
 ServerFor = Callable[[Path], ServerProcess]
 

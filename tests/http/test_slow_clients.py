@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from servers import PATIENCE_SECONDS, Client, ServerProcess, figure, head, post, wait_until
+
+from tests.support.servers import (
+    PATIENCE_SECONDS,
+    Client,
+    ServerProcess,
+    figure,
+    head,
+    post,
+    wait_until,
+)
 
 Find = Callable[[str], Path]
 
@@ -36,7 +45,7 @@ def serve_impatiently(
         slowest: bytes for which it may take a second more.
         silence: seconds in which nothing need happen.
     """
-    program = str(Path(__file__).parents[1] / "impatient.py")
+    program = str(Path(__file__).parents[1] / "support" / "strict_timeouts_server.py")
     patience = map(str, (head_start, slowest, silence))
     command = [sys.executable, program, *patience, "serve", str(path), "--port", "0", *options]
     return ServerProcess(command, r"Serving   http://\S+:(\d+)/predict", {})

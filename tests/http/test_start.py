@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from models import catalogue, write_folder
-from servers import (
+
+from tests.support.onnx_models import catalogue, write_folder
+from tests.support.servers import (
     PATIENCE_SECONDS,
     Client,
     ServerProcess,

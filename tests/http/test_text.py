@@ -9,16 +9,25 @@ from typing import Any
 
 import numpy
 import pytest
-from runtime import run, same_bits
-from servers import ServerProcess, run_gpux, serve
-from texts import PAIRS, REFUSED, TEN_THOUSAND_WORDS, TEXTS, echo, echo_one, encode
-from transformers import (
+
+from tests.support.bert_models import (
     INPUTS,
     embed_slowly,
     read_minilm,
     write_echo,
     write_folder,
     write_minilm,
+)
+from tests.support.ort import run, same_bits
+from tests.support.servers import ServerProcess, run_gpux, serve
+from tests.support.text_corpus import (
+    PAIRS,
+    REFUSED,
+    TEN_THOUSAND_WORDS,
+    TEXTS,
+    echo,
+    echo_one,
+    encode,
 )
 
 ServerFor = Callable[[Path], ServerProcess]
@@ -265,7 +274,7 @@ def test_without_tokenizers_ids_are_served(
         ]
     (warning,) = server.stderr.text.splitlines()
     assert "tokenizer.json" in warning
-    assert "pip install 'gpux[text]'" in warning
+    assert "pip install 'tokenizers>=0.20'" in warning
 
 
 def check_refused_start(folder: Path, *expected: str, **variables: str) -> None:
@@ -282,7 +291,7 @@ def test_a_tokenizer_that_is_asked_for_needs_the_package(
 ) -> None:
     folder = write_echo(tmp_path / "asked", "preprocessing: {tokenizer: tokenizer.json}")
     check_refused_start(
-        folder, "gpux.yml: preprocessing.tokenizer: ", "gpux[text]", **without_tokenizers
+        folder, "gpux.yml: preprocessing.tokenizer: ", "tokenizers>=0.20", **without_tokenizers
     )
 
 

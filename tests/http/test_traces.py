@@ -12,9 +12,17 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
-from servers import JSON_HEADERS, PATIENCE_SECONDS, Client, figure, post, serve, wait_until
 
-from gpux.config import cores
+from gpux.config.settings import cores
+from tests.support.servers import (
+    JSON_HEADERS,
+    PATIENCE_SECONDS,
+    Client,
+    figure,
+    post,
+    serve,
+    wait_until,
+)
 
 Find = Callable[[str], Path]
 

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from core.counts import (
+
+from tests.core.counts import (
     BASELINE,
     Count,
     compare,

@@ -133,7 +133,7 @@ def test_an_error_of_an_input_knows_its_name_and_place() -> None:
         assert isinstance(error, InputError)
         assert error.name == long_name
         if isinstance(error, InvalidValueError | InvalidShapeError):
-            assert error.place == (3, 1)
+            assert error.path == (3, 1)
 
 
 def test_other_errors_know_what_their_handlers_need() -> None:

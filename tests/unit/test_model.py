@@ -12,7 +12,6 @@ from typing import Any
 import numpy
 import pytest
 from onnx import TensorProto, helper
-from runtime import run
 
 import gpux
 from gpux.errors import (
@@ -22,9 +21,10 @@ from gpux.errors import (
     ModelError,
     RuntimeMissingError,
 )
-from gpux.execution import HostExecution
+from gpux.execution.cpu import CpuExecution
+from gpux.execution.session import load_runtime, reason_of
 from gpux.model import load
-from gpux.runtime import load_runtime, reason_of
+from tests.support.ort import run
 
 Find = Callable[[str], Path]
 
@@ -154,7 +154,7 @@ class EmptiedByAnother(list[Any]):
 
 def test_two_threads_may_reach_for_the_last_idle_runner(model_file: Find) -> None:
     model = load(model_file("matrix"))
-    assert isinstance(model.execution, HostExecution)
+    assert isinstance(model.execution, CpuExecution)
     model.execution._idle_runners = EmptiedByAnother()
     assert model.predict({"x": [[1.0, 2.0]]})["y"].tolist() == [[1.0, 2.0]]
 
@@ -224,7 +224,9 @@ def test_two_runtimes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_runtime_is_said_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "version", _version_of({}))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(RuntimeMissingError, match=r"not installed: pip install 'gpux\[cpu\]'"):
+    with pytest.raises(
+        RuntimeMissingError, match=r"not installed: pip install 'onnxruntime>=1\.22'"
+    ):
         load_runtime()
 
 
@@ -239,8 +241,8 @@ def _version_of(installed: dict[str, str]) -> Callable[[str], str]:
 
 def test_telemetry_is_off_before_the_runtime_is_imported() -> None:
     program = (
-        "import os, gpux.runtime; assert 'ORT_DISABLE_TELEMETRY' not in os.environ;"
-        "gpux.runtime.load_runtime(); print(os.environ['ORT_DISABLE_TELEMETRY'])"
+        "import os, gpux.execution.session; assert 'ORT_DISABLE_TELEMETRY' not in os.environ;"
+        "gpux.execution.session.load_runtime(); print(os.environ['ORT_DISABLE_TELEMETRY'])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], env={}, capture_output=True, text=True, check=True

@@ -1,0 +1,1 @@
+"""The command line: `gpux serve`, `run`, `inspect`. Imports everything; nothing imports it."""

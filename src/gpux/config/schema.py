@@ -1,0 +1,337 @@
+"""gpux.yml: what its writer says of a model and how it is served.
+
+The classes below are the whole schema; msgspec holds values against it. What the file says is held
+against the model itself in interface.py.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from gpux.config.diagnosis import describe, find_fault, parts, without_nulls
+from gpux.config.values import OriginText, Size, decode
+from gpux.config.yaml import KeyPath, fail, read_yaml, show
+from gpux.errors import ConfigurationError
+
+_T = TypeVar("_T")
+
+FILE_NAMES = ("gpux.yml", "gpux.yaml")
+
+Activation = Literal["softmax", "sigmoid", "normalize"]
+AccessLog = Literal["off", "json", "text"]
+BatchingMode = Literal["auto", "on", "off"]
+CudaGraph = Literal["auto", "on", "off"]
+GraphOptimization = Literal["all", "extended", "basic", "disabled"]
+Provider = Literal["auto", "cpu", "cuda"]
+ServerName = Literal["waitress", "granian"]
+
+
+Port = Annotated[int, Meta(ge=0, le=65535, description="an integer from 0 to 65535")]
+Threads = Annotated[int, Meta(ge=1, le=1024, description="an integer from 1 to 1024")]
+Workers = Annotated[int, Meta(ge=1, le=256, description="an integer from 1 to 256")]
+Device = Annotated[int, Meta(ge=0, le=1023, description="an integer from 0 to 1023")]
+Bytes = Annotated[Size, Meta(description="a size such as 1000000, 64MiB or 10MB")]
+Seconds = Annotated[float, Meta(gt=0, le=86400, description="seconds above 0, at most 86400")]
+Microseconds = Annotated[int, Meta(ge=0, le=10**6, description="microseconds from 0 to 1000000")]
+Queue = Annotated[int, Meta(ge=0, le=10**6, description="an integer from 0 to 1000000")]
+Count = Annotated[int, Meta(ge=1, le=2**31 - 1, description="an integer from 1 on")]
+Dim = Annotated[
+    Annotated[int, Meta(ge=-1, le=2**63 - 1)] | Annotated[str, Meta(min_length=1)] | None,
+    Meta(description="a size, a name or null"),
+]
+Shape = Annotated[tuple[Dim, ...], Meta(description="a list of sizes, names and null")]
+PadValue = Annotated[int | float | bool, Meta(description="a number, true or false")]
+_BUCKETS = "a list of sizes from 1 on, each larger than the one before it"
+Bucket = Annotated[int, Meta(ge=1, le=2**31 - 1, description="a size from 1 on")]
+Name = Annotated[str, Meta(min_length=1, description="a name")]
+Host = Annotated[str, Meta(min_length=1, description="a host's name or address")]
+Origin = Annotated[
+    OriginText,
+    Meta(
+        description="'*' or an origin such as https://app.example: lower case, ASCII, without a "
+        "path or a default port"
+    ),
+]
+_ORIGINS = "'*' or a list of origins such as https://app.example"
+Origins = Annotated[tuple[Origin, ...], Meta(description=_ORIGINS)]
+Option = Annotated[str | int | float | bool, Meta(description="text, a number, true or false")]
+
+
+class _Section(Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class SourceConfig(_Section, frozen=True):
+    """`model`: where the model is.
+
+    Attributes:
+        source: the .onnx file, relative to the folder of gpux.yml.
+    """
+
+    source: Name | None = None
+
+
+class InputConfig(_Section, frozen=True):
+    """An entry of `inputs`.
+
+    Attributes:
+        type: the element type that the model declares.
+        shape: the axes that the model declares; it may fix an axis that the model leaves open and
+            name one that it leaves unnamed; None says nothing of an axis.
+        required: false needs a default.
+        default: the value where a request has none.
+        max_length: of texts: tokens where a tokenizer reads them, otherwise characters.
+        description, labels: for /info.
+        batched: whether the leading axis is that of the batch, over what the shape tells.
+    """
+
+    type: str | None = None
+    shape: Shape | None = None
+    required: bool | None = None
+    default: Any | UnsetType = UNSET
+    max_length: Count | None = None
+    description: str | None = None
+    labels: tuple[str, ...] | None = None
+    batched: bool | None = None
+
+
+class OutputConfig(_Section, frozen=True):
+    """An entry of `outputs`; where it has the keys of an input, they mean the same.
+
+    Attributes:
+        source: `from`, the model's own name of it.
+        activation: what is done to it, over its last axis.
+    """
+
+    source: Name | None = msgspec.field(default=None, name="from")
+    activation: Activation | None = None
+    type: str | None = None
+    shape: Shape | None = None
+    description: str | None = None
+    labels: tuple[str, ...] | None = None
+    batched: bool | None = None
+
+
+class RuntimeConfig(_Section, frozen=True):
+    """`runtime`: how ONNX RuntimeConfig runs the model.
+
+    Attributes:
+        device: the number of the GPU.
+        threads: CPU threads that one run may use.
+        gpu_memory_limit: of the CUDA provider's arena.
+        cuda_graph: whether runs are captured as CUDA graphs and replayed; `auto` where that can be
+            done, for shapes that come again and again.
+        provider_options: further options of the CUDA provider.
+    """
+
+    provider: Provider | None = None
+    device: Device | None = None
+    threads: Threads | None = None
+    gpu_memory_limit: Bytes | None = None
+    cuda_graph: CudaGraph = "auto"
+    graph_optimization: GraphOptimization = "all"
+    provider_options: dict[str, Option] = {}
+
+
+class ServingConfig(_Section, frozen=True):
+    """`serving`: see gpux.config.Settings.
+
+    Attributes:
+        padding: by input, what fills it up where requests of different lengths run together.
+        buckets: the lengths to which they are filled up.
+        warmup: a request body, relative to the folder of gpux.yml.
+    """
+
+    host: Host | None = None
+    port: Port | None = None
+    threads: Threads | None = None
+    max_body: Bytes | None = None
+    timeout: Seconds | None = None
+    drain_timeout: Seconds | None = None
+    max_queue: Queue | None = None
+    max_queue_bytes: Bytes | None = None
+    batching: BatchingMode | None = None
+    max_batch_size: Count | None = None
+    batch_delay: Microseconds | None = None
+    padding: dict[str, PadValue] | None = None
+    buckets: Annotated[tuple[Bucket, ...] | None, Meta(description=_BUCKETS)] = None
+    server: ServerName | None = None
+    workers: Workers | None = None
+    cors_origins: Annotated[Origins | Literal["*"] | None, Meta(description=_ORIGINS)] = None
+    access_log: AccessLog | None = None
+    warmup: Name | None = None
+
+
+class PreprocessingConfig(_Section, frozen=True):
+    """`preprocessing`: how texts become ids.
+
+    Attributes:
+        tokenizer: a tokenizer.json, relative to the folder of gpux.yml.
+        max_length: tokens at which a text is cut.
+        pad_token: for a tokenizer that names none.
+    """
+
+    tokenizer: Name | None = None
+    max_length: Count | None = None
+    pad_token: Name | None = None
+
+
+class FileContent(_Section, frozen=True):
+    """The file as a whole; `inputs` and `outputs` are read entry by entry."""
+
+    name: Name | None = None
+    version: str | None = None
+    description: str | None = None
+    model: SourceConfig = SourceConfig()
+    inputs: list[Any] | dict[str, Any] = {}
+    outputs: list[Any] | dict[str, Any] | None = None
+    runtime: RuntimeConfig = RuntimeConfig()
+    serving: ServingConfig = ServingConfig()
+    preprocessing: PreprocessingConfig = PreprocessingConfig()
+    metadata: dict[str, Any] = {}
+
+
+# What stands behind these keys is text, whatever it looks like.
+_TEXT_KEYS = frozenset(
+    {"name", "version", "description", "labels", "source", "from", "tokenizer", "warmup"}
+)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a gpux.yml says.
+
+    Attributes:
+        file: where it stands; None where there is none, and all is default.
+        content: all of it but the entries of `inputs` and `outputs`.
+        inputs, outputs: by name, in the file's order; no `outputs` means all of the model's.
+    """
+
+    file: Path | None = None
+    content: FileContent = field(default_factory=FileContent)
+    inputs: Mapping[str, InputConfig] = field(default_factory=dict)
+    outputs: Mapping[str, OutputConfig] | None = None
+    _key_paths: Mapping[tuple[str, str], KeyPath] = field(default_factory=dict)
+
+    @cached_property
+    def folder(self) -> Path:
+        """What relative paths in the file start from."""
+        return self.file.parent if self.file else Path()
+
+    def fail(self, *path: str | int, problem: str) -> NoReturn:
+        """Raises the ConfigurationError for a place in the file, given by names.
+
+        Args:
+            path: as `"inputs", "image", "shape"`, whether the entries are a list or a map.
+            problem: what was expected, and what came.
+        """
+        if len(path) > 1 and (key_path := self._key_paths.get((str(path[0]), str(path[1])))):
+            path = (*key_path, *path[2:])
+        fail(self.file, path, problem)
+
+
+def read_config(file: Path, environment: Mapping[str, str]) -> ModelConfig:
+    """Reads a gpux.yml.
+
+    Args:
+        file: its path.
+        environment: what `${VAR}` stands for.
+
+    Raises:
+        ConfigurationError: one line with the file, the key path and what was expected.
+    """
+    document = read_yaml(file, environment, _TEXT_KEYS)
+    content = _convert(file, (), document, FileContent)
+    try:
+        json.dumps(content.metadata, allow_nan=False)
+    except ValueError:
+        fail(file, ("metadata",), "JSON, as which it is answered, has neither .nan nor .inf")
+    buckets = content.serving.buckets
+    if buckets is not None and (not buckets or list(buckets) != sorted(set(buckets))):
+        fail(file, ("serving", "buckets"), f"expected {_BUCKETS}, got {list(buckets)}")
+    key_paths: dict[tuple[str, str], KeyPath] = {}
+    inputs = _entries(file, "inputs", content.inputs, InputConfig, key_paths)
+    outputs = None
+    if content.outputs is not None:
+        outputs = _entries(file, "outputs", content.outputs, OutputConfig, key_paths)
+        if not outputs:
+            fail(file, ("outputs",), "expected at least one output")
+    return ModelConfig(file, content, inputs, outputs, key_paths)
+
+
+def _entries(
+    file: Path,
+    section: str,
+    declared: list[Any] | dict[str, Any],
+    kind: type[_T],
+    key_paths: dict[tuple[str, str], KeyPath],
+) -> dict[str, _T]:
+    """The entries of `inputs` or `outputs`, which may be a list or a map of names."""
+    entries: dict[str, _T] = {}
+    for path, name, value in _named(file, section, declared):
+        if name in entries:
+            fail(file, path, f"{show(name)} stands here twice")
+        key_paths[section, name] = path
+        entries[name] = _convert(file, path, value, kind)
+    return entries
+
+
+def _named(
+    file: Path, section: str, declared: list[Any] | dict[str, Any]
+) -> Iterable[tuple[KeyPath, str, Any]]:
+    if isinstance(declared, dict):
+        for name, value in declared.items():
+            yield (section, name), name, {} if value is None else value
+        return
+    for index, value in enumerate(declared):
+        path = (section, index)
+        if isinstance(value, str):
+            yield path, value, {}
+            continue
+        if not isinstance(value, dict):
+            fail(file, path, f"expected a name, or a mapping with one, got {show(value)}")
+        named = value.get("name")
+        if not isinstance(named, str) or not named:
+            fail(file, (*path, "name"), f"expected the {section[:-1]}'s name, got {show(named)}")
+        yield path, named, {key: item for key, item in value.items() if key != "name"}
+
+
+def _convert(file: Path, path: KeyPath, value: Any, kind: type[_T]) -> _T:
+    value = without_nulls(value, kind)
+    try:
+        return msgspec.convert(value, kind, dec_hook=decode)
+    except msgspec.ValidationError:
+        fault = find_fault(value, kind)
+        assert fault, "msgspec found one"
+        fail(file, path + fault[0], fault[1])
+
+
+def convert_text(text: str, kind: Any, source: str) -> Any:
+    """A setting that came as text: from the environment, from the command line.
+
+    Args:
+        text: as it came; lists with commas between.
+        kind: one of the types above.
+        source: where it came from, for the message.
+
+    Raises:
+        ConfigurationError: names the source, what was expected, and what came.
+    """
+    if kind is Origins:
+        return tuple(convert_text(part.strip(), Origin, source) for part in text.split(","))
+    value: Any = text
+    if parts(kind) == (int,) and re.fullmatch(r"[0-9]{1,9}", text):
+        value = int(text)
+    try:
+        is_number = parts(kind) == (float,)
+        return msgspec.convert(value, kind, strict=not is_number, dec_hook=decode)
+    except msgspec.ValidationError:
+        problem = f"expected {describe(kind)}, got {show(text)}"
+        raise ConfigurationError(f"{source}: {problem}") from None

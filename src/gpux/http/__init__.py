@@ -1,0 +1,1 @@
+"""HTTP: servers, the WSGI application, its routes. Sees of a model only what `serving` gives."""

@@ -1,0 +1,1 @@
+"""From a request's bytes to its response's: admission, batches, deadlines. Knows no HTTP."""

@@ -1,0 +1,207 @@
+"""What the tests of the JSON reader share: outcomes to compare, and many ways to write one body."""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from random import Random
+from typing import NamedTuple
+
+from gpux._fastpath import InputSpec, InputTable, decode
+from gpux.errors import ClientError, InvalidJSONError
+from gpux.tensors.signature import BY_NAME, Dim, TensorSpec
+from tests.support import oracle
+from tests.support.oracle import TextInput
+from tests.support.walk_cases import GuardedBlock, GuardedPool, Refusal, refusal
+
+FLOAT_TYPES = list(oracle.FLOATS)
+INTEGER_TYPES = list(oracle.INTEGERS)
+
+
+class Syntax(NamedTuple):
+    """The text is no JSON: where."""
+
+    byte: int
+
+
+Outcome = list[tuple[str, oracle.Converted]] | Refusal | Syntax
+
+
+class ExactPool(GuardedPool):
+    """A guarded pool that is asked for empty blocks as well.
+
+    Args:
+        max_bytes: what is larger is not given; None for no limit.
+    """
+
+    def __init__(
+        self, failures: dict[int, BaseException] | None = None, max_bytes: int | None = None
+    ) -> None:
+        super().__init__(failures)
+        self.max_bytes = max_bytes
+
+    def take(self, nbytes: int) -> GuardedBlock:
+        if self.max_bytes is not None and nbytes > self.max_bytes:
+            raise MemoryError(nbytes)
+        return super().take(max(nbytes, 1))
+
+
+def an_input(
+    type_name: str,
+    *dims: Dim,
+    name: str = "x",
+    batched: bool | None = None,
+    max_characters: int | None = None,
+    group: int = 0,
+) -> TextInput:
+    declared = TensorSpec(name, BY_NAME[type_name], dims, batched=batched)
+    return TextInput(declared, max_characters, group)
+
+
+@lru_cache(maxsize=4096)
+def table(*inputs: TextInput) -> InputTable:
+    return InputTable(
+        [InputSpec(one.declared, one.max_characters) for one in inputs],
+        [one.group for one in inputs],
+    )
+
+
+def as_outcome(error: ClientError) -> Refusal | Syntax:
+    if isinstance(error, InvalidJSONError):
+        assert str(error).startswith(f"Invalid JSON at byte {error.byte}: ")
+        return Syntax(error.byte)
+    return refusal(error)
+
+
+def expected(body: bytes, inputs: Sequence[TextInput]) -> Outcome:
+    """What the reference makes of a body."""
+    try:
+        return oracle.decode(body, inputs)
+    except ClientError as error:
+        return as_outcome(error)
+
+
+def read(body: bytes, inputs: Sequence[TextInput], pool: GuardedPool | None = None) -> Outcome:
+    """What the reader makes of a body; the blocks are counted in passing."""
+    pool = pool or ExactPool()
+    try:
+        values = decode(body, table(*inputs), pool)
+    except ClientError as error:
+        assert pool.lent == []
+        pool.check()
+        return as_outcome(error)
+    types = {one.declared.name: one.declared.type for one in inputs}
+    outcome = []
+    for name, content, shape, as_items, as_one_item in values:
+        if isinstance(content, list):
+            elements: list[bytes] | list[str] = content
+        else:
+            assert content in pool.lent
+            size, count = types[name].nbytes, math.prod(shape)
+            assert count * size <= content.nbytes
+            written = content.inside.tobytes()
+            pool.give(content)
+            elements = [written[i * size : (i + 1) * size] for i in range(count)]
+        outcome.append((name, oracle.Converted(shape, elements, as_items, as_one_item)))
+    assert pool.lent == []
+    pool.check()
+    return outcome
+
+
+def check(body: bytes, *inputs: TextInput) -> Outcome:
+    """The reader and the reference agree; answers what they say."""
+    outcome = read(body, inputs)
+    wanted = expected(body, inputs)
+    assert outcome == wanted, f"{body[:2000]!r} of {len(body)} bytes, for {inputs}"
+    return outcome
+
+
+def elements(outcome: Outcome) -> list[bytes] | list[str]:
+    """Those of the only tensor of an outcome."""
+    assert isinstance(outcome, list), outcome
+    ((_, tensor),) = outcome
+    return tensor.elements
+
+
+# Ways to write.
+
+SPACES = [*[""] * 6, " ", " ", "\n", "\t", "\r\n", "  ", " \n\t\r "]
+
+
+def space(random: Random) -> str:
+    return random.choice(SPACES)
+
+
+def spell(random: Random, negative: bool, digits: str, exponent: int) -> str:
+    """A text whose exact value is digits * 10**exponent.
+
+    The point is moved, zeros are added, the exponent is written in one of its ways.
+    """
+    zeros = random.choice([0, 0, 0, 1, 2, 5, 19, 40])
+    digits, exponent = digits + "0" * zeros, exponent - zeros
+    place = random.choice([1, len(digits), len(digits), random.randint(0, len(digits)), -3, -25])
+    if random.random() < 0.5 and 0 >= exponent > -60:
+        place = len(digits) + exponent  # no exponent is left
+    if place <= 0:
+        integer, fraction = "0", "0" * -place + digits
+    else:
+        integer, fraction = digits[:place].ljust(place, "0"), digits[place:]
+    # A leading zero is the only digit of its part.
+    stripped = integer.lstrip("0")
+    integer = stripped or "0"
+    exponent += len(digits) - place
+    text = "-" if negative else ""
+    text += integer + ("." + fraction if fraction else random.choice(["", "", ".0", ".000"]))
+    if exponent != 0 or random.random() < 0.1:
+        sign = "-" if exponent < 0 else random.choice(["", "+"])
+        padding = random.choice(["", "", "0", "000"])
+        text += random.choice("eE") + sign + padding + str(abs(exponent))
+    return text
+
+
+def spell_integer(random: Random, value: int) -> str:
+    """A text for an integer: often the usual one."""
+    if random.random() < 0.5:
+        return str(value)
+    return spell(random, value < 0, str(abs(value)), 0)
+
+
+_SHORT_ESCAPES = {'"': '"', "\\": "\\", "/": "/", "\b": "b", "\f": "f", "\n": "n"}
+_SHORT_ESCAPES |= {"\r": "r", "\t": "t"}
+
+
+def spell_string(random: Random, value: str, escapes: float = 0.2) -> str:
+    """A string in its quotes; each character by itself or as an escape."""
+    parts = []
+    for character in value:
+        if character in '"\\' or character < " " or random.random() < escapes:
+            if character in _SHORT_ESCAPES and random.random() < 0.7:
+                parts.append("\\" + _SHORT_ESCAPES[character])
+                continue
+            units = character.encode("utf-16-be")
+            for i in range(0, len(units), 2):
+                unit = units[i : i + 2].hex()
+                parts.append("\\u" + random.choice([unit, unit.upper()]))
+        else:
+            parts.append(character)
+    return f'"{"".join(parts)}"'
+
+
+def nest(random: Random, shape: Sequence[int], texts: list[str]) -> str:
+    """Elements, given as texts in C order, as nested lists; takes them out of `texts`."""
+    if not shape:
+        return texts.pop(0)
+    items = []
+    for _ in range(shape[0]):
+        items.append(space(random) + nest(random, shape[1:], texts) + space(random))
+    return f"[{','.join(items) or space(random)}]"
+
+
+def body(random: Random, values: Sequence[tuple[str, str]]) -> bytes:
+    """An object of names and texts."""
+    members = [
+        f"{space(random)}{spell_string(random, name, 0.05)}{space(random)}:"
+        f"{space(random)}{text}{space(random)}"
+        for name, text in values
+    ]
+    text = f"{space(random)}{{{','.join(members) or space(random)}}}{space(random)}"
+    return text.encode()

@@ -1,0 +1,863 @@
+"""The slow, obvious reference that the fast path and the batch rules are tested against.
+
+Written from the contract of the HTTP interface, not from the C++: values are read in their order by
+a recursive function, numbers are rounded as fractions, texts are found by trying them. Nothing of
+gpux is used but its declarations (TensorSpec, InputForm) and its errors. Four parts:
+
+- `convert`: a value and a declared input → the input's tensor, or the error;
+- `encode_number`, `encode_tensor`: elements → JSON text;
+- `find_disagreement`: which inputs of a request do not fit each other;
+- `is_unbatched`, `loses_leading_axis`: which outputs are answered without their batch axis.
+
+Where the contract is silent, these hold here:
+
+- An element tells the rank as it starts, an empty list as it ends. Before that no size and no kind
+  of sibling is expected, only the fewest and the most axes that the input may have.
+- What starts past a fixed size is `got more`, whatever it is. Then its kind is judged (list or
+  element, number or string), and only then its value.
+- An array (NumPy) is the equal nested list, but knows its axes even where it has no elements.
+- Of a text, whatever is at fault first is named; what comes behind it is not read. Where a value
+  may not stand, or not be of its kind, that shows at its first byte; whether a number fits, or a
+  string is too long, at its last. Syntax is at fault at the first byte that cannot be; a literal,
+  an escape and a character of several bytes that are none, at their own first byte.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy
+
+from gpux.errors import (
+    ClashingInputsError,
+    DuplicateInputError,
+    EmptyBatchError,
+    InvalidBodyError,
+    InvalidJSONError,
+    InvalidShapeError,
+    InvalidTypeError,
+    InvalidValueError,
+    UnknownInputError,
+)
+from gpux.tensors.signature import Dim, InputForm, TensorSpec
+
+# The element types.
+
+
+@dataclass(frozen=True, slots=True)
+class FloatFormat:
+    """A binary floating-point format of IEEE 754's kind.
+
+    Attributes:
+        width: of an element, in bits.
+        precision: significant bits, the implicit one included.
+        min_exponent: the smallest positive number is two to this power.
+    """
+
+    width: int
+    precision: int
+    min_exponent: int
+
+    @property
+    def infinity(self) -> int:
+        """The bits of positive infinity: an exponent of ones."""
+        return ((1 << (self.width - self.precision)) - 1) << (self.precision - 1)
+
+    @property
+    def sign(self) -> int:
+        """The sign bit."""
+        return 1 << (self.width - 1)
+
+
+FLOATS = {
+    "float64": FloatFormat(64, 53, -1074),
+    "float32": FloatFormat(32, 24, -149),
+    "float16": FloatFormat(16, 11, -24),
+    "bfloat16": FloatFormat(16, 8, -133),
+}
+INTEGERS = {
+    f"{prefix}int{bits}": (low, high)
+    for bits in (8, 16, 32, 64)
+    for prefix, low, high in (
+        ("", -(2 ** (bits - 1)), 2 ** (bits - 1) - 1),
+        ("u", 0, 2**bits - 1),
+    )
+}
+
+
+def round_to_bits(magnitude: Fraction, float_format: FloatFormat) -> int:
+    """The bits of a number that is not negative, rounded once, to nearest even.
+
+    Those of infinity if the number rounds past the largest finite one.
+    """
+    if magnitude == 0:
+        return 0
+    exponent = _floor_log2(magnitude)
+    unit = max(exponent - float_format.precision + 1, float_format.min_exponent)
+    # round() of a Fraction is to nearest even.
+    significand = round(magnitude / _power(2, unit))
+    # The implicit bit of a normal number adds one to the exponent, and so does a carry.
+    steps = unit - float_format.min_exponent
+    bits = (steps << (float_format.precision - 1)) + significand
+    return min(bits, float_format.infinity)
+
+
+def exact_value(bits: int, float_format: FloatFormat) -> Fraction:
+    """The magnitude that bits stand for; they must be those of a finite number."""
+    bits &= ~float_format.sign
+    assert bits < float_format.infinity
+    steps, significand = divmod(bits, 1 << (float_format.precision - 1))
+    if steps > 0:
+        significand += 1 << (float_format.precision - 1)
+        steps -= 1
+    return significand * _power(2, float_format.min_exponent + steps)
+
+
+def _power(radix: int, exponent: int) -> Fraction:
+    return Fraction(radix) ** exponent
+
+
+def _floor_log2(value: Fraction) -> int:
+    estimate = value.numerator.bit_length() - value.denominator.bit_length()
+    return estimate if _power(2, estimate) <= value else estimate - 1
+
+
+def _floor_log10(value: Fraction) -> int:
+    estimate = len(str(value.numerator)) - len(str(value.denominator))
+    return estimate if _power(10, estimate) <= value else estimate - 1
+
+
+# From a value to a tensor.
+
+
+class Converted(NamedTuple):
+    """A value as a tensor.
+
+    Attributes:
+        shape: all axes.
+        elements: in C order: their bytes in little-endian order, or the strings.
+        as_items: the value lacked declared axes.
+        as_one_item: it was one item, without the batch axis.
+    """
+
+    shape: tuple[int, ...]
+    elements: list[bytes] | list[str]
+    as_items: bool
+    as_one_item: bool
+
+
+def convert(value: object, declared: TensorSpec) -> Converted:
+    """What a value means for a declared input.
+
+    Raises:
+        InvalidTypeError, InvalidValueError, InvalidShapeError, EmptyBatchError: the first thing in
+            reading order that is wrong.
+    """
+    reader = _Reader(declared)
+    reader.read(value, ())
+    return reader.finish()
+
+
+def batch_key(declared: TensorSpec) -> str:
+    """Which of the four kinds an input is."""
+    if len(declared.dims) == 0:
+        return "open"
+    if declared.batched is True:
+        return "batched"
+    if declared.batched is False:
+        return "fixed"
+    if not isinstance(declared.dims[0], int):
+        return "batched"
+    return "single" if declared.dims[0] == 1 else "fixed"
+
+
+def allowed_ranks(declared: TensorSpec) -> list[int]:
+    """How many axes a value may have."""
+    axes = len(declared.dims)
+    if batch_key(declared) == "open":
+        return list(range(33))
+    if batch_key(declared) == "fixed":
+        return [axes]
+    if _takes_flat_items(declared):
+        return [0, 1, 2]
+    return [axes - 1, axes]
+
+
+def _takes_flat_items(declared: TensorSpec) -> bool:
+    return batch_key(declared) == "batched" and declared.dims[1:] == (1,)
+
+
+class _Reader:
+    def __init__(self, declared: TensorSpec) -> None:
+        self.name = declared.name
+        self.dims = declared.dims
+        self.kind = batch_key(declared)
+        self.takes_flat_items = _takes_flat_items(declared)
+        self.type = declared.type.name
+        self.word = {"string": "string", "bool": "boolean"}.get(self.type, "number")
+        self.ranks = allowed_ranks(declared)
+        self.rank: int | None = None
+        self.sizes: dict[int, int] = {}  # by axis, from the first list that ended there
+        self.numbers: list[bytes] = []
+        self.strings: list[str] = []
+
+    def read(self, value: Any, path: tuple[int, ...]) -> None:
+        if isinstance(value, list | tuple):
+            self.read_list(value, path)
+        elif isinstance(value, str | float | bool | bytes):  # NumPy's str_ and float64 as well
+            self.read_element(value, path)
+        elif isinstance(value, numpy.ndarray | numpy.generic) and value.dtype.kind not in "mM":
+            self.read_array(value, path)
+        else:
+            self.read_element(value, path)
+
+    def read_list(self, items: Sequence[object], path: tuple[int, ...]) -> None:
+        self.check_room(path)
+        self.check_may_open(path)
+        for index, item in enumerate(items):
+            self.read(item, (*path, index))
+        self.end_list(len(items), path)
+
+    def read_array(
+        self, array: numpy.ndarray[Any, Any] | numpy.generic, path: tuple[int, ...]
+    ) -> None:
+        if self.rank is None and array.size == 0:
+            if len(path) + array.ndim > max(self.ranks):
+                raise self.too_deep()
+            self.rank = len(path) + array.ndim
+            for axis, size in enumerate(array.shape):
+                self.sizes[len(path) + axis] = size
+        if array.ndim == 0:
+            if array.dtype.kind == "O":
+                self.read(array.item(), path)
+            else:
+                self.read_element(array.item(), path)
+            return
+        assert isinstance(array, numpy.ndarray)
+        self.check_room(path)
+        self.check_may_open(path)
+        for index in range(len(array)):
+            self.read(array[index, ...], (*path, index))  # an array even without axes
+        self.end_list(len(array), path)
+
+    def read_element(self, value: Any, path: tuple[int, ...]) -> None:
+        self.check_may_stand(_word(value), path)
+        if self.word == "string":
+            if any("\ud800" <= character <= "\udfff" for character in value):
+                raise InvalidValueError(self.name, path, "the string has a lone surrogate")
+            self.strings.append(str.__str__(value))
+        else:
+            self.numbers.append(self.stored(value, path))
+
+    def check_may_stand(self, got: str, path: tuple[int, ...]) -> None:
+        """An element of the kind that JSON calls `got` may stand here."""
+        if path == () and min(self.ranks) > 0:
+            raise InvalidTypeError(self.name, "array")
+        fits = got == self.word or (self.word == "boolean" and got == "number")
+        if fits and self.rank is None:
+            self.rank = len(path)
+        self.check_room(path)
+        if not fits or len(path) != self.rank:
+            raise self.mismatch(got, path)
+
+    def check_room(self, path: tuple[int, ...]) -> None:
+        """What starts here must not be past the list's fixed size."""
+        if path == () or self.rank not in self.ranks or self.kind == "open":
+            return
+        size = self.dims[self.declared_axis(len(path) - 1)]
+        if isinstance(size, int) and path[-1] >= size:
+            raise self.wrong_shape("more")
+
+    def check_may_open(self, path: tuple[int, ...]) -> None:
+        """A list may start here."""
+        if len(path) == self.rank:
+            raise self.mismatch("array", path)
+        if len(path) == max(self.ranks):
+            raise self.too_deep()
+
+    def end_list(self, size: int, path: tuple[int, ...]) -> None:
+        """A list is as long as those that ended before on its axis."""
+        axis = len(path)
+        if self.rank is None:
+            self.rank = axis + 1
+        expected = self.sizes.setdefault(axis, size)
+        if size != expected:
+            noun = "value" if expected == 1 else "values"
+            problem = f"expected {expected} {noun}, got {size}"
+            raise InvalidShapeError(self.name, path, problem)
+
+    def declared_axis(self, axis: int) -> int:
+        """The declared axis that an axis of the value is; the rank must be known and allowed."""
+        assert self.rank is not None
+        if self.takes_flat_items and self.rank == 1:
+            return axis
+        return axis + len(self.dims) - self.rank
+
+    def stored(self, value: Any, path: tuple[int, ...]) -> bytes:
+        """A number or a boolean in the input's type."""
+        if isinstance(value, bool):
+            return bytes([value])
+        if isinstance(value, WrittenNumber):
+            text, exact, negative = value.quoted, value.exact, value.negative
+        elif isinstance(value, float):
+            text = float.__repr__(value)
+            if not math.isfinite(value):
+                raise InvalidValueError(self.name, path, f"{text} is not a finite number")
+            exact, negative = Fraction(value), math.copysign(1, value) < 0
+        else:
+            bits = int.bit_length(value)
+            text = int.__repr__(value) if bits <= 256 else f"an integer of {bits} bits"
+            exact, negative = Fraction(value), value < 0
+        too_large = InvalidValueError(self.name, path, f"{text} is out of range for {self.type}")
+        if self.type == "bool":
+            if exact not in (0, 1):
+                raise too_large
+            return bytes([int(exact)])
+        if self.type in INTEGERS:
+            low, high = INTEGERS[self.type]
+            if exact.denominator != 1:
+                raise InvalidValueError(self.name, path, f"{text} is not an integer")
+            if not low <= exact <= high:
+                raise too_large
+            width = high.bit_length() + (1 if low < 0 else 0)
+            return int(exact).to_bytes(width // 8, "little", signed=low < 0)
+        bits = round_to_bits(abs(exact), FLOATS["float64"])
+        if bits == FLOATS["float64"].infinity:
+            raise too_large
+        target = FLOATS[self.type]
+        rounded = round_to_bits(exact_value(bits, FLOATS["float64"]), target)
+        if rounded == target.infinity:
+            raise too_large
+        if negative:
+            rounded |= target.sign
+        return rounded.to_bytes(target.width // 8, "little")
+
+    def finish(self) -> Converted:
+        """Judges the shape when the value has ended."""
+        elements = self.strings if self.word == "string" else self.numbers
+        assert self.rank is not None
+        sent = tuple(self.sizes[axis] for axis in range(self.rank))
+        if self.kind == "open":
+            return Converted(sent, elements, False, False)
+        if self.rank not in self.ranks:
+            raise self.wrong_shape(_list_text(sent))
+        list_of_items = self.takes_flat_items and self.rank == 1
+        added = len(self.dims) - self.rank
+        shape = (*sent, 1) if list_of_items else (1,) * added + sent
+        for size, dim in zip(shape, self.dims, strict=True):
+            if isinstance(dim, int) and size != dim:
+                raise self.wrong_shape(_list_text(sent))
+        if self.kind == "batched" and shape[0] == 0:
+            raise EmptyBatchError(self.name)
+        return Converted(shape, elements, added > 0, added > 0 and not list_of_items)
+
+    def mismatch(self, got: str, path: tuple[int, ...]) -> Exception:
+        if path == ():
+            return InvalidTypeError(self.name, self.word)
+        # Before the rank is known, a list is expected where the input needs one in any case.
+        lists_until = min(self.ranks) if self.rank is None else self.rank
+        expected = "array" if len(path) < lists_until else self.word
+        return InvalidValueError(self.name, path, f"expected {expected}, got {got}")
+
+    def too_deep(self) -> Exception:
+        most = max(self.ranks)
+        return self.wrong_shape(f"more than {most} {'axis' if most == 1 else 'axes'}")
+
+    def wrong_shape(self, got: str) -> Exception:
+        is_open = self.kind == "open"
+        expected = "at most 32 axes" if is_open else _list_text(self.dims)
+        return InvalidShapeError(self.name, (), f"expected {expected}, got {got}")
+
+
+def _word(value: object) -> str:
+    """What a value that is no list is called in messages."""
+    if value is None:
+        return "null"
+    for types, word in (
+        (bool, "boolean"),
+        (int | float, "number"),
+        (str, "string"),
+        (dict, "object"),
+    ):
+        if isinstance(value, types):
+            return word
+    return type(value).__name__
+
+
+def _list_text(sizes: Sequence[Dim]) -> str:
+    return f"[{', '.join(str(size) for size in sizes)}]"
+
+
+# From the text of a body to tensors.
+
+
+class TextInput(NamedTuple):
+    """An input that a body may have.
+
+    Attributes:
+        declared: by the model.
+        max_characters: of each string; None for any number.
+        group: inputs of group 1 do not stand beside inputs of group 2.
+    """
+
+    declared: TensorSpec
+    max_characters: int | None = None
+    group: int = 0
+
+
+def decode(body: bytes, inputs: Sequence[TextInput]) -> list[tuple[str, Converted]]:
+    """The tensors of a body, in its order.
+
+    Raises:
+        InvalidJSONError: with the right position and no words.
+        ClientError: whatever else is wrong first.
+    """
+    text = _Text(body)
+    text.skip_space()
+    if text.kind() != "object":
+        raise InvalidBodyError
+    text.at += 1
+    text.skip_space()
+    read: dict[str, Converted] = {}
+    if text.next() != b"}":
+        while True:
+            text.skip_space()
+            given = _read_name(text, inputs, list(read))
+            text.skip_space()
+            text.expect(b":")
+            text.skip_space()
+            read[given.declared.name] = _read_value(text, given)
+            text.skip_space()
+            if text.next() != b",":
+                break
+            text.at += 1
+    text.expect(b"}")
+    text.skip_space()
+    if text.next() != b"":
+        raise text.fault()
+    return list(read.items())
+
+
+def _read_name(text: "_Text", inputs: Sequence[TextInput], before: Sequence[str]) -> TextInput:
+    if text.next() != b'"':
+        raise text.fault()
+    name = text.string()
+    by_name = {one.declared.name: one for one in inputs}
+    if name not in by_name:
+        raise UnknownInputError(name, list(by_name))
+    if name in before:
+        raise DuplicateInputError(name)
+    for other in before:
+        groups = (by_name[name].group, by_name[other].group)
+        if groups == (1, 2):
+            raise ClashingInputsError(name, other)
+        if groups == (2, 1):
+            raise ClashingInputsError(other, name)
+    return by_name[name]
+
+
+def _read_value(text: "_Text", given: TextInput) -> Converted:
+    reader = _Reader(given.declared)
+
+    def read(path: tuple[int, ...]) -> None:
+        kind = text.kind()
+        if kind == "array":
+            reader.check_room(path)
+            reader.check_may_open(path)
+            reader.end_list(read_items(path), path)
+            return
+        reader.check_may_stand(kind, path)
+        if kind == "number":
+            reader.numbers.append(reader.stored(text.number(), path))
+        elif kind == "boolean":
+            reader.numbers.append(reader.stored(text.literal(), path))
+        else:
+            string = text.string()
+            most = given.max_characters
+            if most is not None and len(string) > most:
+                problem = f"expected at most {most} characters, got {len(string)}"
+                raise InvalidValueError(given.declared.name, path, problem)
+            reader.strings.append(string)
+
+    def read_items(path: tuple[int, ...]) -> int:
+        size = 0
+        text.at += 1
+        text.skip_space()
+        if text.next() != b"]":
+            while True:
+                text.skip_space()
+                read((*path, size))
+                size += 1
+                text.skip_space()
+                if text.next() != b",":
+                    break
+                text.at += 1
+        text.expect(b"]")
+        return size
+
+    read(())
+    return reader.finish()
+
+
+class _Text:
+    """A text and the position in it up to which it was read. Source: RFC 8259, RFC 3629."""
+
+    LITERALS: Mapping[bytes, bool | None] = {b"true": True, b"false": False, b"null": None}
+    ESCAPES: Mapping[bytes, str] = {
+        b'"': '"',
+        b"\\": "\\",
+        b"/": "/",
+        b"b": "\b",
+        b"f": "\f",
+        b"n": "\n",
+        b"r": "\r",
+        b"t": "\t",
+    }
+    DIGITS = tuple(b"%d" % digit for digit in range(10))
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.at = 0
+
+    def next(self) -> bytes:
+        """The next byte; none at the end."""
+        return self.body[self.at : self.at + 1]
+
+    def fault(self, at: int | None = None) -> InvalidJSONError:
+        return InvalidJSONError(self.at if at is None else at, "")
+
+    def skip_space(self) -> None:
+        while self.next() in (b" ", b"\t", b"\n", b"\r"):
+            self.at += 1
+
+    def expect(self, byte: bytes) -> None:
+        if self.next() != byte:
+            raise self.fault()
+        self.at += 1
+
+    def kind(self) -> str:
+        """What JSON calls the value that starts here."""
+        kinds = {b"[": "array", b"{": "object", b'"': "string", b"-": "number"}
+        kinds |= dict.fromkeys(self.DIGITS, "number")
+        if self.next() in kinds:
+            return kinds[self.next()]
+        for word in self.LITERALS:
+            if self.body.startswith(word, self.at):
+                return _word(self.LITERALS[word])
+        raise self.fault()
+
+    def literal(self) -> bool | None:
+        word = next(word for word in self.LITERALS if self.body.startswith(word, self.at))
+        self.at += len(word)
+        return self.LITERALS[word]
+
+    def digits(self) -> str:
+        """One digit or more."""
+        start = self.at
+        while self.next() in self.DIGITS:
+            self.at += 1
+        if self.at == start:
+            raise self.fault()
+        return self.body[start : self.at].decode()
+
+    def number(self) -> "WrittenNumber":
+        start = self.at
+        negative = self.next() == b"-"
+        if negative:
+            self.at += 1
+        if self.next() == b"0":
+            self.at += 1
+            integer = "0"
+        else:
+            integer = self.digits()
+        fraction, exponent = "", "0"
+        if self.next() == b".":
+            self.at += 1
+            fraction = self.digits()
+        if self.next() in (b"e", b"E"):
+            self.at += 1
+            sign = ""
+            if self.next() in (b"-", b"+"):
+                sign = "-" if self.next() == b"-" else ""
+                self.at += 1
+            exponent = sign + self.digits()
+        text = self.body[start : self.at].decode()
+        return WrittenNumber(text, negative, integer, fraction, exponent)
+
+    def string(self) -> str:
+        self.at += 1
+        characters: list[str] = []
+        while self.next() != b'"':
+            if self.next() == b"" or self.next() < b" ":
+                raise self.fault()
+            characters.append(self.escape() if self.next() == b"\\" else self.character())
+        self.at += 1
+        return "".join(characters)
+
+    def character(self) -> str:
+        """One character of one byte to four."""
+        for size in (1, 2, 3, 4):
+            try:
+                character = self.body[self.at : self.at + size].decode()
+            except UnicodeDecodeError:
+                continue
+            self.at += size
+            return character
+        raise self.fault()
+
+    def escape(self) -> str:
+        start = self.at
+        self.at += 1
+        kind = self.next()
+        self.at += 1
+        if kind in self.ESCAPES:
+            return self.ESCAPES[kind]
+        if kind != b"u":
+            raise self.fault(start)
+        unit = self.hexadecimal()
+        if 0xD800 <= unit < 0xDC00 and self.body.startswith(b"\\u", self.at):
+            self.at += 2
+            second = self.hexadecimal()
+            if 0xDC00 <= second < 0xE000:
+                return chr(0x10000 + (unit - 0xD800) * 0x400 + (second - 0xDC00))
+        if 0xD800 <= unit < 0xE000:
+            raise self.fault(start)
+        return chr(unit)
+
+    def hexadecimal(self) -> int:
+        value = 0
+        for _ in range(4):
+            digit = b"0123456789abcdef".find(self.next().lower() or b"none")
+            if digit < 0:
+                raise self.fault()
+            value = 16 * value + digit
+            self.at += 1
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenNumber:
+    """A number as a text has it.
+
+    Attributes:
+        text: all of it.
+        negative: it has a minus sign.
+        integer, fraction, exponent: its parts; the exponent with its sign.
+    """
+
+    text: str
+    negative: bool
+    integer: str
+    fraction: str
+    exponent: str
+
+    @property
+    def quoted(self) -> str:
+        """The text for a message, of bounded length."""
+        return self.text if len(self.text) <= 60 else self.text[:60] + "…"
+
+    @property
+    def exact(self) -> Fraction:
+        """The value.
+
+        What is beyond 10**1000, or below 10**-1000, is another number that is so too, and is an
+        integer where the value is one: a written exponent may be as long as it likes.
+        """
+        significant = (self.integer + self.fraction).rstrip("0")
+        zeros = len(self.integer + self.fraction) - len(significant)
+        digits = _integer(significant.lstrip("0"))
+        if digits == 0:
+            return Fraction(0)
+        cut = self.exponent.removeprefix("-").lstrip("0")[:18]
+        written = int(cut or "0") * (-1 if self.exponent.startswith("-") else 1)
+        exponent = written + zeros - len(self.fraction)
+        exponent = min(max(exponent, -1000 - len(significant)), 1000)
+        return digits * _power(10, exponent) * (-1 if self.negative else 1)
+
+
+def _integer(digits: str) -> int:
+    """The integer of any number of digits; int() refuses very many."""
+    value = 0
+    for start in range(0, len(digits), 4000):
+        part = digits[start : start + 4000]
+        value = value * 10 ** len(part) + int(part)
+    return value
+
+
+# From a tensor to its text.
+
+
+def encode_number(bits: int, type_name: str) -> str:
+    """An element as JSON text: the shortest that reads back to the same value in its own type.
+
+    Args:
+        bits: of the element, as an unsigned integer.
+        type_name: `float32`, `uint8`, `bool`, …
+    """
+    if type_name == "bool":
+        return "true" if bits else "false"
+    if type_name in INTEGERS:
+        low, high = INTEGERS[type_name]
+        return str(bits if bits <= high else bits + 2 * low)
+    float_format = FLOATS[type_name]
+    magnitude = bits & ~float_format.sign
+    if magnitude >= float_format.infinity:
+        return "null"
+    sign = "-" if bits & float_format.sign else ""
+    if magnitude == 0:
+        return sign + "0.0"
+    return sign + _lay_out(*_shortest_digits(magnitude, float_format))
+
+
+def _shortest_digits(magnitude: int, float_format: FloatFormat) -> tuple[str, int]:
+    """The fewest digits that read back, and the power of ten of the first one.
+
+    All decimals of one digit are tried, then all of two, and so on; of those just below and just
+    above the exact value, as others are farther away. Of two that read back the nearer one is
+    taken, and of two equally near ones the even one.
+    """
+    exact = exact_value(magnitude, float_format)
+    first_place = _floor_log10(exact)
+    for last_place in range(first_place, first_place - 18, -1):
+        unit = _power(10, last_place)
+        below = exact // unit
+        candidates = [
+            digits
+            for digits in (below, below + 1)
+            if round_to_bits(digits * unit, float_format) == magnitude
+        ]
+        if candidates:
+            nearest = min(candidates, key=lambda digits: (abs(digits * unit - exact), digits % 2))
+            text = str(nearest)
+            return text.rstrip("0"), last_place + len(text) - 1
+    raise AssertionError("17 digits tell all values of float64 apart")
+
+
+def _lay_out(digits: str, exponent: int) -> str:
+    """Digits as Python's repr() of a float lays them out."""
+    if not -4 <= exponent < 16:
+        fraction = "." + digits[1:] if len(digits) > 1 else ""
+        return f"{digits[0]}{fraction}e{'-' if exponent < 0 else '+'}{abs(exponent):02}"
+    if exponent < 0:
+        return "0." + "0" * (-exponent - 1) + digits
+    digits = digits.ljust(exponent + 1, "0")
+    return f"{digits[: exponent + 1]}.{digits[exponent + 1 :] or '0'}"
+
+
+def encode_tensor(shape: Sequence[int], texts: Sequence[str]) -> str:
+    """Elements, given as their texts in C order, nested by their shape."""
+    if len(shape) == 0:
+        (text,) = texts
+        return text
+    stride = math.prod(shape[1:])
+    rows = (
+        encode_tensor(shape[1:], texts[row * stride : (row + 1) * stride])
+        for row in range(shape[0])
+    )
+    return f"[{','.join(rows)}]"
+
+
+# The batch.
+
+
+class Disagreement(NamedTuple):
+    """Two inputs that give different sizes to one axis, each as (input, size)."""
+
+    axis: str
+    first: tuple[str, int]
+    second: tuple[str, int]
+
+
+def find_disagreement(
+    inputs: Sequence[TensorSpec], given: Mapping[str, InputForm]
+) -> Disagreement | None:
+    """The first two inputs, in the model's order, whose sizes do not fit each other."""
+    present = [(spec, given[spec.name]) for spec in inputs if spec.name in given]
+    named = [
+        (dim, spec.name, size)
+        for spec, value in present
+        for dim, size in zip(spec.dims, value.shape, strict=False)
+        if isinstance(dim, str)
+    ]
+    unnamed = [
+        (spec, value)
+        for spec, value in present
+        if batch_key(spec) == "batched" and spec.dims[0] is None
+    ]
+    compared = list(named)
+    if any(value.as_items for _, value in unnamed):
+        compared += [("batch", spec.name, value.shape[0]) for spec, value in unnamed]
+    # Unnamed axes are compared with each other only, whatever named ones are called.
+    for start, end in ((0, len(named)), (len(named), len(compared))):
+        for later in range(start, end):
+            axis, name, size = compared[later]
+            for first_axis, first_name, first_size in compared[start:later]:
+                if first_axis == axis and first_name != name and first_size != size:
+                    return Disagreement(axis, (first_name, first_size), (name, size))
+    return None
+
+
+def is_unbatched(inputs: Sequence[TensorSpec], given: Mapping[str, InputForm]) -> bool:
+    """Each batched input that the request gives came as one item, and there is at least one."""
+    came_as_one = [
+        given[spec.name].as_one_item
+        for spec in inputs
+        if batch_key(spec) == "batched" and spec.name in given
+    ]
+    return len(came_as_one) > 0 and False not in came_as_one
+
+
+def loses_leading_axis(
+    inputs: Sequence[TensorSpec],
+    given: Mapping[str, InputForm],
+    output: TensorSpec,
+    shape: Sequence[int],
+) -> bool:
+    """Whether an output is answered without its leading axis.
+
+    Args:
+        inputs: of the model.
+        given: the request.
+        output: as declared; what it says of its batch axis goes over its axes.
+        shape: its sizes in this run. An axis of another size than 1 is never lost.
+    """
+    if len(output.dims) == 0 or len(shape) == 0 or shape[0] != 1:
+        return False
+    if output.batched is False:
+        return False
+    leading = output.dims[0]
+    kinds = [batch_key(spec) for spec in inputs]
+    if "single" in kinds and "batched" not in kinds:
+        return output.batched is True or leading == 1
+    # A fixed one may be among them if it is declared to be the batch's.
+    batch_axes = [spec.dims[0] for spec in inputs if batch_key(spec) == "batched"]
+    return is_unbatched(inputs, given) and (output.batched is True or leading in batch_axes)
+
+
+# Activations.
+
+
+def activate(activation: str, values: numpy.ndarray[Any, Any]) -> numpy.ndarray[Any, Any]:
+    """Softmax, sigmoid, or the division by the length, over the last axis, by their definitions.
+
+    Computed in float64. What is not finite goes its way by the rules of IEEE 754; a row without
+    length stays as it is.
+    """
+    if values.size == 0:
+        return values
+    x = values.astype(numpy.float64)
+    with numpy.errstate(all="ignore"):
+        if activation == "softmax":
+            powers = numpy.exp(x - numpy.max(x, -1, keepdims=True))
+            made = powers / numpy.sum(powers, -1, keepdims=True)
+        elif activation == "sigmoid":
+            made = 1 / (1 + numpy.exp(-x))
+        else:
+            # Scaled first, because squares may overflow.
+            largest = numpy.max(abs(x), -1, keepdims=True)
+            scaled = numpy.where(numpy.isfinite(largest) & (largest > 0), x / largest, x)
+            length = numpy.sqrt(numpy.sum(scaled * scaled, -1, keepdims=True))
+            made = numpy.where(length == 0, x, scaled / length)
+        return numpy.asarray(made, values.dtype)

@@ -1,0 +1,24 @@
+"""`gpux` with less patience for clients.
+
+    python tests/impatient.py HEAD_START BYTES_PER_SECOND SILENCE serve …
+
+HEAD_START and SILENCE are seconds: a request or an answer may take the former and one more for each
+so many bytes, and nothing may happen for the latter.
+"""
+
+import sys
+
+from waitress.adjustments import Adjustments
+
+from gpux.cli.main import main
+from gpux.http import data_rate
+
+if __name__ == "__main__":
+    head_start, slowest, silence = map(float, sys.argv[1:4])
+    vars(data_rate).update(
+        _HEAD_START_SECONDS=head_start,
+        _SLOWEST_REQUEST_BYTES_PER_SECOND=slowest,
+        _SLOWEST_ANSWER_BYTES_PER_SECOND=slowest,
+    )
+    Adjustments.channel_timeout = int(silence)
+    sys.exit(main(sys.argv[4:]))

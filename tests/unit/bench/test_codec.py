@@ -1,0 +1,103 @@
+"""bench/run.py codec on tiny bodies: all is measured, wrong answers are found, peers may lack."""
+
+import gc
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import pytest
+
+if TYPE_CHECKING:
+    from codec_bodies import Body
+    from report import Report
+
+BENCH = Path(__file__).parents[3] / "bench"
+FLOATS = numpy.array([[0.1, -2.5e-7, 3.0], [1 / 3, 65504.0, -0.0]])
+IDS = numpy.array([[1, 2**62], [-3, 0]])
+
+
+@pytest.fixture(autouse=True)
+def _bench_is_importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(BENCH)
+    gc.freeze()  # each turn begins with a collection: it need not walk what other tests left
+    yield
+    gc.unfreeze()
+
+
+def measure(*bodies: "Body") -> "Report":
+    from codec import Pace, measure_bodies
+
+    return measure_bodies(bodies, Pace(rounds=2, round_seconds=1e-5))
+
+
+def image() -> "Body":
+    from codec_bodies import SEVENTEEN_DIGITS, make
+
+    return make(SEVENTEEN_DIGITS, FLOATS, "float32", "float64")
+
+
+def token_ids() -> "Body":
+    from codec_bodies import TOKEN_IDS, make
+
+    return make(TOKEN_IDS, IDS, "int64", "int64")
+
+
+def test_all_is_measured_and_equal() -> None:
+    report = measure(image(), token_ids())
+    ours = [
+        (figure["group"], figure["body"], figure.get("threads"))
+        for figure in report.figures
+        if figure["by"] == "gpux"
+    ]
+    bodies = (image().name, token_ids().name)
+    assert ours == [
+        *((group, body, None) for group in ("decode", "encode") for body in bodies),
+        *(
+            (f"{group}, threads", body, threads)
+            for group in ("decode", "encode")
+            for body in bodies
+            for threads in (1, 2, 4)
+        ),
+    ]
+    assert [figure["differs"] for figure in report.figures if figure["differs"]] == []
+    assert "equal bit for bit" in report.text()
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "simdjson", None)
+    report = measure(image())
+    assert "pysimdjson" not in {figure["by"] for figure in report.figures}
+    assert "pysimdjson is not installed: left out." in report.notes
+
+
+def test_a_peers_wrong_answer_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loads(_: bytes) -> dict[str, Any]:
+        return {"x": (FLOATS + 1).tolist()}
+
+    def dumps(_: object, option: int) -> bytes:
+        assert option == 4
+        return b'{"y":[]}'
+
+    fake = SimpleNamespace(loads=loads, dumps=dumps, OPT_SERIALIZE_NUMPY=4)
+    monkeypatch.setitem(sys.modules, "orjson", fake)
+    report = measure(image())
+    assert {figure["by"] for figure in report.figures if figure["differs"]} == {
+        "orjson",
+        "orjson + numpy",
+    }
+    assert "DIFFERS" in report.text()
+
+
+def test_our_own_wrong_answer_ends_it() -> None:
+    from answers import MismatchError
+    from codec_bodies import Body
+
+    right = image()
+    wrong = numpy.nextafter(right.tensor, numpy.float32(9))
+    with pytest.raises(MismatchError, match="gpux"):
+        measure(Body(right.name, right.text, wrong, right.answer))
+    with pytest.raises(MismatchError, match="encode"):
+        measure(Body(right.name, right.text, right.tensor, right.answer[::-1]))

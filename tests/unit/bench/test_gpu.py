@@ -1,0 +1,723 @@
+"""bench/run.py gpu on a stand-in: every check and every measurement, and what fails is told."""
+
+import contextlib
+import ctypes
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import onnx
+import pytest
+
+from gpux import _dlpack
+from gpux.config.settings import Settings, read_settings
+from gpux.errors import ConfigurationError, RuntimeMissingError
+from gpux.execution.session import Session, create_session, load_runtime
+from gpux.http.app import create_app
+from gpux.http.application import Application
+from gpux.http.middleware import Recorders
+from gpux.http.server import Server
+from gpux.model import Model
+from gpux.serving.engine import Engine
+from gpux.serving.service import Service
+from gpux.tensors import cuda
+from gpux.tensors.cuda import Stream
+from tests.support.fake_gpu import StandInSession, StandInStream
+
+if TYPE_CHECKING:
+    from gpu import Run
+    from gpu_backend import Lent, RawSession
+    from gpu_steps import Pace
+    from gpu_worker import Message
+    from report import CheckedReport
+
+BENCH = Path(__file__).parents[3] / "bench"
+GPU = {
+    "gpu": "Stand-In 1000",
+    "driver_cuda": 13000,
+    "cupy": "14",
+    "onnxruntime": "1",
+}
+
+
+@pytest.fixture(scope="module")
+def made_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cases")
+
+
+@pytest.fixture(autouse=True)
+def _bench_is_importable(monkeypatch: pytest.MonkeyPatch, made_models: Path) -> None:
+    monkeypatch.syspath_prepend(BENCH)
+    import gpu_models
+
+    monkeypatch.setattr(gpu_models, "FOLDER", made_models)
+
+
+# The device.
+
+
+class BoundedSession(StandInSession):
+    """Keeps to a limit, as the arena of the CUDA provider does."""
+
+    limit_bytes = 2**45
+
+    def run(self, binding: Any, options: Any) -> None:
+        counts = getattr(binding, "counts", [0])
+        if 4 * max(counts) > self.limit_bytes:
+            raise RuntimeError("Failed to allocate memory for requested buffer")
+        super().run(binding, options)
+
+    def create_binding(self) -> Any:
+        binding = super().create_binding()
+        if [node.name for node in self.raw.get_inputs()] != ["count"]:
+            return binding
+        return _Counting(binding)
+
+
+class _Counting:
+    """A binding that knows the number in the input that it was bound to."""
+
+    def __init__(self, binding: Any) -> None:
+        self._binding = binding
+        self._address = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._binding, name)
+
+    def bind_input(self, name: str, *where: Any) -> None:
+        self._address = where[-1]
+        self._binding.bind_input(name, *where)
+
+    @property
+    def counts(self) -> list[int]:
+        return [ctypes.c_int64.from_address(self._address).value]
+
+
+class OnTheDevice:
+    """A tensor of another library, where the code believes the device to be."""
+
+    def __init__(self, array: Any) -> None:
+        memory = numpy.empty(array.nbytes + 64, numpy.uint8)
+        offset = -memory.ctypes.data % 64
+        self.array = memory[offset : offset + array.nbytes].view(array.dtype).reshape(array.shape)
+        self.array[...] = array
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, 0)
+
+    def __dlpack__(self, **asked: Any) -> object:
+        del asked
+        return _dlpack.capsule(
+            self, self.array.ctypes.data, 1, self.array.shape, (2, 0), versioned=True
+        )
+
+
+class StandIn:
+    """gpu_backend.Backend without a device.
+
+    Args:
+        stream: makes the streams of its sessions.
+        used: answers of used_bytes(); the last one again and again.
+    """
+
+    provider = "cpu"
+
+    def __init__(
+        self, stream: Callable[[], StandInStream] = StandInStream, used: Sequence[int] = (7,)
+    ) -> None:
+        self._stream = stream
+        self._used = list(used)
+        self.graphs_work = True
+        self.asked: list[str] = []
+
+    def create_session(self, settings: Settings) -> Session:
+        nodes = {node.op_type for node in onnx.load(settings.model).graph.node}
+        no_graphs = "the model has control flow (Loop)" if "Loop" in nodes else None
+        if not self.graphs_work:
+            no_graphs = "this device has none"
+        if no_graphs and settings.cuda_graph == "on":
+            raise ConfigurationError(f"runtime.cuda_graph is on, but {no_graphs}")
+        raw = create_session(replace(settings, provider="cpu"))
+        session = BoundedSession(raw, self._stream(), no_graphs)
+        if settings.gpu_memory_limit_bytes:
+            session.limit_bytes = settings.gpu_memory_limit_bytes
+        return session
+
+    def raw(self, file: Path, *, graphs: bool) -> "RawSession":
+        from gpu_backend import RawSession
+
+        onnxruntime = load_runtime()
+        raw = onnxruntime.InferenceSession(os.fspath(file), providers=["CPUExecutionProvider"])
+        return RawSession(onnxruntime, raw, "cpu", graphs=graphs)
+
+    def bare_copy(self, stream: Stream) -> Callable[[int, int, int], None]:
+        del stream
+
+        def bare(target: int, source: int, nbytes: int) -> None:
+            ctypes.memmove(target, source, nbytes)
+
+        return bare
+
+    def used_bytes(self) -> int:
+        return self._used.pop(0) if len(self._used) > 1 else self._used[0]
+
+    def lenders(self) -> Mapping[str, Callable[[Any], "Lent"]]:
+        from gpu_backend import Lent
+
+        def lend(array: Any) -> Lent:
+            value = OnTheDevice(array)
+            return Lent(value, value.array.ctypes.data)
+
+        return {"a library": lend}
+
+    @contextlib.contextmanager
+    def serve(self, path: Path) -> Iterator[int]:
+        settings = replace(read_settings({}, {"model": str(path), "port": "0"}), threads=4)
+        model = Model(self.create_session(settings), settings)
+        service = Service(settings)
+        service.open(Engine(model))
+        server = Server(
+            Application(service, create_app(service, settings.max_body_bytes), Recorders()),
+            settings,
+        )
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            yield server.port
+        finally:
+            server.stop()
+            thread.join()
+
+
+class BrokenStream(StandInStream):
+    """Loses the first four bytes of each copy to the device."""
+
+    def copy_in(self, target: int, source: int, nbytes: int) -> None:
+        super().copy_in(target, source, nbytes)
+        ctypes.memset(target, 0x3E, min(4, nbytes))
+
+
+def tiny() -> "Pace":
+    from gpu_steps import Pace
+
+    return Pace(
+        small=True,
+        shapes=9,
+        clients=4,
+        client_seconds=0.2,
+        limited_bytes=2**12,
+        copy_bytes=(2**16, 2**18),
+        copy_rounds=2,
+        copy_round_seconds=1e-4,
+        batches=(8, 1),
+        latency_seconds=0.05,
+        latency_turn_seconds=1e-3,
+        http_connections=(1, 3),
+        http_seconds=0.1,
+        memory_first=20,
+        memory_requests=60,
+        memory_seconds=60,
+    )
+
+
+def new_run(outputs: Sequence[Path] = ()) -> "Run":
+    from gpu import Run
+
+    return Run(GPU, {}, tiny(), outputs)
+
+
+def launcher(
+    backend: StandIn, deadline: float = float("inf")
+) -> Callable[[Sequence[str]], Iterator["Message"]]:
+    """A worker in this process."""
+    from gpu_worker import STEPS, run_steps
+
+    def launch(names: Sequence[str]) -> Iterator["Message"]:
+        messages: list[Message] = []
+        run_steps(backend, [STEPS[name] for name in names], tiny(), deadline, messages.append)
+        yield from messages
+        yield {"gone": "it has done its work"}
+
+    return launch
+
+
+def do(*names: str, backend: StandIn | None = None) -> "CheckedReport":
+    return new_run().do(names, launcher(backend or StandIn()))
+
+
+def statuses(report: "CheckedReport") -> dict[str, str]:
+    return {figure["end"]: figure["status"] for figure in report.figures if "end" in figure}
+
+
+# Everything.
+
+
+def step_names() -> list[str]:
+    sys.path.insert(0, str(BENCH))
+    try:
+        from gpu_worker import STEPS
+    finally:
+        sys.path.remove(str(BENCH))
+    return list(STEPS)
+
+
+@pytest.mark.parametrize("name", step_names())
+def test_each_step_passes_on_the_stand_in(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    report = do(name)
+    assert statuses(report) == {name: "passed"}, capsys.readouterr().err
+    assert report.failed == []
+    assert "Nothing failed." in report.text()
+
+
+def test_all_figures_are_there() -> None:
+    from gpu_measures import MEASURES
+
+    report = do(*(step.name for step in MEASURES))
+    assert report.failed == []
+
+    def of(group: str) -> list[Any]:
+        return [figure for figure in report.figures if figure["group"] == group]
+
+    assert [figure["bytes"] for figure in of("copy")] == [2**16, 2**18]
+    ways = 6
+    assert len(of("latency")) == 3 * 2 * ways
+    for figure in of("latency"):
+        assert figure["requests"] >= 3
+        assert 0 < figure["best_us"] <= figure["p50_us"] <= figure["p99_us"]
+        assert (figure["over_raw_p50"] is None) == figure["by"].startswith("ONNX Runtime")
+        assert (figure["over_plain_p50"] is None) == (not figure["by"].endswith("graph"))
+    assert [(figure["model"], figure["connections"]) for figure in of("http")] == [
+        ("mlp", 1),
+        ("mlp", 3),
+        ("resnet50", 1),
+        ("resnet50", 3),
+    ]
+    assert all(figure["requests_per_second"] > 0 for figure in of("http"))
+    assert [figure["requests"] for figure in of("memory")] == [60]
+    json.dumps(report.figures)
+    promised = report.table.rpartition("\n\n")[2]
+    assert promised.count("host to device") == 2
+    assert "not measured" not in promised
+
+
+# What goes wrong.
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "session",
+        "type float32",
+        "type int64",
+        "type bool",
+        "changing shapes",
+        "shapes only the run knows",
+        "names that promise wrongly",
+        "nodes left to the CPU",
+        "inputs read by the host",
+        "model mlp",
+        "a full GPU",
+        "clients at once",
+        "copies",
+        "latency mlp",
+        "memory",
+        "HTTP mlp",
+    ],
+)
+def test_a_wrong_answer_is_found(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    report = do(name, backend=StandIn(BrokenStream))
+    assert statuses(report) == {name: "FAILED"}
+    assert report.failed == [name]
+    assert f"FAILED: {name}." in report.text()
+    assert name in capsys.readouterr().err
+
+
+def test_a_failure_hides_no_other_step() -> None:
+    report = do("session", "copies", "type int8", "HTTP mlp", backend=StandIn(BrokenStream))
+    assert set(statuses(report).values()) == {"FAILED"}
+    assert list(statuses(report)) == ["session", "copies", "type int8", "HTTP mlp"]
+
+
+def test_a_way_that_fails_leaves_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    backend = StandIn()
+    backend.graphs_work = False
+    report = do("latency mlp", backend=backend)
+    assert report.failed == ["latency mlp"]
+    assert {figure["by"] for figure in report.figures if figure["group"] == "latency"} == {
+        "ONNX Runtime",
+        "ONNX Runtime, graph",
+        "engine",
+        "engine, JSON",
+    }
+    assert "engine, graph: ConfigurationError" in capsys.readouterr().err
+    assert "this device has none" in report.text()
+
+
+def test_graphs_that_are_not_captured_fail() -> None:
+    backend = StandIn()
+    backend.graphs_work = False
+    report = do("model mlp", backend=backend)
+    assert report.failed == ["model mlp"]
+    assert "no graph was captured: this device has none" in report.text()
+
+
+def test_memory_that_grows_is_told() -> None:
+    mib = 2**20
+    report = do("memory", backend=StandIn(used=[10 * mib, 300 * mib, 80 * mib, 90 * mib]))
+    figure = report.figures[-1]
+    assert figure["grown_bytes"] == 80 * mib
+    assert figure["max_grown_bytes"] == 290 * mib
+    assert "80.00 MiB" in report.table
+    assert "MISSED" in report.table
+
+
+def test_no_library_is_no_failure() -> None:
+    class Alone(StandIn):
+        def lenders(self) -> Mapping[str, Callable[[Any], "Lent"]]:
+            return {}
+
+    report = do("tensors of other libraries", backend=Alone())
+    assert statuses(report) == {"tensors of other libraries": "left out"}
+    assert report.failed == []
+
+
+def test_a_tensor_that_was_copied_is_found() -> None:
+    class Elsewhere(StandIn):
+        def lenders(self) -> Mapping[str, Callable[[Any], "Lent"]]:
+            from gpu_backend import Lent
+
+            return {"numpy": lambda array: Lent(array, array.ctypes.data)}
+
+    report = do("tensors of other libraries", backend=Elsewhere())
+    assert "numpy: the tensor was copied before the run" in report.text()
+
+
+def test_what_does_not_fit_into_the_time_is_left_out() -> None:
+    launch = launcher(StandIn(), deadline=time.monotonic() + 5.5)
+    report = new_run().do(["session", "model bert", "latency bert", "type int8"], launch)
+    assert statuses(report) == {
+        "session": "passed",
+        "model bert": "left out",
+        "latency bert": "left out",
+        "type int8": statuses(report)["type int8"],
+    }
+    assert "no time was left" in report.text()
+    assert report.failed == []
+
+
+def test_figures_are_written_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "gpu.json"
+    launch = launcher(StandIn())
+    seen: list[int] = []
+
+    def spied(names: Sequence[str]) -> Iterator["Message"]:
+        for message in launch(names):
+            yield message
+            if file.exists():
+                seen.append(len(json.loads(file.read_text())["figures"]))
+
+    new_run([file]).do(["type int8", "copies"], spied)
+    assert seen == [1, 1, 2, 3, 4, 4]
+    content = json.loads(file.read_text())
+    assert content["benchmark"] == "gpu"
+    assert content["versions"]["gpu"]["gpu"] == "Stand-In 1000"
+    assert content["settings"]["tolerances"]["float32"] == 1e-5
+
+
+# Workers.
+
+
+def test_a_worker_that_dies_or_stands_still_is_replaced() -> None:
+    from gpu_worker import supervise, worker
+
+    script = """
+import json, os, signal, subprocess, sys, time
+def say(**message): print(json.dumps(message), flush=True)
+for step in sys.argv[1:]:
+    say(begin=step)
+    if step == "dies": os.kill(os.getpid(), signal.SIGSEGV)
+    if step == "leaves": sys.exit(5)
+    if step == "stands still":
+        subprocess.Popen(["sleep", "100"])
+        time.sleep(100)
+    say(figure={"of": step})
+    say(end=step, status="passed", detail="", seconds=0)
+"""
+
+    def launch(names: Sequence[str]) -> Iterator["Message"]:
+        deadline = time.monotonic() + 60
+        arguments = [sys.executable, "-c", script]
+        return worker(arguments, names, lambda name: 1.5 if name else 30, deadline)
+
+    begun = time.monotonic()
+    messages = list(supervise(["a", "dies", "b", "leaves", "stands still", "c"], launch))
+    assert time.monotonic() - begun < 20
+    ends = {message["end"]: message for message in messages if "end" in message}
+    assert list(ends) == ["a", "dies", "b", "leaves", "stands still", "c"]
+    assert [ends[name]["status"] for name in "abc"] == ["passed"] * 3
+    assert ends["dies"]["detail"] == "the process crashed: SIGSEGV"
+    assert ends["leaves"]["detail"] == "the process ended with exit code 5"
+    assert ends["stands still"]["detail"] == "took longer than 2 s"
+    assert [message["figure"]["of"] for message in messages if "figure" in message] == list("abc")
+
+
+def test_the_end_of_all_time_ends_a_step() -> None:
+    from gpu_worker import worker
+
+    late = worker([sys.executable, "-c", "import time; time.sleep(60)"], [], lambda _: 60, -1e9)
+    assert list(late) == [{"gone": "no time was left"}]
+
+
+def test_a_worker_that_never_begins_loses_its_first_step() -> None:
+    from gpu_worker import supervise
+
+    def launch(names: Sequence[str]) -> Iterator["Message"]:
+        del names
+        yield {"gone": "the process ended with exit code 1"}
+
+    messages = list(supervise(["a", "b"], launch))
+    assert [(message["end"], message["status"]) for message in messages] == [
+        ("a", "FAILED"),
+        ("b", "FAILED"),
+    ]
+
+
+# The command.
+
+
+def run(*arguments: str) -> int:
+    from run import main
+
+    return main(["gpu", *arguments])
+
+
+class FakeRuntime:
+    """cupy.cuda.runtime as far as the command asks it."""
+
+    def __init__(self, count: int | None) -> None:
+        self._count = count
+
+    def getDeviceCount(self) -> int:  # noqa: N802
+        if self._count is None:
+            raise RuntimeError("cudaErrorInsufficientDriver: an old\ndriver")
+        return self._count
+
+
+def with_cupy(monkeypatch: pytest.MonkeyPatch, count: int | None) -> None:
+    import gpu_backend
+
+    fake = SimpleNamespace(cuda=SimpleNamespace(runtime=FakeRuntime(count)))
+    monkeypatch.setattr(gpu_backend, "load_cupy", lambda: fake)
+
+
+def with_runtime(monkeypatch: pytest.MonkeyPatch, found: Callable[[], Any]) -> None:
+    import gpu_backend
+
+    monkeypatch.setattr(gpu_backend, "load_runtime", found)
+
+
+def test_without_cupy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert run() == 3
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("gpu: CuPy cannot be imported")
+    assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "says"),
+    [(None, "gpu: no NVIDIA driver with a GPU: cudaErrorIns"), (0, "gpu: the driver knows no GPU")],
+)
+def test_without_a_driver(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    count: int | None,
+    says: str,
+) -> None:
+    with_cupy(monkeypatch, count)
+    assert run() == 3
+    said = capsys.readouterr().err
+    assert said.startswith(says)
+    assert said.count("\n") == 1
+
+
+def test_without_an_onnxruntime_for_cuda(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing() -> Any:
+        raise RuntimeMissingError("ONNX Runtime is not installed")
+
+    with_cupy(monkeypatch, 1)
+    with_runtime(monkeypatch, missing)
+    assert run() == 3
+    assert capsys.readouterr().err == "gpu: ONNX Runtime is not installed\n"
+    only_cpu = SimpleNamespace(
+        __version__="1.31", get_available_providers=lambda: ["CPUExecutionProvider"]
+    )
+    with_runtime(monkeypatch, lambda: only_cpu)
+    assert run() == 3
+    assert "(1.31) was built without CUDA" in capsys.readouterr().err
+
+
+def test_a_session_that_cannot_be_made_is_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The real worker, in its own process: this machine has no GPU."""
+    import gpu
+
+    if has_gpu():
+        pytest.skip("this machine has a GPU")
+    monkeypatch.setattr(gpu, "find_gpu", lambda: GPU)
+    assert run("--quick", "--step", "session", "--step", "type int8") == 3
+    assert "gpu: provider cuda: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def has_gpu() -> bool:
+    try:
+        cuda.CudaStream(0)
+    except (ConfigurationError, RuntimeMissingError):
+        return False
+    return True
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[StandIn], None]:
+    """The command with its workers in this process, and its results in a folder of the test."""
+    import gpu
+
+    monkeypatch.setattr(gpu, "find_gpu", lambda: GPU)
+    monkeypatch.setattr(gpu, "_RESULTS", tmp_path)
+
+    def use(backend: StandIn) -> None:
+        def worker(
+            arguments: Sequence[str], names: Sequence[str], **limits: Any
+        ) -> Iterator["Message"]:
+            assert arguments[1].endswith("gpu_worker.py")
+            assert limits["limits"]("copies") > limits["limits"]("")
+            return launcher(backend)(names)
+
+        monkeypatch.setattr(gpu, "worker", worker)
+
+    return use
+
+
+def test_the_command_writes_its_results(
+    in_process: Callable[[StandIn], None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    in_process(StandIn())
+    file = tmp_path / "elsewhere.json"
+    steps = ["--step", "session", "--step", "copies"]
+    assert run("--quick", "--results", "--json", str(file), *steps) == 0
+    said = capsys.readouterr()
+    assert said.out.count("host to device, 64 KiB: of a bare copy") == 1
+    assert said.err.startswith("Stand-In 1000: at most 240 s\nsession")
+    assert (tmp_path / "gpu-stand-in-1000.txt").read_text() == said.out
+    written = json.loads((tmp_path / "gpu-stand-in-1000.json").read_text())
+    assert written == json.loads(file.read_text())
+    assert written["settings"]["quick"] is True
+
+
+def test_the_command_fails_after_all_was_measured(
+    in_process: Callable[[StandIn], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_process(StandIn(BrokenStream))
+    assert run("--step", "type int8", "--step", "memory", "--step", "a full GPU") == 1
+    said = capsys.readouterr()
+    assert "FAILED: type int8, memory, a full GPU." in said.out
+    assert "device memory" in said.out
+
+
+# Tables, models, answers.
+
+
+def test_what_was_promised_is_said_beside_what_was_got() -> None:
+    from gpu_table import tables
+
+    def latency(model: str, batch: int, by: str, **ratios: float) -> dict[str, Any]:
+        keys = ("over_raw_p50", "over_raw_best", "over_plain_p50", "over_plain_best")
+        times = dict.fromkeys(("p50_us", "p99_us", "best_us"), 1.0)
+        what = {"group": "latency", "model": model, "batch": batch, "by": by, "requests": 1}
+        return {**what, **times, **dict.fromkeys(keys), **ratios}
+
+    figures = [
+        latency("resnet50", 8, "engine", over_raw_p50=1.1, over_raw_best=1.0),
+        latency("mlp", 1, "engine, graph", over_plain_p50=0.7, over_plain_best=0.3),
+        {"group": "memory", "requests": 100_000, "grown_bytes": -5},
+    ]
+    rows = [line.split("  ") for line in tables([], figures).rpartition("\n\n")[2].splitlines()]
+    verdicts = {row[0]: row[-1].strip() for row in rows[2:]}
+    assert verdicts == {
+        "host to device: of a bare copy": "not measured",
+        "resnet50, batch 8: p50 over ONNX Runtime alone": "reached",
+        "mlp, batch 1: p50 with a graph over without": "MISSED",
+        "device memory after 100,000 requests, above the first": "aim reached",
+    }
+    assert tables([], []).count("not measured") == 4
+
+
+def test_a_gpus_name_becomes_a_files() -> None:
+    from gpu import file_name
+
+    assert file_name("NVIDIA H200") == "nvidia-h200"
+    assert file_name("NVIDIA H100 80GB HBM3 ") == "nvidia-h100-80gb-hbm3"
+
+
+def test_the_models_are_valid_and_of_the_size_that_they_say() -> None:
+    from gpu_models import all_models, resnet
+
+    for model in all_models():
+        onnx.checker.check_model(model, full_check=True)
+    graph = resnet().graph
+    sizes = {weight.name: int(numpy.prod(weight.dims)) for weight in graph.initializer}
+    statistics = [node.input[3:] for node in graph.node if node.op_type == "BatchNormalization"]
+    assert len([node for node in graph.node if node.op_type == "Conv"]) == 53
+    not_trained = sum(sizes[name] for names in statistics for name in names)
+    assert sum(sizes.values()) - not_trained == 25_557_032
+
+
+def test_the_models_answer_what_they_are_asked() -> None:
+    """An answer that depends on its input in nothing would be found right always."""
+    from gpu_models import real_models
+    from gpu_steps import on_cpu, predict
+
+    for model in real_models(small=True).values():
+        inputs = model.inputs(numpy.random.default_rng(1), 4)
+        (answer,) = predict(on_cpu(model.file()), inputs).values()
+        assert numpy.isfinite(answer).all()
+        spread = numpy.abs(answer - answer[:1])[1:].max(axis=1)
+        assert (spread > 0.05 * numpy.abs(answer).max()).all(), model.name
+
+
+def test_close_is_close() -> None:
+    from answers import MismatchError
+    from gpu_answers import Question, check_all_close, check_close
+
+    right = numpy.array([1.0, -100.0, 0.0], "float32")
+    check_close("x", right + numpy.float32(1e-4), right, 1e-5)
+    check_close("x", numpy.array([numpy.nan]), numpy.array([numpy.nan]), 0)
+    for wrong, says in (
+        (right + numpy.float32(2e-3), "differs by up to 0.002 where the largest number is 100"),
+        (right.astype("float64"), "float64"),
+        (right[:2], r"\[2\]"),
+        (numpy.array([1.0, -100.0, numpy.nan], "float32"), "not finite"),
+    ):
+        with pytest.raises(MismatchError, match=says):
+            check_close("x", wrong, right, 1e-5)
+    with pytest.raises(MismatchError, match="1 of 1 elements differ"):
+        check_close("x", numpy.array([1]), numpy.array([2]), 1)
+    with pytest.raises(MismatchError, match="outputs"):
+        check_all_close("x", {}, {"y": right}, 1)
+    question = Question("x", b"", {"y": right}, 1e-5)
+    question.check(b'{"y":[1.00001,-100,0]}')
+    for text in (b'{"y":[1.1,-100,0]}', b'{"y":[1,-100]}', b'{"z":[1,-100,0]}', b'{"detail":"x"}'):
+        with pytest.raises(MismatchError):
+            question.check(text)

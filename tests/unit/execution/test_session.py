@@ -1,0 +1,266 @@
+"""runtime: what ONNX Runtime is asked for, and what is made of its refusals."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gpux.config.settings import Settings
+from gpux.errors import ConfigurationError, ModelError, RuntimeMissingError
+from gpux.execution.session import Session, create_session
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+Find = Callable[[str], Path]
+
+# In ONNX Runtime's words.
+NOT_ALL_ON_GPU = (
+    "[ONNXRuntimeError] : 1 : FAIL : This session cannot use the graph capture feature as "
+    "requested by the user as all compute graph nodes have not been partitioned to the "
+    "CUDAExecutionProvider"
+)
+CONTROL_FLOW = (
+    "[ONNXRuntimeError] : 1 : FAIL : This session cannot use the CUDA Graph feature as requested "
+    "by the user  as the model has control flow nodes which can't be supported by CUDA Graphs."
+)
+
+
+class FakeRuntime:
+    """The onnxruntime module as far as sessions need it.
+
+    Attributes:
+        sessions: the providers that each session was asked for.
+        refusals: raised by the next sessions, one each; None for none.
+        inputs: by name, the memory that the model reads them from.
+        has_gpu: otherwise a CUDA session turns into one of the CPU, as in the real one.
+    """
+
+    __version__ = "1.31.1"
+    GraphOptimizationLevel = SimpleNamespace(ORT_ENABLE_ALL=99)
+
+    def __init__(self, providers: list[str]) -> None:
+        self.providers = providers
+        self.sessions: list[list[Any]] = []
+        self.refusals: list[str | None] = []
+        self.has_gpu = True
+        self.inputs = {"x": "Cuda"}  # and where the model reads them
+        self.preloaded = 0
+        fake = self
+
+        class InferenceSession:
+            def __init__(self, path: str, options: Any, providers: list[Any]) -> None:
+                del path
+                fake.sessions.append(providers)
+                self.options = options
+                refusal = fake.refusals.pop(0) if fake.refusals else None
+                if refusal is not None:
+                    raise RuntimeError(refusal)
+                named = [name if isinstance(name, str) else name[0] for name in providers]
+                self.providers = named if fake.has_gpu else [CPU]
+                self.falls_back = True
+
+            def get_providers(self) -> list[str]:
+                return self.providers
+
+            def get_inputs(self) -> list[Any]:
+                return [SimpleNamespace(name=name) for name in fake.inputs]
+
+            def get_input_memory_infos(self) -> list[Any]:
+                return [SimpleNamespace(name=place) for place in fake.inputs.values()]
+
+            def disable_fallback(self) -> None:
+                self.falls_back = False
+
+        class Options:
+            def __init__(self) -> None:
+                self.entries: dict[str, str] = {}
+                self.add_session_config_entry = self.entries.__setitem__
+
+        self.InferenceSession = InferenceSession
+        self.SessionOptions = Options
+
+    def get_available_providers(self) -> list[str]:
+        return self.providers
+
+    def preload_dlls(self) -> None:
+        self.preloaded += 1
+        print("Failed to load libcudnn.so.9")
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
+    made = FakeRuntime([CUDA, CPU])
+    monkeypatch.setattr("gpux.execution.session.load_runtime", lambda: made)
+    monkeypatch.setattr(
+        "gpux.execution.session.CudaStream", lambda device: SimpleNamespace(address=77 + device)
+    )
+    return made
+
+
+SETTINGS = Settings(model=Path("m.onnx"), provider="cuda", device=1)
+
+
+def test_everything_goes_through_our_stream(fake: FakeRuntime) -> None:
+    session = create_session(SETTINGS)
+    ((name, options), other) = fake.sessions[0]
+    assert (name, other) == (CUDA, CPU)
+    assert options == {
+        "device_id": "1",
+        "user_compute_stream": "78",
+        "enable_cuda_graph": "1",
+        "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": "0",
+    }
+    assert session.provider == "cuda"
+    assert session.stream is not None
+    assert session.stream.address == 78
+    assert session.no_graphs is None
+    assert not session.raw.falls_back
+    assert session.raw.options.entries["session.intra_op.allow_spinning"] == "0"
+    assert fake.preloaded == 1
+
+
+def test_what_the_file_says_goes_over_our_choices(fake: FakeRuntime) -> None:
+    create_session(
+        replace(
+            SETTINGS,
+            cuda_graph="off",
+            gpu_memory_limit_bytes=2**30,
+            provider_options={"use_tf32": True, "cudnn_conv_use_max_workspace": 0},
+        )
+    )
+    options = fake.sessions[0][0][1]
+    assert options["use_tf32"] == "1"
+    assert options["cudnn_conv_use_max_workspace"] == "0"
+    assert options["gpu_mem_limit"] == str(2**30)
+    assert options["enable_cuda_graph"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (NOT_ALL_ON_GPU, "not all of the model's nodes run on the GPU"),
+        (CONTROL_FLOW, "the model has control flow"),
+    ],
+)
+def test_a_model_that_cannot_be_captured_runs_without(
+    fake: FakeRuntime, said: str, reason: str
+) -> None:
+    fake.refusals = [said]
+    session = create_session(SETTINGS)
+    assert [providers[0][1]["enable_cuda_graph"] for providers in fake.sessions] == ["1", "0"]
+    assert session.no_graphs is not None
+    assert reason in session.no_graphs
+    fake.refusals = [said]
+    with pytest.raises(ConfigurationError, match=f"runtime.cuda_graph is on, but {reason}"):
+        create_session(replace(SETTINGS, cuda_graph="on"))
+
+
+def test_inputs_that_are_read_on_the_host_are_known_and_never_captured(fake: FakeRuntime) -> None:
+    assert create_session(SETTINGS).host_inputs == frozenset()
+    fake.inputs = {"x": "Cuda", "shape": "Cpu", "count": "CudaPinned"}
+    session = create_session(SETTINGS)
+    assert session.host_inputs == {"shape", "count"}
+    assert session.no_graphs == "the model reads input 'count' on the host"
+    with pytest.raises(ConfigurationError, match=r"is on, but the model reads input 'count'"):
+        create_session(replace(SETTINGS, cuda_graph="on"))
+    # On the CPU nobody asks.
+    assert create_session(replace(SETTINGS, provider="cpu")).host_inputs == frozenset()
+
+
+def test_no_model_is_said_as_it_is(fake: FakeRuntime) -> None:
+    fake.refusals = ["[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load model failed"]
+    with pytest.raises(ModelError, match=r"^m\.onnx: Load model failed$"):
+        create_session(SETTINGS)
+    assert len(fake.sessions) == 1
+
+
+def test_a_session_that_became_one_of_the_cpu_is_refused(
+    fake: FakeRuntime, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.has_gpu = False
+    with pytest.raises(ConfigurationError, match="provider cuda: ONNX Runtime could not use CUDA"):
+        create_session(SETTINGS)
+    fake.sessions.clear()
+    with caplog.at_level(logging.WARNING):
+        session = create_session(replace(SETTINGS, provider="auto"))
+    assert session.provider == "cpu"
+    assert session.stream is None
+    assert fake.sessions[-1] == [CPU]
+    assert "CUDA could not be used: ONNX Runtime could not use CUDA" in caplog.text
+
+
+@pytest.mark.parametrize("error", [ConfigurationError, RuntimeMissingError])
+def test_no_gpu_or_no_cupy(
+    fake: FakeRuntime,
+    error: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(device: int) -> None:
+        raise error(f"nothing at {device}")
+
+    monkeypatch.setattr("gpux.execution.session.CudaStream", refuse)
+    with pytest.raises(error, match=r"^provider cuda: nothing at 1$"):
+        create_session(SETTINGS)
+    assert fake.sessions == []
+    assert create_session(replace(SETTINGS, provider="auto")).provider == "cpu"
+    assert "nothing at 1" in caplog.text
+
+
+def test_a_build_without_cuda(fake: FakeRuntime, caplog: pytest.LogCaptureFixture) -> None:
+    fake.providers = [CPU]
+    with pytest.raises(ConfigurationError, match=r"provider cuda: this ONNX Runtime was built "):
+        create_session(SETTINGS)
+    # Where nobody asked for it, there is nothing to warn of.
+    assert create_session(replace(SETTINGS, provider="auto")).provider == "cpu"
+    assert caplog.text == ""
+
+
+def test_a_cpu_session_knows_nothing_of_gpus(fake: FakeRuntime) -> None:
+    session = create_session(replace(SETTINGS, provider="cpu"))
+    assert fake.sessions == [[CPU]]
+    assert fake.preloaded == 0
+    assert (session.provider, session.stream) == ("cpu", None)
+
+
+def test_what_the_libraries_print_does_not_stand_in_the_answer(
+    fake: FakeRuntime, capsys: pytest.CaptureFixture[str]
+) -> None:
+    create_session(SETTINGS)
+    assert fake.preloaded
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "libcudnn" in said.err
+
+
+# The real one.
+
+
+def real(file: Path) -> Session:
+    return create_session(Settings(model=file, provider="cpu"))
+
+
+def test_the_placement_of_nodes(model_file: Find) -> None:
+    assert real(model_file("detector")).placement() is not None
+    placed = real(model_file("table")).placement()
+    assert placed == {"cpu": ["Gather /look/up"]}
+
+
+def test_an_old_runtime_does_not_tell_the_placement() -> None:
+    raw = SimpleNamespace(get_providers=lambda: [CPU])
+    assert Session(FakeRuntime([CPU]), raw).placement() is None
+
+
+def test_options_say_whether_a_run_waits(model_file: Find) -> None:
+    session = real(model_file("matrix"))
+    plain, waiting = session.create_options(), session.create_options(3, synchronize=True)
+    assert plain.get_run_config_entry("gpu_graph_id") == "-1"
+    assert plain.get_run_config_entry("disable_synchronize_execution_providers") == "1"
+    assert waiting.get_run_config_entry("gpu_graph_id") == "3"
+    with pytest.raises(RuntimeError):
+        waiting.get_run_config_entry("disable_synchronize_execution_providers")

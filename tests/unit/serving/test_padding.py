@@ -1,0 +1,560 @@
+"""Requests of different lengths in one batch: each caller gets what it would get alone."""
+
+import json
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpux.config.schema import read_config
+from gpux.config.settings import Settings, read_settings
+from gpux.errors import ConfigurationError
+from gpux.model import Model, load, load_model
+from gpux.serving.batch import MixedRowsError, batch_key, collate, shapes_of, split
+from gpux.serving.batch_plan import BatchLimits, WaitingRequest, plan
+from gpux.serving.engine import Engine
+from gpux.serving.padding import PaddedLayout, Padding, find_padding
+from gpux.tensors.memory import Pool, Tensor
+from gpux.tensors.outputs import Output
+from gpux.tensors.request import Request
+from gpux.tensors.signature import BY_NAME, Signature, TensorSpec
+from tests.support.bert_models import edit_tokenizer, remove_pad_token, write_echo, write_folder
+from tests.support.fake_gpu import load_on_stand_in
+from tests.support.servers import wait_until
+
+Find = Callable[[str, str], Path]
+Dims = tuple[int | str | None, ...]
+
+_MASKED = "serving: {padding: {ids: 0, mask: 0}, buckets: [4, 8, 12]}"
+pytestmark = pytest.mark.usefixtures("no_short_runs")
+
+
+def settings_of(folder: Path, **changed: Any) -> Settings:
+    settings = read_settings({}, {"model": str(folder)}, variables={})
+    return replace(settings, provider="cpu", **changed)
+
+
+def engine_of(folder: Path, **changed: Any) -> Engine:
+    settings = settings_of(folder, **changed)
+    return Engine(load_model(settings), settings)
+
+
+# Sizes.
+
+
+def padding_of(*buckets: int, is_left: bool = False) -> Padding:
+    """Of a model with `x` [batch, n, 2, m], `y` [batch, m] and `z` [batch, 3]."""
+    return Padding(
+        {"x": -1, "y": 0.5},
+        {"x": numpy.int32(-1), "y": numpy.float32(0.5)},
+        buckets,
+        {"x": ((1, "n"), (3, "m")), "y": ((1, "m"),)},
+        (((1, "n"), (3, "m")), ((1, "m"),), ()),
+        is_left,
+    )
+
+
+SIGNATURE = Signature(
+    (
+        TensorSpec("x", BY_NAME["int32"], ("batch", "n", 2, "m")),
+        TensorSpec("y", BY_NAME["float32"], ("batch", "m")),
+        TensorSpec("z", BY_NAME["bfloat16"], ("batch", 3)),
+    ),
+    (
+        TensorSpec("x", BY_NAME["int32"], ("batch", "n", 2, "m")),
+        TensorSpec("y", BY_NAME["float32"], ("batch", "m")),
+        TensorSpec("z", BY_NAME["bfloat16"], ("batch", 3)),
+    ),
+)
+
+
+def test_sizes_are_rounded_up_to_the_next_bucket() -> None:
+    padding = padding_of(16, 32, 64)
+    rounded = {0: 0, 1: 16, 15: 16, 16: 16, 17: 32, 33: 64, 64: 64, 65: 65, 1000: 1000}
+    assert {size: padding.round_up(size) for size in rounded} == rounded
+
+
+def test_a_batch_is_as_wide_as_it_must_be() -> None:
+    """Where all are equally long nothing is padded; elsewhere to the bucket of the longest."""
+    padding = padding_of(4, 8)
+    shapes = [{"x": (1, n, 2, 3), "y": (1, 3), "z": (1, 3)} for n in (1, 2, 3)]
+    assert padding.lay_out(shapes).widths == {"n": 4}
+    assert padding.lay_out(shapes[:1] * 3).widths == {}
+    assert padding.axes == ("n", "m")
+
+
+def test_the_sizes_of_a_warm_up() -> None:
+    assert list(padding_of(4, 8).sizes()) == [{"n": 4, "m": 4}, {"n": 8, "m": 8}]
+
+
+_ITEMS = st.lists(
+    st.tuples(st.integers(1, 3), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=8
+)
+
+
+def request_of(pool: Pool, number: int, rows: int, n: int, m: int) -> Request:
+    """A request whose elements tell it from others."""
+    random_ = numpy.random.default_rng(number)
+    tensors, blocks = {}, []
+    for spec in SIGNATURE.inputs:
+        shape = {"x": (rows, n, 2, m), "y": (rows, m), "z": (rows, 3)}[spec.name]
+        blank = Tensor(spec.type, shape, 0, None)
+        block = pool.take(blank.nbytes)
+        blocks.append(block)
+        tensor = replace(blank, address=block.address, owner=block)
+        array = numpy.asarray(tensor)
+        array[...] = random_.integers(0, 1000, shape)
+        tensors[spec.name] = tensor
+    return Request(tensors, False, blocks, pool)
+
+
+@given(_ITEMS, st.booleans())
+def test_what_is_gathered_and_scattered_is_what_it_was(
+    items: list[tuple[int, int, int]], is_left: bool
+) -> None:
+    pool, padding = Pool(), padding_of(2, 4, 8, is_left=is_left)
+    requests = [request_of(pool, number, *item) for number, item in enumerate(items)]
+    layout = padding.lay_out([shapes_of(request) for request in requests])
+    together = collate(requests, SIGNATURE, pool, layout)
+    whole = numpy.asarray(together.tensors["x"])
+    rows = [item[0] for item in items]
+    kept = sum(numpy.asarray(request.tensors["x"]).size for request in requests)
+    assert (whole == -1).sum() == whole.size - kept
+    outputs: list[Output] = list(together.tensors.values())
+    for request, parts in zip(requests, split(outputs, rows, layout), strict=True):
+        for part, name in zip(parts, SIGNATURE.inputs, strict=True):
+            own = request.tensors[name.name]
+            assert isinstance(part, Tensor)
+            assert part.shape == own.shape
+            assert (numpy.asarray(part) == numpy.asarray(own)).all()
+    together.release()
+    for request in requests:
+        request.release()
+    assert pool.usage.used_bytes == 0
+
+
+@given(_ITEMS, st.integers(1, 8))
+def test_a_plan_puts_those_together_that_fit(
+    items: list[tuple[int, int, int]], max_rows: int
+) -> None:
+    """Of mixed shapes: everyone runs once, the oldest first, with others of its buckets only."""
+    pool, padding = Pool(), padding_of(2, 4, 8)
+    waiting = []
+    for number, item in enumerate(items):
+        request = request_of(pool, number, *item)
+        waiting.append(
+            WaitingRequest(batch_key(request, SIGNATURE, padding), item[0], float(number))
+        )
+        request.release()
+    left = list(range(len(items)))
+    while left:
+        chosen = plan([waiting[number] for number in left], BatchLimits(max_rows), 1e9).batch
+        assert chosen[0] == 0
+        batch = [items[left[place]] for place in chosen]
+        for axis in (1, 2):
+            assert len({padding.round_up(item[axis]) for item in batch}) == 1
+        left = [number for place, number in enumerate(left) if place not in chosen]
+
+
+def test_an_output_that_is_not_as_long_as_its_axis_says() -> None:
+    pool, padding = Pool(), padding_of(4)
+    requests = [request_of(pool, 0, 1, 2, 3), request_of(pool, 1, 1, 2, 1)]
+    layout = padding.lay_out([shapes_of(request) for request in requests])
+    wrong = [request_of(pool, 2, 2, 2, 5).tensors[name] for name in ("x", "y", "z")]
+    with pytest.raises(MixedRowsError, match=r"an output of shape \[2, 2, 2, 5\] for m 4"):
+        split(wrong, [1, 1], layout)
+
+
+# Models.
+
+
+def body_of(model: Model, lengths: Mapping[str, int], chance: random.Random) -> dict[str, Any]:
+    """A request of one item, or of one to three rows, with values of its own."""
+    rows = chance.choice([None, 1, 2, 3])
+    body: dict[str, Any] = {}
+    for spec in model.signature.inputs:
+        shape = [rows] * bool(rows)
+        shape += [dim if isinstance(dim, int) else lengths[str(dim)] for dim in spec.dims[1:]]
+        body[spec.name] = _nested(shape, spec.name, chance)
+    return body
+
+
+def _nested(shape: Sequence[Any], name: str, chance: random.Random) -> Any:
+    if not shape:
+        return 1 if name == "mask" else chance.randint(0, 3)
+    return [_nested(shape[1:], name, chance) for _ in range(shape[0])]
+
+
+@pytest.mark.usefixtures("eager_threads")
+@pytest.mark.parametrize(
+    ("name", "described"),
+    [
+        ("masked", _MASKED),
+        ("crossed", "serving: {padding: {a: 0, b: -1.5}, buckets: [2, 4, 8]}"),
+        ("cube", "serving: {padding: {x: 7}, buckets: [6, 12]}"),
+        ("labelled", "serving: {padding: {ids: 3}, buckets: [5, 10, 15]}"),
+        ("positioned", "serving: {padding: {x: 0}}"),
+    ],
+)
+def test_64_threads_get_their_own_answers(
+    name: str, described: str, folder_for: Find, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By value, shuffled, of random lengths, with random pauses: to the last bit as alone."""
+    folder = folder_for(name, described)
+    alone = engine_of(folder, batching="off")
+    engine = engine_of(folder, batching="on", max_batch_size=16)
+    assert engine.batching.padding is not None
+    batches = recorded(monkeypatch)
+    chance = random.Random(0)
+    bodies = [
+        json.dumps(body_of(alone.model, _Lengths(chance), chance)).encode() for _ in range(60)
+    ]
+    expected = [alone.predict(body) for body in bodies]
+    wrong: list[object] = []
+
+    def work(thread: int) -> None:
+        own = random.Random(thread)
+        for number in own.sample(range(len(bodies)), 10):
+            time.sleep(own.random() / 500)
+            answer = engine.predict(bodies[number])
+            if answer != expected[number]:
+                wrong.append((bodies[number], answer, expected[number]))
+
+    with ThreadPoolExecutor(64) as callers:
+        list(callers.map(work, range(64)))
+    assert wrong == []
+    batches.clear()
+    answers = together(engine, bodies[:30])  # of which there are always some to be padded
+    assert answers == [json.loads(answer) for answer in expected[:30]]
+    assert any(len(set(lengths)) > 1 for lengths in batches)
+    assert engine.model.pool.usage.used_bytes == 0
+
+
+class _Lengths(dict[str, int]):
+    """A length for whatever axis, up to more than the largest bucket of a test."""
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__()
+        self._chance = chance
+
+    def __missing__(self, axis: str) -> int:
+        return self.setdefault(axis, self._chance.randint(1, 14))
+
+
+def found_padding(folder: Path) -> Padding | str:
+    """A model's padding on the CPU, or why there is none."""
+    model = load(folder, "cpu")
+    return find_padding(model.signature, model.config, model.text_encoder)
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[int, ...]]]:
+    """For each batch, from now on, what sizes its requests had."""
+    batches: list[list[tuple[int, ...]]] = []
+    lay_out = Padding.lay_out
+
+    def noted(self: Padding, requests: Any) -> PaddedLayout:
+        made = lay_out(self, requests)
+        batches.append([tuple(sizes.values()) for sizes in made.sizes])
+        return made
+
+    monkeypatch.setattr(Padding, "lay_out", noted)
+    return batches
+
+
+def test_a_request_that_finds_the_model_free_is_not_padded(
+    folder_for: Find, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(folder_for("masked", _MASKED))
+    batches, widths = recorded(monkeypatch), []
+    run = engine.model.execution.run
+
+    def noted(request: Request, deadline: Any = None) -> Any:
+        widths.append(request.tensors["ids"].shape)
+        return run(request, deadline)
+
+    engine.model.execution.run = noted  # type: ignore[method-assign]
+    assert json.loads(engine.predict(b'{"ids":[5,6,7],"mask":[1,1,1]}'))["sum"] == 18
+    assert (batches, widths) == ([], [(1, 3)])
+
+
+def together(engine: Engine, bodies: Sequence[bytes]) -> list[Any]:
+    """What requests answer that wait until the model is free."""
+    start, free = threading.Event(), threading.Event()
+    run = engine.model.execution.run
+
+    def held(request: Request, deadline: Any = None) -> Any:
+        start.set()
+        assert free.wait(60)
+        return run(request, deadline)
+
+    engine.model.execution.run = held  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1 + len(bodies)) as callers:
+        callers.submit(engine.predict, bodies[0])
+        assert start.wait(60)
+        answers = []
+        for body in bodies:
+            answers.append(callers.submit(engine.predict, body))
+            wait_until(lambda: engine.scheduler.queue_length == len(answers), "it waits")
+        free.set()
+        return [json.loads(answer.result(60)) for answer in answers]
+
+
+def test_sizes_over_the_largest_bucket_are_not_padded(
+    folder_for: Find, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(folder_for("masked", _MASKED))
+    batches = recorded(monkeypatch)
+    lengths = [13, 9, 14, 13, 12, 0, 1, 13, 0]
+    bodies = [
+        json.dumps({"ids": [[1] * length], "mask": [[1] * length]}).encode() for length in lengths
+    ]
+    answers = together(engine, bodies)
+    assert [answer["sum"] for answer in answers] == [[length] for length in lengths]
+    assert [len(answer["states"][0]) for answer in answers] == lengths
+    # Those that ran alone are not among them.
+    assert batches == [[(13,)] * 3, [(9,), (12,)], [(0,), (0,)]]
+
+
+def test_strings_are_cut_too(folder_for: Find) -> None:
+    engine = engine_of(folder_for("labelled", "serving: {padding: {ids: 3}}"))
+    answers = together(engine, [b'{"ids":[[0],[1]]}', b'{"ids":[2,1]}', b'{"ids":[[5,0,1]]}'])
+    assert [answer["words"] for answer in answers] == [
+        [["none"], ["one"]],
+        ["two", "one"],
+        [["many", "none", "one"]],
+    ]
+
+
+def test_a_batch_of_different_lengths_on_a_gpu(folder_for: Find) -> None:
+    """On the stand-in: padded in page-locked memory, and back in the pool."""
+    settings = settings_of(folder_for("masked", _MASKED))
+    model, stream, _ = load_on_stand_in(settings.model, config=settings.config, cuda_graph="off")
+    engine = Engine(model, settings)
+    assert engine.batching.padding is not None
+    before = stream.log.count("run")
+
+    def work(number: int) -> bool:
+        ids = [number] * (1 + number % 14)
+        answer = json.loads(
+            engine.predict(json.dumps({"ids": ids, "mask": [1] * len(ids)}).encode())
+        )
+        return bool(answer["kept"] == ids and answer["sum"] == number * len(ids))
+
+    with ThreadPoolExecutor(32) as callers:
+        assert all(callers.map(work, range(300)))
+    assert stream.log.count("run") - before < 300, "some ran together"
+    assert model.pool.usage.used_bytes == 0
+
+
+# Which models may, and with what.
+
+
+@pytest.mark.parametrize(
+    ("name", "described", "problem"),
+    [
+        ("sentiment", "{padding: {input_ids: 0, attention_mask: 0}}", "output 'logits' differs"),
+        ("highest", "{padding: {x: 0}}", "output 'y' differs between rows padded together and one"),
+        ("highest", "{padding: {x: -100}}", "output 'y' differs between rows padded"),
+    ],
+)
+def test_a_model_that_looks_at_its_padding(
+    name: str, described: str, problem: str, folder_for: Find
+) -> None:
+    """Requests of equal lengths run together all the same."""
+    folder = folder_for(name, f"serving: {described}")
+    engine = engine_of(folder)
+    info = engine.info()["batching"]
+    assert (info["enabled"], info["reason"]) == (True, None)
+    assert info["padding"]["enabled"] is False
+    assert problem in info["padding"]["reason"]
+    with pytest.raises(ConfigurationError, match=r"gpux\.yml: serving\.padding: output"):
+        engine_of(folder, batching="on")
+
+
+def test_what_info_says(folder_for: Find) -> None:
+    assert engine_of(folder_for("masked", _MASKED)).info()["batching"]["padding"] == {
+        "enabled": True,
+        "values": {"ids": 0, "mask": 0},
+        "buckets": [4, 8, 12],
+        "reason": None,
+    }
+    for described, reason in {
+        "name: plain": "serving.padding does not say with what",
+        "serving: {padding: {}}": "serving.padding is empty",
+        "serving: {padding: {ids: 0, mask: 0}, batching: 'off'}": "serving.batching is off",
+    }.items():
+        info = engine_of(folder_for("masked", described)).info()["batching"]
+        assert info["padding"] == {"enabled": False, "reason": reason}
+
+
+def signature_of(inputs: Mapping[str, Dims], outputs: Mapping[str, Dims]) -> Signature:
+    element = BY_NAME["float32"]
+
+    def specs(dims: Mapping[str, Dims]) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(name, element, shape) for name, shape in dims.items())
+
+    return Signature(specs(inputs), specs(outputs))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "problem"),
+    [
+        ({"x": ("b", "n")}, {"y": ("b", "2*n")}, "axis 1 of output 'y' is '2*n', which no input"),
+        ({"x": ("b", "n")}, {"y": ("b", None)}, "axis 1 of output 'y' has no name"),
+        ({"x": ("b", None)}, {"y": ("b", 2)}, "axis 1 of 'x' has no name that tells"),
+        ({"x": ("b", "n"), "u": ("b", "n")}, {"y": ("b",)}, "'u' has the axis 'n' as well"),
+        ({"x": ("b", "b")}, {"y": ("b",)}, "its axis 'b' is the leading one of 'x'"),
+        ({"x": ("b", "n")}, {"y": ("n", 2)}, "its axis 'n' is the leading one of 'y'"),
+        ({"x": ("b", 4)}, {"y": ("b", 2)}, "'x' has one shape, [b, 4]"),
+        ({"x": (1, "n")}, {"y": (1, "n")}, "'x' does not lead with a batch axis"),
+    ],
+)
+def test_axes_that_cannot_be_padded(
+    inputs: Mapping[str, Dims], outputs: Mapping[str, Dims], problem: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "gpux.yml"
+    file.write_text("serving: {padding: {x: 0}}")
+    with pytest.raises(ConfigurationError, match=re.escape(problem)):
+        find_padding(signature_of(inputs, outputs), read_config(file, {}))
+
+
+def test_axes_that_have_nothing_to_do_with_it(tmp_path: Path) -> None:
+    """An output of fixed size, and one whose axis another input has that is not padded."""
+    file = tmp_path / "gpux.yml"
+    file.write_text("serving: {padding: {x: 0}}")
+    signature = signature_of(
+        {"x": ("b", "n", 2), "u": ("b", "k")}, {"y": ("b", 2), "z": ("b", "k"), "w": ("b", 5, "n")}
+    )
+    padding = find_padding(signature, read_config(file, {}))
+    assert isinstance(padding, Padding)
+    assert padding.inputs == {"x": ((1, "n"),)}
+    assert padding.outputs == ((), (), ((2, "n"),))
+    assert padding.item_shape("x", (3, 5, 2)) == (8, 2)
+    assert padding.item_shape("u", (3, 5)) == (5,)
+
+
+def test_buckets_that_the_model_cannot_run_are_left_out(folder_for: Find) -> None:
+    engine = engine_of(folder_for("positioned", "serving: {padding: {x: 0}}"))
+    assert engine.info()["batching"]["padding"]["buckets"] == [*range(4, 33, 4), 40]
+
+
+def test_an_unnamed_axis_can_be_named(folder_for: Find) -> None:
+    described = """
+inputs: {image: {shape: [batch, 3, length]}}
+outputs: {same_image: {shape: [batch, 3, length]}, same_flag: }
+serving: {padding: {image: 0}}
+"""
+    padding = found_padding(folder_for("described", described))
+    assert isinstance(padding, Padding)
+    assert padding.inputs == {"image": ((2, "length"),)}
+    assert padding.outputs == (((2, "length"),), ())
+
+
+# Texts.
+
+
+def test_a_tokenizer_says_with_what(tmp_path: Path) -> None:
+    """Padded by itself: different lengths answer what they would alone."""
+    folder = write_folder(tmp_path / "bert")
+    alone, engine = engine_of(folder, batching="off"), engine_of(folder)
+    assert engine.info()["batching"]["padding"] == {
+        "enabled": True,
+        "values": {"input_ids": 0, "attention_mask": 0, "token_type_ids": 0},
+        "buckets": [*range(4, 32, 4), *range(32, 64, 8), *range(64, 129, 16)],
+        "reason": None,
+    }
+    bodies = [
+        json.dumps({"text": "good " * count}).encode()
+        for count in (1, 5, 9, 13, 2, 30, 22, 6, 8, 28)
+    ]
+    found = [answer["sentiment"] for answer in together(engine, bodies)]
+    expected = [json.loads(alone.predict(body))["sentiment"] for body in bodies]
+    assert numpy.allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["Left", "Right"])
+def test_texts_are_padded_on_the_tokenizers_side(tmp_path: Path, side: str) -> None:
+    folder = write_echo(tmp_path / "echo", "preprocessing: {pad_token: '[MASK]'}")
+    edit_tokenizer(folder, padding={"direction": side, "pad_type_id": 1})
+    alone, engine = engine_of(folder, batching="off"), engine_of(folder)
+    assert engine.info()["batching"]["padding"]["values"] == {
+        "input_ids": 103,
+        "attention_mask": 0,
+        "token_type_ids": 1,
+    }
+    runs: list[Any] = []
+    run = engine.model.execution.run
+
+    def noted(request: Request, deadline: Any = None) -> Any:
+        tensors = request.tensors.values()
+        runs.append([numpy.asarray(tensor).tolist() for tensor in tensors])
+        return run(request, deadline)
+
+    engine.model.execution.run = noted  # type: ignore[method-assign]
+    bodies = [
+        json.dumps({"text": text}).encode() for text in ("a b c", "a b c d", ["a", "b b b b b"])
+    ]
+    expected = [json.loads(alone.predict(body)) for body in bodies]
+    assert together(engine, bodies) == expected
+    batched = next(tensors for tensors in runs if len(tensors[0]) == 4)
+    own = [expected[0][name] for name in ("ids", "mask", "types")]
+    for tensor, row, filler in zip(batched, own, (103, 0, 1), strict=True):
+        filled = [filler] * (8 - len(row))
+        assert tensor[0] == (filled + row if side == "Left" else row + filled)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (remove_pad_token, "the tokenizer names no token to pad with"),
+        # Its places are counted from the left, whatever the mask says.
+        (
+            lambda folder: edit_tokenizer(folder, padding={"direction": "Left"}),
+            "output 'logits' differs between rows padded together and one by one",
+        ),
+    ],
+)
+def test_a_tokenizer_with_which_there_is_no_padding(
+    tmp_path: Path, change: Callable[[Path], None], reason: str
+) -> None:
+    folder = write_folder(tmp_path / "bert")
+    change(folder)
+    info = engine_of(folder).info()["batching"]
+    assert info["enabled"]
+    assert info["padding"] == {"enabled": False, "reason": reason}
+
+
+def test_a_gpu_has_fewer_buckets(tmp_path: Path) -> None:
+    settings = settings_of(write_echo(tmp_path / "echo"))
+    model, _, _ = load_on_stand_in(settings.model, tokenizer=settings.tokenizer)
+    padding = find_padding(model.signature, model.config, model.text_encoder, is_on_gpu=True)
+    assert isinstance(padding, Padding)
+    assert padding.buckets == (16, 32, 64, 128)
+
+
+@pytest.mark.parametrize(("tokens", "last"), [(10, (8, 10)), (48, (40, 48)), (9999, (448, 512))])
+def test_no_bucket_is_longer_than_a_text(
+    tmp_path: Path, tokens: int, last: tuple[int, int]
+) -> None:
+    folder = write_echo(tmp_path / "echo", f"preprocessing: {{max_length: {tokens}}}")
+    padding = found_padding(folder)
+    assert isinstance(padding, Padding)
+    assert padding.buckets[-2:] == last
+    assert list(padding.buckets) == sorted(set(padding.buckets))
+
+
+def test_the_file_goes_over_the_tokenizer(tmp_path: Path) -> None:
+    folder = write_echo(tmp_path / "echo", "serving: {padding: {}}")
+    assert found_padding(folder) == "serving.padding is empty"
+    fixed = write_echo(tmp_path / "fixed", sequence=8)
+    assert found_padding(fixed) == "'input_ids' has one shape, [batch, 8]"

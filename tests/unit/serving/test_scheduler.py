@@ -1,0 +1,528 @@
+"""The scheduler: each caller gets its own rows, and whoever leaves loses nobody anything."""
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+
+import gpux.serving.scheduler
+from gpux.config.settings import Settings
+from gpux.errors import ClientGoneError, ConfigurationError, DeadlineError, InferenceError
+from gpux.execution.deadline import Watchdog
+from gpux.model import Model, load
+from gpux.serving.batch_plan import BatchLimits
+from gpux.serving.batching_check import find_obstacle
+from gpux.serving.engine import Engine
+from gpux.serving.scheduler import RunTimeEstimate, Scheduler
+from tests.support import bert_models, onnx_models
+from tests.support.fake_gpu import StandInSession, load_on_stand_in
+
+Find = Callable[[str], Path]
+_BATCHED = BatchLimits(max_rows=8)
+pytestmark = pytest.mark.usefixtures("no_short_runs")
+
+
+class Gate:
+    """Holds a model's runs up, counts them, and can make the next ones fail."""
+
+    def __init__(self, model: Model) -> None:
+        self.open = threading.Event()
+        self.open.set()
+        self.rows: list[int] = []
+        self.failures: list[Exception] = []
+        run = model.execution.run
+
+        def gated(request: Any, deadline: Any = None) -> Any:
+            self.rows.append(next(iter(request.tensors.values())).shape[0])
+            assert self.open.wait(60)
+            if self.failures:
+                raise self.failures.pop(0)
+            return run(request, deadline)
+
+        model.execution.run = gated  # type: ignore[method-assign]
+
+
+def ask(scheduler: Scheduler, model: Model, rows: list[list[float]], **how: Any) -> Any:
+    """The rows that a matrix model answers."""
+    request = model.inputs.decode(json.dumps({"x": rows}).encode())
+    outcome = scheduler.run(request, **how)
+    try:
+        (answer,) = model.postprocess(outcome.outputs, unbatched=False).values()
+        return numpy.from_dlpack(answer).tolist()  # type: ignore[arg-type]
+    finally:
+        outcome.release()
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came true")
+
+
+@pytest.fixture
+def model(model_file: Find) -> Model:
+    return load(model_file("matrix"), "cpu")
+
+
+@pytest.fixture
+def some_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpux.serving.scheduler, "_SHORT_SECONDS", 0.0002)
+
+
+def test_what_waits_runs_together_and_gets_its_own_rows(model: Model) -> None:
+    scheduler, gate = Scheduler(model, 1, _BATCHED), Gate(model)
+    gate.open.clear()
+    with ThreadPoolExecutor(8) as callers:
+        first = callers.submit(ask, scheduler, model, [[0.0, 0.5]])
+        wait_for(lambda: gate.rows == [1])
+        others = []
+        for number in range(1, 5):
+            others.append(callers.submit(ask, scheduler, model, [[float(number), 0.5]] * number))
+            wait_for(lambda: scheduler.queue_length == len(others))
+        gate.open.set()
+        assert first.result(60) == [[0.0, 0.5]]
+        for number, other in enumerate(others, 1):
+            assert other.result(60) == [[float(number), 0.5]] * number
+    # One to three rows fit together beside each other, the four rows of the last do not.
+    assert gate.rows == [1, 6, 4]
+    assert model.pool.usage.used_bytes == 0
+
+
+def test_without_limits_each_runs_alone(model: Model) -> None:
+    scheduler, gate = Scheduler(model, 1, None), Gate(model)
+    with ThreadPoolExecutor(8) as callers:
+        answers = list(
+            callers.map(lambda n: ask(scheduler, model, [[float(n)]]), range(50), timeout=60)
+        )
+    assert answers == [[[float(n)]] for n in range(50)]
+    assert gate.rows == [1] * 50
+
+
+def test_a_free_model_is_run_by_the_callers_own_thread(model: Model) -> None:
+    scheduler = Scheduler(model, 1, _BATCHED)
+    ran_in: list[str] = []
+    run = model.execution.run
+
+    def noted(request: Any, deadline: Any = None) -> Any:
+        ran_in.append(threading.current_thread().name)
+        return run(request, deadline)
+
+    model.execution.run = noted  # type: ignore[method-assign]
+    ask(scheduler, model, [[1.0]])
+    assert ran_in == [threading.current_thread().name]
+
+
+@pytest.mark.usefixtures("some_are_short")
+def test_a_short_run_waits_for_no_other_one(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpux.serving.scheduler, "_SHORT_WAIT_SECONDS", 60.0)
+    scheduler, gate = Scheduler(model, 1, _BATCHED), Gate(model)
+    scheduler._run_times.note(1, 1e-6)
+    ran_in: list[str] = []
+    others: list[Any] = []
+    gated = model.execution.run
+
+    def noted(request: Any, deadline: Any = None) -> Any:
+        ran_in.append(threading.current_thread().name)
+        if len(ran_in) == 1:  # another one begins while this one runs
+            others.append(second.submit(ask, scheduler, model, [[2.0]]).result(60))
+        return gated(request, deadline)
+
+    model.execution.run = noted  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1, "second") as second:
+        assert ask(scheduler, model, [[1.0]]) == [[1.0]]
+    assert others == [[[2.0]]]
+    assert ran_in == [threading.current_thread().name, "second_0"]
+    assert gate.rows == [1, 1]
+    assert model.pool.usage.used_bytes == 0
+
+
+@pytest.mark.usefixtures("some_are_short")
+def test_a_run_that_was_thought_short_is_waited_for(model: Model) -> None:
+    """How long it takes may lie in its numbers."""
+    scheduler, gate = Scheduler(model, 1, _BATCHED), Gate(model)
+    scheduler._run_times.note(1, 1e-6)
+    gate.open.clear()
+    with ThreadPoolExecutor(8) as callers:
+        first = callers.submit(ask, scheduler, model, [[1.0]])
+        wait_for(lambda: gate.rows == [1])
+        time.sleep(0.01)
+        others = [callers.submit(ask, scheduler, model, [[float(number)]]) for number in range(5)]
+        wait_for(lambda: scheduler.queue_length == 5)
+        gate.open.set()
+        assert first.result(60) == [[1.0]]
+        assert [other.result(60) for other in others] == [[[float(n)]] for n in range(5)]
+    assert gate.rows == [1, 5]
+
+
+def test_the_pace_is_that_of_the_fastest_run_of_a_size() -> None:
+    pace = RunTimeEstimate()
+    assert pace.seconds(1000) == float("inf")
+    for seconds in (0.5, 0.001, 0.5, 0.5):
+        pace.note(1000, seconds)
+    assert pace.seconds(1000) == pytest.approx(0.001 * 1.1**2)
+    assert pace.seconds(1023) == pace.seconds(1000)
+    assert pace.seconds(100) == pace.seconds(2000) == float("inf")
+    for _ in range(100):  # what was fast once is forgotten
+        pace.note(1000, 0.5)
+    assert pace.seconds(1000) == 0.5
+
+
+def test_a_batch_that_fails_is_run_one_by_one(model_file: Find) -> None:
+    """`table` fails for ids over 3: of four requests one is wrong, and fails alone."""
+    model = load(model_file("table"), "cpu")
+    scheduler, gate = Scheduler(model, 1, _BATCHED), Gate(model)
+    gate.open.clear()
+
+    def ids(value: int) -> Any:
+        request = model.inputs.decode(f'{{"ids": [[{value}]]}}'.encode())
+        outcome = scheduler.run(request)
+        try:
+            (answer,) = model.postprocess(outcome.outputs, unbatched=False).values()
+            return numpy.from_dlpack(answer).tolist()  # type: ignore[arg-type]
+        finally:
+            outcome.release()
+
+    with ThreadPoolExecutor(8) as callers:
+        first = callers.submit(ids, 0)
+        wait_for(lambda: gate.rows)
+        others = [callers.submit(ids, value) for value in (1, 9, 2)]
+        wait_for(lambda: scheduler.queue_length == 3)
+        gate.open.set()
+        assert first.result(60) == [[[0.0, 1.0]]]
+        assert others[0].result(60) == [[[2.0, 3.0]]]
+        with pytest.raises(InferenceError, match="out of data bounds"):
+            others[1].result(60)
+        assert others[2].result(60) == [[[4.0, 5.0]]]
+    assert gate.rows == [1, 3, 1, 1, 1]
+    assert model.pool.usage.used_bytes == 0
+
+
+def test_requests_with_unequal_inputs_run_alone(model_file: Find) -> None:
+    """Their rows are the model's business: in a batch they would stand beside others' rows."""
+    settings = Settings(model=model_file("unequal"), provider="cpu", batching="on")
+    engine = Engine(load(model_file("unequal"), "cpu"), settings)
+    gate = Gate(engine.model)
+    gate.open.clear()
+
+    def add(x: list[list[float]], y: list[list[float]]) -> Any:
+        return json.loads(engine.predict(json.dumps({"x": x, "y": y}).encode()))["z"]
+
+    with ThreadPoolExecutor(4) as callers:
+        first = callers.submit(add, [[0.0, 0.0]], [[1.0, 1.0]])
+        wait_for(lambda: gate.rows)
+        others = [
+            callers.submit(add, [[1.0, 1.0]], [[10.0, 10.0], [20.0, 20.0]]),
+            callers.submit(add, [[700.0, 700.0], [701.0, 701.0]], [[3.0, 3.0]]),
+        ]
+        wait_for(lambda: engine.scheduler.queue_length == 2)
+        gate.open.set()
+        assert first.result(60) == [[1.0, 1.0]]
+        assert others[0].result(60) == [[11.0, 11.0], [21.0, 21.0]]
+        assert others[1].result(60) == [[703.0, 703.0], [704.0, 704.0]]
+    assert len(gate.rows) == 3
+
+
+def test_a_model_that_mixes_rows_after_all_is_batched_no_more(
+    model_file: Find, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody gets another's row, nor memory that is none: what a trial may overlook."""
+    model = load(model_file("distinct"), "cpu")
+    scheduler, gate = Scheduler(model, 1, _BATCHED), Gate(model)
+    for turn in range(2):
+        gate.open.clear()
+        with ThreadPoolExecutor(4) as callers:
+            first = callers.submit(ask, scheduler, model, [[1.0, 1.0]])
+            wait_for(lambda: len(gate.rows) in (1, 6))
+            others = [callers.submit(ask, scheduler, model, [[1.0, 1.0]]) for _ in range(3)]
+            wait_for(lambda: scheduler.queue_length == 3)
+            gate.open.set()
+            for answer in (first, *others):
+                assert answer.result(60) == [[1.0, 1.0]]
+        assert gate.rows == [1, 3, 1, 1, 1] + [1] * 4 * turn
+    assert "Batching is off from now on" in caplog.text
+    assert scheduler.limits is None
+    assert scheduler.obstacle == "rows together gave an output of shape [1, 2] for 3 rows"
+    assert model.pool.usage.used_bytes == 0
+
+
+def test_a_batch_past_its_deadline_is_not_run_again(model_file: Find) -> None:
+    model = load(model_file("matrix"), "cpu")
+    scheduler, gate, watchdog = Scheduler(model, 1, _BATCHED), Gate(model), Watchdog()
+    gate.open.clear()
+    with ThreadPoolExecutor(8) as callers:
+        first = callers.submit(ask, scheduler, model, [[1.0]])
+        wait_for(lambda: gate.rows)
+        deadline = watchdog.deadline(60)
+        late = [callers.submit(ask, scheduler, model, [[2.0]], deadline=deadline) for _ in range(4)]
+        wait_for(lambda: scheduler.queue_length == 4)
+        gate.failures = [ValueError("of the first"), deadline.error()]
+        gate.open.set()
+        with pytest.raises(ValueError, match="of the first"):
+            first.result(60)
+        for answer in late:
+            with pytest.raises(DeadlineError):
+                answer.result(60)
+    assert gate.rows == [1, 4]
+    assert model.pool.usage.used_bytes == 0
+
+
+def test_a_bug_in_a_run_leaves_nobody_waiting(model: Model) -> None:
+    scheduler, gate = Scheduler(model, 1, None), Gate(model)
+    gate.open.clear()
+    with ThreadPoolExecutor(4) as callers:
+        first = callers.submit(ask, scheduler, model, [[1.0]])
+        wait_for(lambda: gate.rows)
+        second = callers.submit(ask, scheduler, model, [[2.0]])
+        wait_for(lambda: scheduler.queue_length == 1)
+        gate.failures = [ValueError("a bug"), ValueError("another")]
+        gate.open.set()
+        with pytest.raises(ValueError, match="a bug"):
+            first.result(60)
+        with pytest.raises(InferenceError, match="internal error") as caught:
+            second.result(60)
+        assert str(caught.value.__cause__) == "another"
+    assert ask(scheduler, model, [[3.0]]) == [[3.0]]
+
+
+def test_a_request_that_waits_past_its_deadline_is_never_run(model: Model) -> None:
+    scheduler, gate, watchdog = Scheduler(model, 1, _BATCHED), Gate(model), Watchdog()
+    gate.open.clear()
+    with ThreadPoolExecutor(2) as callers:
+        first = callers.submit(ask, scheduler, model, [[1.0]])
+        wait_for(lambda: gate.rows)
+        start = time.monotonic()
+        with pytest.raises(DeadlineError):
+            ask(scheduler, model, [[2.0]], deadline=watchdog.deadline(0.2))
+        assert 0.2 <= time.monotonic() - start < 5
+        assert scheduler.queue_length == 0
+        gate.open.set()
+        assert first.result(60) == [[1.0]]
+    assert gate.rows == [1]
+    assert model.pool.usage.used_bytes == 0
+
+
+def test_a_caller_answered_during_a_shared_run(model: Model) -> None:
+    scheduler, watchdog = Scheduler(model, 1, _BATCHED), Watchdog()
+    gate = Gate(model)
+    second = threading.Event()
+    run = model.execution.run
+
+    def slow_batch(request: Any, deadline: Any = None) -> Any:
+        if next(iter(request.tensors.values())).shape[0] == 2:
+            second.set()
+            time.sleep(0.5)
+        return run(request, deadline)
+
+    model.execution.run = slow_batch  # type: ignore[method-assign]
+    gate.open.clear()
+    with ThreadPoolExecutor(4) as callers:
+        first = callers.submit(ask, scheduler, model, [[1.0]])
+        wait_for(lambda: gate.rows == [1])
+        patient = callers.submit(ask, scheduler, model, [[2.0]])
+        wait_for(lambda: scheduler.queue_length == 1)
+        hasty = callers.submit(ask, scheduler, model, [[3.0]], deadline=watchdog.deadline(0.3))
+        wait_for(lambda: scheduler.queue_length == 2)
+        gate.open.set()
+        assert second.wait(60)
+        with pytest.raises(DeadlineError):
+            hasty.result(60)
+        assert patient.result(60) == [[2.0]]
+        assert first.result(60) == [[1.0]]
+    wait_for(lambda: model.pool.usage.used_bytes == 0)
+
+
+def test_nobody_computes_for_a_client_that_has_left(model: Model) -> None:
+    scheduler, gate = Scheduler(model, 1, _BATCHED), Gate(model)
+    gate.open.clear()
+    left = threading.Event()
+    with ThreadPoolExecutor(3) as callers:
+        first = callers.submit(ask, scheduler, model, [[1.0]])
+        wait_for(lambda: gate.rows)
+        gone = callers.submit(ask, scheduler, model, [[2.0]], is_gone=left.is_set)
+        stays = callers.submit(ask, scheduler, model, [[3.0]], is_gone=lambda: False)
+        wait_for(lambda: scheduler.queue_length == 2)
+        left.set()
+        gate.open.set()
+        assert first.result(60) == [[1.0]]
+        with pytest.raises(ClientGoneError):
+            gone.result(60)
+        assert stays.result(60) == [[3.0]]
+    assert gate.rows == [1, 1]
+    assert model.pool.usage.used_bytes == 0
+
+
+def test_a_delay_waits_for_company(model: Model) -> None:
+    scheduler, gate = Scheduler(model, 1, BatchLimits(2, delay_seconds=30)), Gate(model)
+    with ThreadPoolExecutor(2) as callers:
+        answers = [callers.submit(ask, scheduler, model, [[float(n)]]) for n in range(2)]
+        assert [answer.result(20) for answer in answers] == [[[0.0]], [[1.0]]]
+    assert gate.rows == [2]
+
+
+@pytest.mark.usefixtures("eager_threads")
+@pytest.mark.parametrize("name", ["matrix", "strings", "alias", "numbers"])
+def test_64_threads_get_their_own_answers(name: str, model_file: Find) -> None:
+    """By value, shuffled, with random pauses: batched and unbatched are the same."""
+    settings = Settings(model=model_file(name), provider="cpu", batching="on", max_batch_size=16)
+    alone = Engine(load(model_file(name), "cpu"))
+    engine = Engine(load(model_file(name), "cpu"), settings)
+    assert engine.batching.limits is not None
+    chance = random.Random(0)
+    bodies = [_body(alone.model, number) for number in range(40)]
+    expected = [alone.predict(body) for body in bodies]
+    wrong: list[object] = []
+
+    def work(thread: int) -> None:
+        order = random.Random(thread).sample(range(len(bodies)), len(bodies))
+        for number in order[:12]:
+            time.sleep(chance.random() / 500)
+            answer = engine.predict(bodies[number])
+            if answer != expected[number]:
+                wrong.append((bodies[number], answer))
+
+    with ThreadPoolExecutor(64) as callers:
+        list(callers.map(work, range(64)))
+    assert wrong == []
+    assert engine.model.pool.usage.used_bytes == 0
+
+
+@pytest.mark.usefixtures("eager_threads")
+@pytest.mark.parametrize("name", ["sentiment", "masked", "bert"])
+def test_64_threads_get_their_own_of_what_is_computed(name: str, tmp_path: Path) -> None:
+    """The same for floats within their rounding, integers, and texts, of different lengths."""
+    chance = random.Random(1)
+    if name == "bert":
+        path = bert_models.write_folder(tmp_path)
+        texts = [" ".join(["good"] * chance.randrange(1, 30) + ["bad"] * n) for n in range(40)]
+        values: list[Any] = [{"text": texts[n : n + n % 4] or texts[n]} for n in range(36)]
+    else:
+        gpux_yml = "serving: {padding: {ids: 0, mask: 0}}" if name == "masked" else None
+        path = onnx_models.write_folder(tmp_path, name, gpux_yml)
+        values = [_ids(load(path, "cpu").signature.inputs, n, chance) for n in range(36)]
+    settings = Settings(model=path, provider="cpu", batching="on", max_batch_size=16)
+    alone, engine = Engine(load(path, "cpu")), Engine(load(path, "cpu"), settings)
+    assert engine.batching.limits is not None
+    assert (engine.batching.padding is not None) == (name != "sentiment")
+    bodies = [json.dumps(value).encode() for value in values]
+    expected = [json.loads(alone.predict(body)) for body in bodies]
+    wrong: list[object] = []
+
+    def work(thread: int) -> None:
+        own = random.Random(thread)
+        for number in own.sample(range(len(bodies)), 12):
+            time.sleep(own.random() / 500)
+            answer = json.loads(engine.predict(bodies[number]))
+            if not _is_close(answer, expected[number]):
+                wrong.append((bodies[number], answer))
+
+    with ThreadPoolExecutor(64) as callers:
+        list(callers.map(work, range(64)))
+    assert wrong == []
+    assert engine.model.pool.usage.used_bytes == 0
+
+
+def _ids(inputs: Sequence[Any], number: int, chance: random.Random) -> dict[str, Any]:
+    """Ids, and a mask of the same size: one to three rows, or an item."""
+    rows, width = number % 4, 1 + number % 7
+    values = {}
+    for spec, limit in zip(inputs, (30_000, 2), strict=True):
+        items = [[chance.randrange(limit) for _ in range(width)] for _ in range(rows or 1)]
+        values[spec.name] = items if rows else items[0]
+    return values
+
+
+def _is_close(answer: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
+    """Integers are equal, and floats within what another order of sums makes of them."""
+    if answer.keys() != expected.keys():
+        return False
+    pairs = [(numpy.array(answer[name]), numpy.array(expected[name])) for name in expected]
+    return all(
+        x.shape == y.shape
+        and x.dtype == y.dtype
+        and (numpy.allclose(x, y, rtol=1e-5, atol=1e-6) if x.dtype.kind == "f" else (x == y).all())
+        for x, y in pairs
+    )
+
+
+def _body(model: Model, number: int) -> bytes:
+    """A request of one to three rows, or of one item, whose values tell it from the others."""
+    body: dict[str, Any] = {}
+    rows = number % 4
+    for spec in model.signature.inputs:
+        shape = [2 if not isinstance(dim, int) else dim for dim in spec.dims[1:]]
+        item: Any = {
+            "string": f"text {number}",
+            "boolean": number % 2 == 0,
+            "number": number % 100,
+        }[spec.type.word]
+        for size in reversed(shape):
+            item = [item] * size
+        body[spec.name] = item if rows == 0 else [item] * rows
+    return json.dumps(body).encode()
+
+
+def test_batches_on_a_gpu(model_file: Find) -> None:
+    """On the stand-in: two runs at once, none of them in the caller's thread."""
+    model, stream, session = load_on_stand_in(model_file("matrix"), cuda_graph="off")
+    assert isinstance(session, StandInSession)
+    engine = Engine(model, Settings(model=model.file, batching="on", max_batch_size=16))
+    with ThreadPoolExecutor(32) as callers:
+
+        def work(number: int) -> bool:
+            body = f'{{"x":[[{number}.0,0.5]]}}'.encode()
+            return engine.predict(body) == f'{{"y":[[{number}.0,0.5]]}}'.encode()
+
+        assert all(callers.map(work, range(300)))
+    assert stream.log.count("run") < 300, "some ran together"
+    assert model.pool.usage.used_bytes == 0
+
+
+# Which models may.
+
+
+@pytest.mark.parametrize("name", ["matrix", "cube", "strings", "numbers", "items", "alias"])
+def test_models_whose_rows_are_independent(name: str, model_file: Find) -> None:
+    assert find_obstacle(load(model_file(name), "cpu")) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("image", "input 'image' does not lead with a batch axis"),
+        ("fixed", "does not lead with a batch axis"),
+        ("detector", "does not lead with the batch axis"),
+        ("doubled", "rows together gave an output of shape [6, 8] for 3 rows"),
+        ("distinct", "rows together gave an output of shape [2, 2] for 3 rows"),
+        ("brightest", "differs between rows together and one by one"),
+        ("quantized", "node 'DynamicQuantizeLinear range' scales all rows"),
+        ("constant", "output 'weights' does not lead with the batch axis"),
+        ("zipmap", "is no tensor"),
+        ("normalized", "differs between rows together and one by one"),
+        ("sevens", "output 'y' does not lead with the batch axis"),
+    ],
+)
+def test_models_whose_rows_are_not(name: str, reason: str, model_file: Find) -> None:
+    file = model_file(name)
+    obstacle = find_obstacle(load(file, "cpu"))
+    assert obstacle is not None
+    assert reason in obstacle
+    settings = Settings(model=file, provider="cpu")
+    engine = Engine(load(file, "cpu"), settings)
+    assert engine.info()["batching"] == {
+        "enabled": False,
+        "max_batch_size": None,
+        "reason": obstacle,
+        "padding": {"enabled": False, "reason": obstacle},
+    }
+    with pytest.raises(ConfigurationError, match=r"serving\.batching is on, but"):
+        Engine(load(file, "cpu"), replace(settings, batching="on"))

@@ -1,0 +1,142 @@
+"""warmup: in which sizes a model runs before anybody asks for it."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpux.config.settings import Settings, read_settings
+from gpux.errors import InferenceError
+from gpux.model import Model, load, load_model
+from gpux.serving.engine import Engine
+from gpux.serving.warmup import read_recorded, warm_up
+from tests.support.fake_gpu import load_on_stand_in
+from tests.support.onnx_models import catalogue, write_folder
+
+Find = Callable[[str], Path]
+
+
+class Runs:
+    """The shapes that a model runs from now on, and what it raises for some of them."""
+
+    def __init__(self, model: Model, failing: Mapping[int, Exception] | None = None) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        run = model.execution.run
+
+        def watched(request: Any, deadline: Any = None) -> Any:
+            shape = next(iter(request.tensors.values())).shape
+            self.shapes.append(shape)
+            if failing and shape[0] in failing:
+                raise failing[shape[0]]
+            return run(request, deadline)
+
+        model.execution.run = watched  # type: ignore[method-assign]
+
+
+def warm(model: Model, settings: Settings, file: Path | None, **how: Any) -> Runs:
+    """Warms a model up as a server does, and answers what ran after the trial."""
+    recorded = None if file is None else read_recorded(file, model)
+    engine = Engine(model, settings, recorded.rows if recorded else ())
+    runs = Runs(model, **how)
+    warm_up(engine, recorded)
+    assert model.pool.usage.used_bytes == 0
+    return runs
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    """A request of two rows for `matrix`."""
+    file = tmp_path / "request.json"
+    file.write_text(json.dumps({"x": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]}))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("most", "sizes"), [(32, [1, 2, 4, 8, 16, 32]), (6, [1, 2, 4, 6]), (2, [1, 2]), (1, [])]
+)
+def test_a_recorded_request_runs_as_it_is_and_in_every_batch_size(
+    model_file: Find, recorded: Path, most: int, sizes: list[int]
+) -> None:
+    model = load(model_file("matrix"), "cpu")
+    runs = warm(model, Settings(model=model.file, max_batch_size=most), recorded)
+    assert runs.shapes == [(2, 3), *((size, 3) for size in sizes)]
+
+
+def test_a_generated_request_runs_in_every_batch_size(model_file: Find) -> None:
+    model = load(model_file("photo"), "cpu")
+    assert warm(model, Settings(model=model.file), None).shapes == [(1, 3, 224, 224)]
+    model = load(model_file("matrix"), "cpu")
+    runs = warm(model, Settings(model=model.file, max_batch_size=4), None)
+    assert [shape[0] for shape in runs.shapes] == [1, 1, 2, 4]
+    assert len({shape[1] for shape in runs.shapes}) == 1
+
+
+def test_without_batches_one_is_enough(model_file: Find) -> None:
+    model = load(model_file("matrix"), "cpu")
+    runs = warm(model, Settings(model=model.file, batching="off"), None)
+    assert len(runs.shapes) == 1
+
+
+@pytest.mark.parametrize("name", ["opened", "single", "fixed", "slow", "sequences", "string"])
+def test_models_without_rows_are_warmed_up_too(model_file: Find, name: str) -> None:
+    model = load(model_file(name), "cpu")
+    assert len(warm(model, Settings(model=model.file), None).shapes) == 1
+
+
+def test_what_is_generated_may_fail(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    file = tmp_path / "model.onnx"
+    file.write_bytes(catalogue().SerializeToString())
+    model = load(file, "cpu")
+    engine = Engine(model, Settings(model=model.file))
+    warm_up(engine, None)
+    assert engine.batching.limits is None
+    (said,) = caplog.messages
+    assert said.startswith("no generated request could be run before the first one comes: Infer")
+    assert caplog.records[0].levelname == "INFO"
+
+
+def test_a_batch_that_fails_does_not_end_the_start(
+    model_file: Find, recorded: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = load(model_file("matrix"), "cpu")
+    settings = Settings(model=model.file, max_batch_size=8)
+    runs = warm(model, settings, recorded, failing={4: InferenceError("no room")})
+    assert [shape[0] for shape in runs.shapes] == [2, 1, 2, 4]
+    assert caplog.messages == [
+        "a batch could not be run before the first request: Inference failed: no room"
+    ]
+
+
+def test_a_slow_model_is_left_alone_after_a_while(
+    model_file: Find, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("gpux.serving.warmup._MAX_SECONDS", 0.0)
+    model = load(model_file("matrix"), "cpu")
+    assert warm(model, Settings(model=model.file), None).shapes == []
+    assert caplog.messages == []  # at a level that nobody is shown
+
+
+def test_every_padded_length(tmp_path: Path) -> None:
+    described = "serving: {padding: {x: 0}, buckets: [4, 8], max_batch_size: 2}"
+    folder = write_folder(tmp_path / "folder", "matrix", described)
+    (folder / "request.json").write_text(json.dumps({"x": [1.0, 2.0, 3.0]}))
+    settings = read_settings({}, {"model": str(folder), "provider": "cpu"})
+    runs = warm(load_model(settings), settings, folder / "request.json")
+    assert runs.shapes == [(1, 3), (1, 3), (2, 3), (2, 4), (2, 8)]
+
+
+def test_a_recorded_request_has_its_cuda_graphs(model_file: Find, recorded: Path) -> None:
+    """On the stand-in: those of its sizes; a generated one has none, as its shapes are made up."""
+    settings = Settings(model=model_file("matrix"), max_batch_size=4)
+    model, _, _ = load_on_stand_in(model_file("matrix"))
+    warm(model, settings, recorded)
+    assert (
+        model.execution.describe()["cuda_graph"]["captured"] == 3
+    )  # as it is, one row, the largest batch
+    model, _, _ = load_on_stand_in(model_file("matrix"))
+    warm(model, replace(settings), None)
+    assert model.execution.describe()["cuda_graph"]["captured"] == 0
