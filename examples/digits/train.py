@@ -1,7 +1,7 @@
-"""Train the digits example: 8x8 grey images in, the digit and its ten probabilities out.
+"""Train the digits example: 8x8 grey images in, the digit and ten probabilities out.
 
-scikit-learn trains a small neural network; the ONNX graph is then written node by node, so that it
-takes images as they are, two axes each, and names its batch axis.
+scikit-learn trains a small neural network. The ONNX graph is then built node by node, so that it
+accepts images with their two axes and has a named batch axis.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 
-# Pixels go from 0 to 16: a power of two, so scaling the weights instead changes no bit.
+# Pixels range from 0 to 16, a power of two: scaling the weights instead is exact.
 PIXEL_MAX = 16.0
 LOWEST_ACCURACY = 0.97
 LARGEST_GAP = 1e-5
@@ -27,13 +27,13 @@ SHOWN = 5
 
 
 def fit(images: NDArray[np.float64], labels: NDArray[np.int64]) -> MLPClassifier:
-    """Fit one hidden layer to images [n, 8, 8]."""
+    """Fit a network with one hidden layer to float64 images [n, 8, 8] and int64 labels [n]."""
     network = MLPClassifier((128,), alpha=0.1, max_iter=500, random_state=0)
     return network.fit(images.reshape(-1, 64) / PIXEL_MAX, labels)
 
 
 def to_onnx(network: MLPClassifier) -> ModelProto:
-    """Write the fitted network as an ONNX model."""
+    """Convert the fitted network to an ONNX model."""
     hidden, final = network.coefs_
     values = {
         "hidden_weights": hidden / PIXEL_MAX,
@@ -59,7 +59,7 @@ def to_onnx(network: MLPClassifier) -> ModelProto:
         ],
         [numpy_helper.from_array(array.astype(np.float32), name) for name, array in values.items()],
     )
-    # Opset 18 dates from 2022: older runtimes load the model too.
+    # Opset 18 (2022): older runtimes load the model too.
     exported = helper.make_model(
         graph,
         producer_name="gpux-examples",
@@ -73,7 +73,7 @@ def to_onnx(network: MLPClassifier) -> ModelProto:
 
 
 def main() -> None:
-    """Train, write, check; the exit status is 1 if the model does not do what the README says."""
+    """Train, write and check the model; exit with 1 if it does not match the README."""
     parser = argparse.ArgumentParser(description="Train the digits example.")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("model.onnx"))
     output: Path = parser.parse_args().output

@@ -1,7 +1,7 @@
 """Train the sentiment example: one string in, the probabilities of [negative, positive] out.
 
-scikit-learn learns from the scored words of the VADER lexicon; the ONNX graph is then written node
-by node, text handling included, so that a server needs nothing but ONNX Runtime to answer raw text.
+scikit-learn is trained on the scored words of the VADER lexicon. The ONNX graph is then built node
+by node, text handling included, so that a server needs only ONNX Runtime to accept raw text.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline
 
 MIN_GRAM, MAX_GRAM = 3, 5
-# Bounds on memory: the Tokenizer pads each word to the longest one, each text to the one of most
-# words. A longer word counts as two, the words after the last one not at all.
+# Bounds on memory: the Tokenizer pads each word to the longest one, and each text to the one with
+# the most words. A longer word is split; words beyond MAX_WORDS are ignored.
 WORD, MAX_WORDS = "[a-z]{1,24}", 1000
-# What the Tokenizer puts around each word when its attribute `mark` is set.
+# The Tokenizer's marks around each word, if its attribute `mark` is set.
 WORD_START, WORD_END = "\x02", "\x03"
 
 # (text, index of the class that must score above the bound)
@@ -40,7 +40,7 @@ SHOWN = ["What a great day", "The food was disgusting and cold", "I am not happy
 def load_lexicon() -> tuple[list[str], NDArray[np.float64]]:
     """Return the lexicon's plain words and their mean scores, -4 (negative) to 4 (positive).
 
-    Emoticons, numbers and phrases are left out: the graph sees runs of the letters a to z only.
+    Without emoticons, numbers and phrases: the graph sees only runs of the letters a to z.
     """
     text = (files("vaderSentiment") / "vader_lexicon.txt").read_text(encoding="utf-8")
     rows = [line.split("\t") for line in text.splitlines() if line.strip()]
@@ -50,17 +50,17 @@ def load_lexicon() -> tuple[list[str], NDArray[np.float64]]:
 
 
 def words_only(text: str) -> str:
-    """Do what the graph's StringNormalizer, first Tokenizer and Slice do."""
+    """Mirror the graph's StringNormalizer, first Tokenizer and Slice."""
     return " ".join(re.findall(WORD, text.lower())[:MAX_WORDS])
 
 
 def fit(words: list[str], scores: NDArray[np.float64]) -> Pipeline:
-    """Fit n-grams and a linear model; strongly scored words weigh more.
+    """Fit n-grams and a linear model, weighting words by the magnitude of their scores.
 
-    The lexicon has no neutral words, and a model that never saw "this" or "were" gives them a side
-    by chance. So each stop word that has no score is added once to either class. Without an
-    intercept, text with no known n-gram scores exactly [0.5, 0.5]; the small tolerance takes the
-    solver to the one optimum, so that other machines find the same weights.
+    The lexicon has no neutral words, and a model that never saw "this" or "were" classifies them
+    by chance. So each stop word without a score is added once to each class. Without an intercept,
+    text with no known n-gram scores exactly [0.5, 0.5]. The small tolerance takes the solver to the
+    unique optimum, so that other machines find the same weights.
     """
     neutral = sorted(ENGLISH_STOP_WORDS.difference(words))
     classes = np.concatenate([scores > 0, [False] * len(neutral), [True] * len(neutral)])
@@ -79,7 +79,7 @@ def fit(words: list[str], scores: NDArray[np.float64]) -> Pipeline:
 
 
 def held_out_accuracy(words: list[str], scores: NDArray[np.float64]) -> float:
-    """Return the share of words whose side is told right by models that did not see them."""
+    """Return the accuracy on held-out words, by five-fold cross-validation."""
     texts, classes = np.array(words), scores > 0
     right = 0
     for seen, unseen in StratifiedKFold(5, shuffle=True, random_state=0).split(texts, classes):
@@ -89,11 +89,11 @@ def held_out_accuracy(words: list[str], scores: NDArray[np.float64]) -> float:
 
 
 def vocabulary(vectorizer: TfidfVectorizer, columns: list[int]) -> dict[str, Any]:
-    """Return TfIdfVectorizer's attributes for these columns, whose n-grams must not get shorter.
+    """Return TfIdfVectorizer's attributes for these columns, sorted by ascending n-gram length.
 
-    Each n-gram is spelled out in characters; scikit-learn has a space on either side of a word
-    where the Tokenizer has its two marks. The n-gram at place i counts for output i: for any other
-    order, releases of ONNX Runtime disagree about which weight belongs to which n-gram.
+    Each n-gram is spelled out in characters; where scikit-learn has a space on either side of a
+    word, the Tokenizer has its two marks. N-gram i maps to output i: for any other order, releases
+    of ONNX Runtime disagree about which weight belongs to which n-gram.
     """
     ngrams = vectorizer.get_feature_names_out()[columns].tolist()
     pool: list[str] = []
@@ -107,7 +107,7 @@ def vocabulary(vectorizer: TfidfVectorizer, columns: list[int]) -> dict[str, Any
         "max_gram_length": MAX_GRAM,
         "max_skip_count": 0,
         "pool_strings": pool,
-        # where in the pool the 1-grams, 2-grams, ... begin
+        # offsets in the pool at which the 1-grams, 2-grams, ... begin
         "ngram_counts": [sum(len(g) for g in ngrams if len(g) <= n) for n in range(MAX_GRAM)],
         "ngram_indexes": list(range(len(ngrams))),
         "weights": vectorizer.idf_[columns].tolist(),
@@ -115,10 +115,10 @@ def vocabulary(vectorizer: TfidfVectorizer, columns: list[int]) -> dict[str, Any
 
 
 def to_onnx(model: Pipeline) -> ModelProto:
-    """Write the fitted pipeline as an ONNX model.
+    """Convert the fitted pipeline to an ONNX model.
 
-    By hand because skl2onnx has no char_wb. Two Tokenizers (words, then characters with a mark on
-    either side of a word) give the same n-grams, blind to punctuation, line breaks and padding.
+    By hand, because skl2onnx has no char_wb. Two Tokenizers (words, then characters with a mark on
+    either side of a word) yield the same n-grams, ignoring punctuation, line breaks and padding.
     """
     names = model["ngrams"].get_feature_names_out()
     columns = sorted(range(len(names)), key=lambda column: len(names[column]))
@@ -131,7 +131,7 @@ def to_onnx(model: Pipeline) -> ModelProto:
 
     nodes = [
         make_node("Reshape", ["text", "one_axis"], ["texts"]),
-        # C.UTF-8 is there on slim systems too; the default locale, en_US.UTF-8, often is not.
+        # Slim systems have C.UTF-8, but often not the default locale, en_US.UTF-8.
         make_node(
             "StringNormalizer", ["texts"], ["lowered"], case_change_action="LOWER", locale="C.UTF-8"
         ),
@@ -150,7 +150,7 @@ def to_onnx(model: Pipeline) -> ModelProto:
     constants = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
     inputs = [helper.make_tensor_value_info("text", TensorProto.STRING, ["batch", 1])]
     outputs = [helper.make_tensor_value_info("sentiment", TensorProto.FLOAT, ["batch", 2])]
-    # Opset 18 dates from 2022: older runtimes load the model too.
+    # Opset 18 (2022): older runtimes load the model too.
     exported = helper.make_model(
         helper.make_graph(nodes, "sentiment", inputs, outputs, constants),
         producer_name="gpux-examples",
@@ -165,16 +165,16 @@ def to_onnx(model: Pipeline) -> ModelProto:
 
 
 def score(session: onnxruntime.InferenceSession, texts: list[str]) -> NDArray[np.float32]:
-    """Return [texts, 2] probabilities, one run a text: thousands of dense rows are a lot of memory.
+    """Return float32 probabilities [texts, 2]; one run per text bounds the memory for dense rows.
 
-    Strings reach ONNX Runtime as an object array.
+    ONNX Runtime takes strings as an object array.
     """
     inputs = [{"text": np.array([[text]], dtype=object)} for text in texts]
     return np.concatenate([session.run(["sentiment"], values)[0] for values in inputs])
 
 
 def main() -> None:
-    """Train, write, check; the exit status is 1 if the model does not do what the README says."""
+    """Train, write and check the model; exit with 1 if it does not match the README."""
     parser = argparse.ArgumentParser(description="Train the sentiment example.")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("model.onnx"))
     output: Path = parser.parse_args().output
