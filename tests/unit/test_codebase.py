@@ -4,6 +4,7 @@ import ast
 import inspect
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -14,6 +15,7 @@ import pytest
 
 import gpux
 from gpux import _dlpack, _fastpath
+from gpux.errors import DISTRIBUTION, install_command
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "gpux"
@@ -253,6 +255,17 @@ def test_there_is_one_version() -> None:
     assert built
     assert project["dynamic"] == ["version"]
     assert built[1] == gpux.__version__
+
+
+def test_the_distribution_is_named_in_one_place() -> None:
+    """`gpux` on the package index is another project's: no message may install it."""
+    for words in ("gpux-server", "pip install"):
+        assert [name for name, path in FILES.items() if words in path.read_text()] == ["errors"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["name"] == DISTRIBUTION
+    for extra in ("cpu", "cuda", "text", "otel", "granian"):
+        needed = project["optional-dependencies"][extra]
+        assert shlex.split(install_command(extra)) == ["pip", "install", *needed]
 
 
 def test_the_architecture_names_the_rooms_in_their_order() -> None:
