@@ -39,6 +39,7 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/clang-format --dry-run -Werror $(CORE) $(wildcard tests/core/*.?pp)
+	$(BIN)/clang-tidy --quiet $(filter %.cpp,$(CORE)) --
 
 types: $(VENV)/dev.stamp
 	$(BIN)/mypy
@@ -62,7 +63,7 @@ sanitize: $(VENV)/sanitize.stamp
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" PYTHONMALLOC=malloc \
 		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 		$(VENV)/sanitize/bin/python $(PYTEST) --capture=sys -p no:cacheprovider -k 'not $(VOLUME)' \
-		tests/fastpath tests/unit/serving/test_encoder.py
+		tests/fastpath tests/unit/inputs/test_reader.py tests/unit/serving/test_encoder.py
 
 # The core without an interpreter, with the sanitizers: its tables and the fuzzer's corpus, again in the portable build
 # for processors without SSE2; samples of the writer against std::to_chars; random decimals, as the installed reader reads

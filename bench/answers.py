@@ -1,4 +1,4 @@
-"""Whether what was timed is right: bits against bits, JSON against the model's own outputs."""
+"""Checks of timed results: arrays bit for bit, JSON against the model's own outputs."""
 
 import json
 from collections.abc import Mapping
@@ -10,19 +10,19 @@ Array = numpy.ndarray[Any, Any]
 
 
 class MismatchError(Exception):
-    """Something that was timed gave another answer than it should have."""
+    """A timed call returned a wrong result."""
 
 
 def check_bits(what: str, got: Array, expected: Array) -> None:
-    """Checks that two arrays are the same in type, shape and every bit.
+    """Checks that two arrays are equal in type, shape and every bit.
 
     Args:
-        what: named in the error.
-        got: what was timed.
-        expected: what it should be.
+        what: the name for the error.
+        got: the timed result.
+        expected: the right one.
 
     Raises:
-        MismatchError: says where they differ first.
+        MismatchError: with the first difference.
     """
     if got.dtype != expected.dtype or got.shape != expected.shape:
         raise MismatchError(
@@ -33,26 +33,26 @@ def check_bits(what: str, got: Array, expected: Array) -> None:
         return
     bits = f"u{got.itemsize}"
     differs = numpy.ravel(got).view(bits) != numpy.ravel(expected).view(bits)
-    place = int(numpy.flatnonzero(differs)[0])
+    index = int(numpy.flatnonzero(differs)[0])
     raise MismatchError(
         f"{what}: {numpy.count_nonzero(differs)} of {got.size} elements differ, the first is "
-        f"number {place}: {got.ravel()[place]!r} instead of {expected.ravel()[place]!r}"
+        f"number {index}: {got.ravel()[index]!r} instead of {expected.ravel()[index]!r}"
     )
 
 
 def check_text(what: str, text: bytes, expected: Mapping[str, Any], rounding: float = 0.0) -> None:
-    """Checks an answer's JSON text against the outputs of a plain session.run.
+    """Checks a response's JSON text against the outputs of a plain session.run.
 
     Args:
-        what: named in the error.
+        what: the name for the error.
         text: an object of output name → value.
-        expected: by output name, in the model's order, as ONNX Runtime gives them.
-        rounding: the share of its largest number by which a float of a tensor may differ, as it
-            may where rows of several requests ran together.
+        expected: by output name, in the model's order, as returned by ONNX Runtime.
+        rounding: by how much the floats of a tensor may differ, as a share of its largest number:
+            the rows of several requests may have run in one batch.
 
     Raises:
-        MismatchError: an output is missing, or differs in as little as one bit. An answer without
-            the leading axis of 1 is the same, as is null for a number that is not finite.
+        MismatchError: an output is missing, or differs in a single bit. A missing leading axis of 1
+            and null for a number that is not finite count as equal.
     """
     _check_values(what, json.loads(text), expected, rounding)
 
@@ -60,7 +60,7 @@ def check_text(what: str, text: bytes, expected: Mapping[str, Any], rounding: fl
 def check_v2_text(
     what: str, text: bytes, expected: Mapping[str, Any], rounding: float = 0.0
 ) -> None:
-    """The same for an answer of the Open Inference Protocol (V2), whose data may be flat."""
+    """The same for a response of the Open Inference Protocol (V2), whose data may be flat."""
     values = {
         output["name"]: numpy.array(output["data"]).reshape(output["shape"]).tolist()
         for output in json.loads(text)["outputs"]
@@ -74,18 +74,18 @@ def _check_values(
     if list(values) != list(expected):
         raise MismatchError(f"{what}: outputs {list(values)} instead of {list(expected)}")
     for name, raw in expected.items():
-        place = f"{what}, output {name!r}"
+        where = f"{what}, output {name!r}"
         if rounding and isinstance(raw, numpy.ndarray) and raw.dtype.kind == "f":
-            _check_close(place, values[name], raw, rounding)
+            _check_close(where, values[name], raw, rounding)
         else:
-            _check_value(place, values[name], raw)
+            _check_value(where, values[name], raw)
 
 
 def _check_close(what: str, value: Any, raw: Array, rounding: float) -> None:
     got = numpy.asarray(value, raw.dtype).reshape(raw.shape)
     limit = rounding * float(numpy.abs(raw).max(initial=0.0))
     worst = float(numpy.abs(got - raw).max(initial=0.0))
-    if not worst <= limit:  # nor is NaN
+    if not worst <= limit:  # also true of NaN
         raise MismatchError(f"{what}: differs by {worst:.3g}, more than {limit:.3g}")
 
 

@@ -1,4 +1,4 @@
-"""The cases: small models with a request for each, made here, the same on every machine."""
+"""Benchmark cases: small generated models with one request each, the same on every machine."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +22,11 @@ class Case:
     """A model and a request.
 
     Attributes:
-        name: as it is asked for, and shown.
-        about: what the request is.
-        model: makes the model. All its inputs and outputs lead with the batch axis.
-        inputs: makes the request, all axes given. Floats are float64, so that they are written with
-            the 17 digits that they have in a client which never thought about it.
+        name: on the command line and in tables.
+        about: a description of the request.
+        model: builds the model. The first axis of all inputs and outputs is the batch axis.
+        inputs: builds the request, with all axes. Floats are float64, hence written with 17
+            digits, as a naive client writes them.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Case:
         return json.dumps({name: array.tolist() for name, array in inputs.items()}).encode()
 
     def v2_body(self) -> bytes:
-        """The same in the Open Inference Protocol (V2), its data flat as its clients write it."""
+        """The same in the Open Inference Protocol (V2), with flat data as its clients write it."""
         tensors = [
             {
                 "name": name,
@@ -50,11 +50,11 @@ class Case:
             }
             for name, array in self._request().items()
         ]
-        # The id comes back in the answer, which is the same text each time then.
+        # The response echoes the id; a fixed one keeps its text identical.
         return json.dumps({"id": "1", "inputs": tensors}).encode()
 
     def write(self, folder: Path) -> tuple[Path, Path]:
-        """Writes NAME.onnx and NAME.json; answers where they are."""
+        """Writes NAME.onnx and NAME.json; returns their paths."""
         folder.mkdir(parents=True, exist_ok=True)
         model_file, body_file = folder / f"{self.name}.onnx", folder / f"{self.name}.json"
         model = self.model(numpy.random.default_rng(0))
@@ -88,7 +88,7 @@ def _graph(
             for weight, array in weights.items()
         ],
     )
-    # Versions that every ONNX Runtime since 1.20 reads.
+    # Versions supported by every ONNX Runtime since 1.20.
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
@@ -127,7 +127,7 @@ def _wide(random: numpy.random.Generator) -> ModelProto:
 
 
 def _conv(random: numpy.random.Generator) -> ModelProto:
-    """Four convolutions of 3x3, the first three of which halve the image, pooled and classified."""
+    """Four 3x3 convolutions, the first three of stride 2, then pooling and a classifier."""
     nodes, weights = [], {}
     tensor = "image"
     channels = [3, 16, 32, 32, 64]
@@ -155,7 +155,7 @@ def _conv(random: numpy.random.Generator) -> ModelProto:
 
 
 def _tokens(random: numpy.random.Generator) -> ModelProto:
-    """The mean of the tokens' embeddings, where the mask says so, and a classifier."""
+    """The masked mean of the token embeddings, and a classifier."""
     nodes = [
         helper.make_node("Gather", ["embeddings", "input_ids"], ["embedded"]),
         helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
@@ -181,7 +181,7 @@ def _tokens(random: numpy.random.Generator) -> ModelProto:
 
 
 def _texts(number: int) -> Callable[[numpy.random.Generator], Mapping[str, Array]]:
-    """Requests of so many texts, the last quarter of each padded."""
+    """Requests of `number` texts, the last quarter of each padded."""
 
     def inputs(random: numpy.random.Generator) -> Mapping[str, Array]:
         mask = numpy.ones((number, 128), numpy.int64)

@@ -1,7 +1,7 @@
 """JSON text to tensors and back, beside other libraries, in one thread and in several.
 
-A decoder has the whole body of a request and makes a tensor; an encoder has a tensor and makes the
-whole answer. Every result is compared bit for bit with float(text) → float64 → type by NumPy.
+A decoder turns the whole body of a request into a tensor; an encoder turns a tensor into the whole
+response. Every result is compared bit for bit with NumPy's float(text) → float64 → type.
 """
 
 import argparse
@@ -30,7 +30,7 @@ _GROUPS = {"decode": decoders, "encode": encoders}
 _THREADS = (1, 2, 4)
 _THREADED_BODIES = (SEVENTEEN_DIGITS, TOKEN_IDS)
 _THREADED = (OURS, "orjson + numpy", "pysimdjson", "orjson")
-# At the start and the end of a turn some threads wait: it is so much longer than a single one's.
+# Some threads wait at the start and end of a turn, so turns with threads are longer by this factor.
 _THREADS_TURN = 4
 
 
@@ -67,7 +67,7 @@ def measure(options: argparse.Namespace) -> Report:
 
 
 def measure_bodies(measured: Sequence[Body], pace: Pace) -> Report:
-    """Measures these bodies, with the libraries that are installed."""
+    """Measures these bodies with the installed libraries."""
     load = os.getloadavg()[0]
     libraries = installed()
     figures: list[Figure] = []
@@ -131,17 +131,17 @@ def _measure_threads(group: str, body: Body, libraries: Libraries, pace: Pace) -
     for contender in contenders:
         one = durations[contender.name, 1]
         for threads in _THREADS:
-            all_together = durations[contender.name, threads]
+            several = durations[contender.name, threads]
             yield {
-                **_figure(f"{group}, threads", body, contender, all_together, differs),
+                **_figure(f"{group}, threads", body, contender, several, differs),
                 "threads": threads,
-                "ratio_median": one.median / all_together.median,
-                "ratio_best": one.best / all_together.best,
+                "ratio_median": one.median / several.median,
+                "ratio_best": one.best / several.best,
             }
 
 
 def _tolerated(contenders: Sequence[Contender], differs: dict[str, str]) -> list[Contender]:
-    """The others' wrong answers are reported; ours end the run."""
+    """Wrong results of peers are recorded in `differs`; ours end the run."""
 
     def tolerate(contender: Contender) -> Contender:
         def check(result: Any) -> None:
@@ -158,7 +158,7 @@ def _tolerated(contenders: Sequence[Contender], differs: dict[str, str]) -> list
 def _figure(
     group: str, body: Body, contender: Contender, taken: Durations, differs: dict[str, str]
 ) -> Figure:
-    """What all figures have."""
+    """The keys common to all figures."""
     numbers = body.tensor.size
     is_decode = "decode" in group
     reads = is_decode or contender.name == MACHINE

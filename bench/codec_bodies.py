@@ -1,4 +1,4 @@
-"""The bodies that `codec` decodes, and the tensors that it encodes: the same on every machine."""
+"""The bodies that `codec` decodes and the tensors that it encodes, the same on every machine."""
 
 import json
 from collections.abc import Iterator
@@ -18,11 +18,11 @@ class Body:
     """A request with one input, `x`.
 
     Attributes:
-        name: shown.
+        name: in tables.
         text: the request, as Python's json writes it.
-        tensor: what must be decoded from it: each number as float64, then as the input's type, by
-            NumPy. Its leading axis is the batch's.
-        answer: the tensor to encode, whose text this is.
+        tensor: the expected result of decoding: each number converted by NumPy to float64, then to
+            the input's type. Its first axis is the batch axis.
+        answer: the tensor to encode, with the numbers of `text`.
     """
 
     name: str
@@ -37,25 +37,25 @@ class Body:
 
 
 def make(name: str, values: Array, input_type: str, answer_type: str) -> Body:
-    """The body with these values, which are float64 or int64."""
+    """The body with these float64 or int64 values."""
     text = json.dumps({"x": values.tolist()}).encode()
     read = numpy.asarray(json.loads(text)["x"], values.dtype)
     return Body(name, text, read.astype(input_type), read.astype(answer_type))
 
 
 def bodies() -> Iterator[Body]:
-    """All bodies, one at a time."""
+    """Yields all bodies, one at a time."""
     random = numpy.random.default_rng(0)
     image = random.random((1, 3, 224, 224))
     yield make(SEVENTEEN_DIGITS, image, "float32", "float64")
     yield make("image, float32", _shortest(image), "float32", "float32")
     yield make("image, 4 decimals", numpy.round(image, 4), "float32", "float32")
-    # A transformer's embeddings: signed, of all sizes, now and then with an exponent.
+    # Like a transformer's embeddings: signed, of all magnitudes, occasionally with an exponent.
     deviates = random.standard_normal((1, 196, 768))
     yield make("normal deviates", _shortest(deviates), "float32", "float32")
     yield make(TOKEN_IDS, random.integers(0, 30_522, (32, 512)), "int64", "int64")
 
 
 def _shortest(values: Array) -> Array:
-    """Float64s whose text is the shortest that names the nearest float32."""
+    """Float64s whose shortest text is that of the nearest float32."""
     return values.astype("float32").astype(str).astype("float64")

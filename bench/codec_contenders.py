@@ -1,6 +1,6 @@
-"""Who decodes and encodes for `codec`: ours as the server calls it, and libraries beside it.
+"""The contenders of `codec`: our decoder and encoder as the server calls them, and other libraries.
 
-Each decoder makes of the whole body a contiguous array of the input's type and shape.
+Each decoder turns the whole body into a contiguous array of the input's type and shape.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from codec_bodies import Body
 from timing import Contender
 
 from gpux.config.schema import ModelConfig
-from gpux.inputs.model_io import declare
+from gpux.inputs.model_io import merge_config
 from gpux.inputs.reader import InputReader
 from gpux.serving.encoder import encode as encode_response
 from gpux.tensors.memory import Block, Pool, Tensor
@@ -29,15 +29,15 @@ Libraries = Mapping[str, ModuleType]
 
 OURS = "gpux"
 MACHINE = "sha256, no GIL"
-# Packages by the name of their module.
+# Package by module name.
 PACKAGES = {"orjson": "orjson", "msgspec": "msgspec", "simdjson": "pysimdjson"}
 
-# Left in a block that was checked: what is not written again is found out the next time.
+# Overwrites a checked block, so that numbers that are not written the next time are detected.
 _STALE = 0xA5
 
 
 def installed() -> Libraries:
-    """Those of the libraries that are here, by the name of their module."""
+    """The installed libraries by module name."""
     found = {}
     for module in PACKAGES:
         try:
@@ -48,7 +48,7 @@ def installed() -> Libraries:
 
 
 def decoders(body: Body, libraries: Libraries) -> list[Contender]:
-    """A body → a tensor; ours is the first."""
+    """The decoders, body → tensor; ours first."""
     text, shape, dtype = body.text, body.tensor.shape, body.type
 
     def check(array: Array) -> None:
@@ -73,7 +73,7 @@ def decoders(body: Body, libraries: Libraries) -> list[Contender]:
 
 
 def encoders(body: Body, libraries: Libraries) -> list[Contender]:
-    """A tensor → an answer; ours is the first."""
+    """The encoders, tensor → response; ours first."""
     array = body.answer
 
     def by(name: str, call: Callable[[], bytes]) -> Contender:
@@ -94,7 +94,7 @@ def encoders(body: Body, libraries: Libraries) -> list[Contender]:
 
 
 def machine(body: Body) -> Contender:
-    """What threads can gain here: work that never needs the GIL, over the same bytes."""
+    """The gain that threads can have on this machine: work without the GIL, over the same bytes."""
     text = body.text
     expected = hashlib.sha256(text).digest()
 
@@ -105,7 +105,7 @@ def machine(body: Body) -> Contender:
 
 
 class _Decoded:
-    """A request that gives its blocks back when it is dropped, as NumPy's arrays do."""
+    """A request that returns its blocks to the pool when dropped, as NumPy arrays free theirs."""
 
     __slots__ = ("request",)
 
@@ -119,7 +119,7 @@ class _Decoded:
 def _our_decoder(body: Body) -> Contender:
     element, text = BY_NAME[body.type], body.text
     spec = TensorSpec("x", element, ("batch", *body.tensor.shape[1:]))
-    reader = InputReader(declare(Signature((spec,), ()), ModelConfig()), Pool())
+    reader = InputReader(merge_config(Signature((spec,), ()), ModelConfig()), Pool())
 
     def check(decoded: _Decoded) -> None:
         tensor = decoded.request.tensors["x"]
@@ -135,7 +135,7 @@ def _our_decoder(body: Body) -> Contender:
 def _simdjson_decode(
     simdjson: ModuleType, text: bytes, shape: tuple[int, ...], dtype: str
 ) -> Callable[[], Array]:
-    """The best of pysimdjson: a parser is kept, one a thread; the shape is known beforehand."""
+    """Uses pysimdjson at its best: one reused parser per thread; the shape is known in advance."""
 
     class Kept(threading.local):
         def __init__(self) -> None:
@@ -152,7 +152,7 @@ def _simdjson_decode(
 
 
 def _text_check(body: Body) -> Callable[[bytes], None]:
-    """Checks the first text number by number; the later ones need only be the same text."""
+    """Checks the first text number by number; later ones need only be identical."""
     expected = body.answer
     wide = "float64" if expected.dtype.kind == "f" else "int64"
     right: bytes | None = None

@@ -1,4 +1,4 @@
-"""The figures of `codec` for people, and what the project promised of them."""
+"""The tables of `codec`, and the project's goals for it."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -12,7 +12,7 @@ Figure = dict[str, Any]
 
 
 def _promise(figure: Figure) -> tuple[float, float] | None:
-    """How many times faster it must be at least, and is meant to be; None if nothing is said."""
+    """The required and the desired speed-up; None without a goal."""
     match figure["group"], figure["by"]:
         case "decode", "pysimdjson":
             promises = {SEVENTEEN_DIGITS: (1.5, 2.5), TOKEN_IDS: (2.0, 4.0)}
@@ -27,7 +27,7 @@ def _promise(figure: Figure) -> tuple[float, float] | None:
 
 
 def tables(figures: Sequence[Figure]) -> str:
-    """All tables, the promises last."""
+    """All tables, the goals last."""
     parts = [
         _in_one_thread(group, [figure for figure in figures if figure["group"] == group])
         for group in ("decode", "encode")
@@ -113,7 +113,7 @@ def _verdict(got: float, least: float, aim: float, machine: float | None) -> str
 
 
 def _without_repeats(rows: Sequence[Sequence[str]], columns: int) -> list[list[str]]:
-    """Rows whose first columns say only what the row above does not."""
+    """Blanks leading columns that repeat the row above."""
     shown = []
     above: Sequence[str] = [""] * columns
     for row in rows:

@@ -1,4 +1,4 @@
-"""The servers that are compared: how each one is installed, started and asked."""
+"""The servers that are compared: how each is installed, started and called."""
 
 import contextlib
 import http.client
@@ -24,7 +24,7 @@ Kind = Literal["ours", "python peer", "peer"]
 HOST = "127.0.0.1"
 _HERE = Path(__file__).resolve().parent
 _ONE_THREAD = _HERE / "one_thread.yml"
-# The stub by which Triton calls Python is built for Debian's.
+# Triton's Python stub is built for Debian's Python.
 _DEBIANS_PYTHON = "/usr/bin/python3.11"
 _KIBAE = "onnxruntime_server"
 _START_SECONDS = 120.0
@@ -36,14 +36,14 @@ class Contender:
     """A server of a model.
 
     Attributes:
-        name: as it is asked for, and shown.
-        about: what it is made of.
-        kind: whose it is.
+        name: on the command line and in tables.
+        about: its components.
+        kind: ours, or which sort of peer.
         command: (python of its environment, model, port) → the command line.
-        install: makes its environment; raises CannotMeasureError where that cannot be done.
-        path: model → where requests are posted.
+        install: makes its environment; raises CannotMeasureError if that fails.
+        path: model → the path of the inference route.
         is_v2: whether it speaks the Open Inference Protocol (V2) instead of {input: value}.
-        variables: set in its environment.
+        variables: environment variables.
     """
 
     name: str
@@ -57,13 +57,13 @@ class Contender:
 
 
 def serve_command(python: Path, model: Path, port: int, *options: str) -> Sequence[str]:
-    """`gpux serve`, with further options."""
+    """The command line of `gpux serve` with further options."""
     where = ["--host", HOST, "--port", str(port)]
     return [str(python), "-m", "gpux", "serve", str(model), *where, *options]
 
 
 def _ours(name: str, about: str, workers: int = 0) -> Contender:
-    """`gpux serve` on waitress, or on so many workers of granian."""
+    """`gpux serve` on waitress, or on granian with this many workers."""
     options = ["--server", "granian", "--workers", str(workers)] if workers else []
 
     def command(python: Path, model: Path, port: int) -> Sequence[str]:
@@ -112,17 +112,17 @@ def _find_kibae() -> Environment:
 
 def _kibae(python: Path, model: Path, port: int) -> Sequence[str]:
     del python
-    # It wants its models as FOLDER/NAME/VERSION/model.onnx.
+    # It expects models at FOLDER/NAME/VERSION/model.onnx.
     folder = model.parent / "kibae"
-    place = folder / model.stem / "1" / "model.onnx"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(model, place)
+    copy = folder / model.stem / "1" / "model.onnx"
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(model, copy)
     quiet = ["--log-level", "error", "--access-log-file", "/dev/null"]
     prepare = ["--model-dir", str(folder), "--prepare-model", f"{model.stem}:1"]
     return [_KIBAE, "--http-port", str(port), *prepare, *quiet]
 
 
-# Ours first; then what most users have; then the others.
+# Ours first, then the most widely used, then the others.
 CONTENDERS = {
     contender.name: contender
     for contender in (
@@ -135,7 +135,7 @@ CONTENDERS = {
         _peer(
             "ray",
             "Ray Serve, the HTTP proxy and one replica",
-            # It must not call home, ask for tokens, or take a process that is stopped for dead.
+            # No telemetry, no tokens, and a stopped process is not dead.
             variables=[
                 ("RAY_USAGE_STATS_ENABLED", "0"),
                 ("RAY_AUTH_MODE", "disabled"),
@@ -163,12 +163,12 @@ CONTENDERS = {
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that runs.
+    """A running server.
 
     Attributes:
-        port: where it listens.
-        path: where requests are posted.
-        processes: it and what it has started.
+        port: its TCP port.
+        path: the path of the inference route.
+        processes: its process and all descendants.
     """
 
     port: int
@@ -177,7 +177,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where requests are posted."""
+        """The URL of the inference route."""
         return f"http://{HOST}:{self.port}{self.path}"
 
 
@@ -188,20 +188,20 @@ def serving(
     """Runs a server on a free port while the context lasts.
 
     Args:
-        contender: which.
-        environment: of it.
-        model: what it serves.
-        body: the server is ready when it has answered this with 200, and ours when they say so,
-            too; None for ours alone.
+        contender: the server to run.
+        environment: its environment.
+        model: the model to serve.
+        body: a server is ready once it responds to this with 200, ours only once it also reports
+            ready. None, for ours only, skips that request.
 
     Raises:
-        CannotMeasureError: it ended, or is never ready; with the end of its output.
+        CannotMeasureError: it exited, or was not ready in time; with the end of its output.
     """
     port = free_port()
     path = contender.path(model)
 
     def is_ready() -> bool:
-        # Ours may have several processes: one that answers is not all of them.
+        # Ours may have several processes, of which one may respond before the others are ready.
         has_said_so = contender.kind != "ours" or says_ready(port)
         return has_said_so and (body is None or _answers(port, path, body))
 
@@ -215,7 +215,7 @@ def serving(
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """An unused port."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
@@ -223,7 +223,7 @@ def free_port() -> int:
 
 
 def says_ready(port: int) -> bool:
-    """Whether one of our servers there takes requests."""
+    """Whether our server on this port reports ready."""
     try:
         with urllib.request.urlopen(f"http://{HOST}:{port}/health/ready", timeout=1) as answer:
             return bool(answer.status == 200)
@@ -241,7 +241,7 @@ def _answers(port: int, path: str, body: bytes) -> bool:
 
 
 class Client:
-    """One connection that is kept open from request to request."""
+    """A client with one keep-alive connection."""
 
     def __init__(self, name: str, port: int, path: str = "/predict") -> None:
         self._name = name
@@ -252,10 +252,10 @@ class Client:
         """Posts a body.
 
         Returns:
-            Seconds from before the first byte sent to after the last byte read, and the answer.
+            Seconds from before the first byte sent to after the last byte read, and the body.
 
         Raises:
-            CannotMeasureError: the server answered another status than 200, or none.
+            CannotMeasureError: the status is not 200, or there is no response.
         """
         start = time.perf_counter()
         try:

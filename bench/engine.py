@@ -1,7 +1,7 @@
 """What the engine costs a single request, and what it is worth under load.
 
-Servers run as processes of their own and are asked in turns over HTTP; every answer of the single
-requests is checked, and samples of those under load.
+Servers run as separate processes and take turns over HTTP. Every response to a single request is
+checked, and samples of those under load.
 """
 
 import argparse
@@ -43,14 +43,14 @@ class Pace:
     """How much is measured.
 
     Attributes:
-        starts: of the servers whose single requests are timed: each process has a layout of memory
-            of its own, which is worth a percent or two.
-        rounds: of single requests, for each start.
-        requests: in each of them, to each server.
+        starts: how often the servers of `latency` are started: the memory layout differs from
+            process to process, and with it the time by a percent or two.
+        rounds: rounds of single requests per start.
+        requests: requests to each server per round.
         load_rounds: turns of each server under load.
-        load_seconds: that such a turn lasts.
+        load_seconds: duration of such a turn.
         split_rounds, split_seconds: the same for the many ways to share the cores.
-        overload_seconds: at the full rate.
+        overload_seconds: duration at the full rate.
     """
 
     starts: int = 5
@@ -163,7 +163,7 @@ def _measure_latency(pace: Pace) -> Iterator[Figure]:
             "p50_us": durations.median * 1e6,
             "p99_us": durations.p99 * 1e6,
             "best_us": durations.best * 1e6,
-            # gpux over this one: the median of the rounds, the middle half of them, the fastest.
+            # gpux over this one: median and quartiles of the rounds, and the fastest request.
             "gpux_over": against and statistics.median(against),
             "gpux_over_quartiles": against and statistics.quantiles(against, n=4)[::2],
             "gpux_over_best": against and min(seconds[GPUX]) / durations.best,
@@ -174,7 +174,7 @@ def _measure_latency(pace: Pace) -> Iterator[Figure]:
 
 
 def _measure_throughput(pace: Pace) -> Iterator[Figure]:
-    """32 clients: batching auto against off."""
+    """32 clients: `--batching auto` against `off`."""
     for name in ("weights", "mlp", "tokens"):
         model, body, question = prepare(ENGINE_CASES[name])
         with ExitStack() as stack:
@@ -198,7 +198,7 @@ def _measure_throughput(pace: Pace) -> Iterator[Figure]:
 
 
 def _measure_overload(pace: Pace) -> Iterator[Figure]:
-    """Ten times as many requests as the model can answer."""
+    """Ten times as many requests as the model can serve."""
     model, body = SLOW.write(FOLDER)[0], FOLDER / "slow.json"
     steps = _steps_for(model, _SLOW_SECONDS)
     body.write_text(json.dumps({"steps": steps}))
@@ -207,15 +207,15 @@ def _measure_overload(pace: Pace) -> Iterator[Figure]:
         busy()
         before = busy()
         waiting = Settings(model=model).max_queue + cores()
-        came = overload(
+        result = overload(
             served.url, body, _OVERLOAD * before.per_second, waiting, pace.overload_seconds
         )
         served.processes.wait_until_idle(_PATIENCE_SECONDS)
         after = busy()
     capacity = (before.per_second + after.per_second) / 2
-    refused = Durations(came.seconds_of(503) or [float("nan")])
-    answered = Durations(came.seconds_of(200) or [float("nan")])
-    share = came.ended_per_second(200) / capacity
+    refused = Durations(result.seconds_of(503) or [float("nan")])
+    answered = Durations(result.seconds_of(200) or [float("nan")])
+    share = result.ended_per_second(200) / capacity
     yield {
         "group": "overload",
         "case": SLOW.name,
@@ -223,22 +223,22 @@ def _measure_overload(pace: Pace) -> Iterator[Figure]:
         "capacity_per_second": capacity,
         "capacity_before_per_second": before.per_second,
         "capacity_after_per_second": after.per_second,
-        "sent_per_second": came.sent_per_second,
-        "answered_per_second": came.ended_per_second(200),
-        "refused_per_second": came.ended_per_second(503),
+        "sent_per_second": result.sent_per_second,
+        "answered_per_second": result.ended_per_second(200),
+        "refused_per_second": result.ended_per_second(503),
         "refused_p50_ms": refused.median * 1e3,
         "refused_p99_ms": refused.p99 * 1e3,
         "refused_best_ms": refused.best * 1e3,
         "answered_p50_ms": answered.median * 1e3,
-        "statuses": {str(status): count for status, count in came.statuses().items()},
+        "statuses": {str(status): count for status, count in result.statuses().items()},
         "share_of_capacity": share,
-        "generator_cores": came.generator_cores,
+        "generator_cores": result.generator_cores,
         "cores": cores(),
     }
 
 
 def _steps_for(model: Path, seconds: float) -> int:
-    """How many steps make a run so long, on this machine, alone."""
+    """The number of steps for a run of this duration on this machine, when idle."""
     loaded = load(model, "cpu")
     steps = 1000
     loaded.predict({"steps": steps})
@@ -252,11 +252,11 @@ def _steps_for(model: Path, seconds: float) -> int:
     return steps
 
 
-# How many runs at once, of how many threads each.
+# How many concurrent runs, of how many threads each.
 
 
 def _measure_split(pace: Pace) -> Iterator[Figure]:
-    """Runs at the same time and threads of each, with batches and without; then the workers."""
+    """Concurrent runs and the threads of each, with batches and without; then the workers."""
     sizes = sorted({1, cores()})
     for case in (CASES["mlp"], WEIGHTS, LAYERS):
         model = prepare(case)[0]
@@ -294,7 +294,7 @@ def _measure_split(pace: Pace) -> Iterator[Figure]:
 def _measure_ways(
     case: Case, ways: Mapping[Any, AbstractContextManager[Served]], pace: Pace
 ) -> Iterator[tuple[Any, Figure]]:
-    """Servers of one model, each at several numbers of clients."""
+    """Loads servers of one model, each with several numbers of clients."""
     _, body, question = prepare(case)
     turns: dict[tuple[Any, int], Callable[[], Filled]] = {}
     with ExitStack() as stack:
@@ -319,7 +319,7 @@ def _filler(
 
 
 def _take_turns(turns: Mapping[Any, Callable[[], Filled]], rounds: int) -> dict[Any, list[Filled]]:
-    """Each has a turn in each round, in an order by chance."""
+    """Each has one turn per round, in random order."""
     taken: dict[Any, list[Filled]] = {key: [] for key in turns}
     order = list(turns)
     chance = random.Random(0)
@@ -331,7 +331,7 @@ def _take_turns(turns: Mapping[Any, Callable[[], Filled]], rounds: int) -> dict[
 
 
 def _of_loads(loads: Sequence[Filled]) -> dict[str, float]:
-    """The medians of some turns, and the best one."""
+    """The medians and the best of several turns."""
     return {
         "per_second": statistics.median(each.per_second for each in loads),
         "best_per_second": max(each.per_second for each in loads),

@@ -14,12 +14,12 @@ from gpux.execution.session import load_runtime
 from gpux.tensors.signature import BY_ONNX
 
 _FLOAT, _INT64, _BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
-# Rows that run together may be added up in another order than one alone.
+# Rows that run in one batch may be summed in another order than a row alone.
 _TOLERANCE = 1e-4
 
 
 def _weights(random: numpy.random.Generator) -> ModelProto:
-    """Four dense layers of 1024: a row alone reads 16 MiB of weights, and so do 32 rows."""
+    """Four dense layers of 1024: 16 MiB of weights are read for one row, and for 32."""
     nodes, constants, tensor = [], [], "x"
     for layer in range(4):
         weight = random.standard_normal((1024, 1024)).astype(numpy.float32) / 32
@@ -41,7 +41,7 @@ def _weights(random: numpy.random.Generator) -> ModelProto:
 
 
 def _layers(random: numpy.random.Generator) -> ModelProto:
-    """A picture that is made of 64 numbers, and three convolutions of it: arithmetic, mostly."""
+    """An image made from 64 numbers, and three convolutions of it: mostly arithmetic."""
     constants = {
         "w": random.standard_normal((64, 8 * 32 * 32)) / 8,
         "shape": numpy.array([-1, 8, 32, 32]),
@@ -79,7 +79,7 @@ def _layers(random: numpy.random.Generator) -> ModelProto:
 
 
 def _slow(random: numpy.random.Generator) -> ModelProto:
-    """Takes as long as it is told, one core: `steps` products of two small matrices."""
+    """`steps` products of two small matrices: keeps one core busy for as long as requested."""
     del random
     square = [32, 32]
     body = helper.make_graph(
@@ -112,7 +112,7 @@ def _slow(random: numpy.random.Generator) -> ModelProto:
 
 
 def _model(graph: Any) -> ModelProto:
-    # Versions that every ONNX Runtime since 1.20 reads.
+    # Versions supported by every ONNX Runtime since 1.20.
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
@@ -133,7 +133,7 @@ ENGINE_CASES = {case.name: case for case in (CASES["mlp"], CASES["tokens"], WEIG
 
 
 def prepare(case: Case) -> tuple[Path, Path, Question]:
-    """A case's files, and what its answer must be: by a plain session.run, within a tolerance."""
+    """A case's files, and its expected response, that of session.run, within a tolerance."""
     model, body_file = case.write(FOLDER)
     body = body_file.read_bytes()
     question = Question(case.name, body, run_alone(model, json.loads(body)), _TOLERANCE)
@@ -141,9 +141,9 @@ def prepare(case: Case) -> tuple[Path, Path, Question]:
 
 
 def with_run_threads(model: Path, threads: int) -> Path:
-    """A gpux.yml that gives one run of a model so many threads."""
+    """Writes a gpux.yml that sets the threads of one run of a model."""
     file = model.with_name(f"{model.stem}-{threads}.yml")
-    # JSON is YAML.
+    # JSON is a subset of YAML.
     file.write_text(json.dumps({"model": {"source": model.name}, "runtime": {"threads": threads}}))
     return file
 

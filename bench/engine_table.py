@@ -1,4 +1,4 @@
-"""The figures of `engine` for people, and what the project promised of them."""
+"""The tables of `engine`, and the project's goals for it."""
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -9,12 +9,12 @@ from report import table
 
 Figure = dict[str, Any]
 
-# The contenders of the single requests.
+# The contenders of `latency`.
 GPUX, SAME, DIRECT = "gpux", "gpux once more", "the model called directly"
 
 
 def tables(figures: Sequence[Figure]) -> str:
-    """All tables: the figures, and last what was promised."""
+    """All tables, the goals last."""
     groups = {
         "latency": _latency,
         "throughput": _throughput,
@@ -31,7 +31,7 @@ def tables(figures: Sequence[Figure]) -> str:
 
 
 def promises(figures: Sequence[Figure]) -> list[Promise]:
-    """What issue after issue has asked of the engine, beside what was got."""
+    """The goals for the engine, beside the measured values."""
     direct = _find(figures, group="latency", by=DIRECT)
     made = [
         Promise(
@@ -144,7 +144,7 @@ def _overload(figures: Sequence[Figure]) -> str:
 
 
 def _share_without_generator(figure: Figure) -> float:
-    """The share of the capacity that is left when the generator has taken its part of the cores."""
+    """The share of the capacity that remains without the cores used by the generator."""
     left: float = 1 - figure["generator_cores"] / figure["cores"]
     return float(figure["share_of_capacity"]) / left
 
@@ -167,7 +167,7 @@ def _threads(figures: Sequence[Figure]) -> str:
 
 
 def _by_connections(figures: Sequence[Figure], titles: Sequence[str], key: Any) -> str:
-    """A line for each way, with its figures at each number of clients beside each other."""
+    """One row per variant, with its values at each number of clients side by side."""
     connections = sorted({figure["connections"] for figure in figures})
     best = _best(figures)
     rows = []
@@ -194,7 +194,7 @@ def _by_connections(figures: Sequence[Figure], titles: Sequence[str], key: Any) 
 
 
 def _best(figures: Sequence[Figure]) -> Mapping[tuple[str, int], float]:
-    """By case and clients: the lowest p50 of a single one, the most requests/s of several."""
+    """By case and clients: the lowest p50 of one client, the most requests/s of several."""
     best: dict[tuple[str, int], float] = {}
     for figure in figures:
         key = figure["case"], figure["connections"]

@@ -2,11 +2,11 @@
 
     engines.py ENGINE serve …
 
-The app, the server and all else are as `gpux serve` has them. ENGINE is one of
+All but the engine is that of `gpux serve`. ENGINE is one of
 
-- `direct`: decodes, runs the model in the request's own thread, encodes. Nothing is counted in,
-  nothing waits, nothing has a deadline, nothing is measured: the least that an engine can be.
-- `runs=N`: the server's own, with N runs at the same time.
+- `direct`: decodes, runs the model in the request's own thread, encodes. No admission, no queue,
+  no deadline, no metrics: the minimal engine.
+- `runs=N`: the server's own engine, with N concurrent runs.
 """
 
 import functools
@@ -26,10 +26,10 @@ from gpux.serving.service import Service
 
 
 class Direct(Engine):
-    """An engine that only calls the model."""
+    """A minimal engine: decode, run, encode."""
 
     def predict(self, body: bytes, **about: Any) -> bytes:
-        """Decodes, runs, encodes."""
+        """Decodes the body, runs the model and encodes the response."""
         del about
         request = self.model.inputs.decode(body)
         try:
@@ -39,7 +39,7 @@ class Direct(Engine):
 
 
 class Split(Engine):
-    """The server's engine with so many runs at the same time."""
+    """The server's engine with a given number of concurrent runs."""
 
     def __init__(self, runs: int, model: Model, *more: Any) -> None:
         super().__init__(model, *more)
@@ -48,20 +48,20 @@ class Split(Engine):
 
 
 class BareService(Service):
-    """Counts nothing, and refuses nobody."""
+    """A service without metrics that admits every request."""
 
     def __init__(self, *about: Any) -> None:
         super().__init__(*about)
         self.metrics = _NoMetrics({})
 
     def open(self, engine: Engine) -> None:
-        """From now on requests are taken."""
+        """Opens the service, then removes admission control."""
         super().open(engine)
         self.admission = _NoAdmission()
 
 
 class _NoAdmission(Admission):
-    """Counts nothing."""
+    """Admits every request, without counting."""
 
     def __init__(self) -> None:
         super().__init__(0, 0)
@@ -74,14 +74,14 @@ class _NoAdmission(Admission):
 
 
 class _NoMetrics(Metrics):
-    """Keeps no figures."""
+    """Records nothing."""
 
     def request(self, *about: Any, **more: Any) -> None:
         del about, more
 
 
 def main(arguments: list[str]) -> int:
-    """Runs `gpux` with the engine that the first argument names."""
+    """Runs `gpux` with the engine named by the first argument."""
     name, *rest = arguments
     kind, _, number = name.partition("=")
     if kind == "direct":

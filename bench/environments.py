@@ -1,4 +1,4 @@
-"""The environments of the peers: each one's packages are its own, in bench/.envs."""
+"""The peers' Python environments, one per peer, in bench/.envs."""
 
 import hashlib
 import subprocess
@@ -15,11 +15,11 @@ _FOLDER = _HERE / ".envs"
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Where a server runs.
+    """The environment that a server runs in.
 
     Attributes:
         python: its interpreter.
-        packages: what is installed, as `pip freeze` says; empty for this project's own.
+        packages: the installed packages, from `pip freeze`; empty for this project's own.
     """
 
     python: Path
@@ -30,21 +30,21 @@ OURS = Environment(Path(sys.executable))
 
 
 def install(name: str, interpreter: str = sys.executable) -> Environment:
-    """Makes the environment of peers/NAME.txt where it is not there yet.
+    """Creates the environment of peers/NAME.txt unless it exists.
 
     Args:
-        name: of the peer.
-        interpreter: what the environment is made with.
+        name: the peer.
+        interpreter: the Python to create the environment with.
 
     Raises:
-        CannotMeasureError: it could not be made; says why.
+        CannotMeasureError: it could not be created; with the reason.
     """
     requirements = _HERE / "peers" / f"{name}.txt"
     version = _run([interpreter, "-c", "import sys; print(sys.version)"])
     wanted = hashlib.sha256(f"{version}\n{requirements.read_text()}".encode()).hexdigest()
     folder = _FOLDER / name
     python = folder / "bin" / "python"
-    stamp = folder / "installed"  # what the environment was made from, once it is complete
+    stamp = folder / "installed"  # holds the list it was made from, once it is complete
     if not stamp.is_file() or stamp.read_text() != wanted:
         print(f"Installing the environment of {name} ...", file=sys.stderr)
         _run([interpreter, "-m", "venv", "--clear", str(folder)])

@@ -1,4 +1,4 @@
-"""How something grows: a power law through measured points."""
+"""Least-squares fit of a power law to measured points."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ class PowerLaw:
     Attributes:
         exponent: 0 is flat, 1 is linear.
         factor: y at x = 1.
-        r2: the share of the variance of log y that it explains; 1.0 where there is none.
+        r2: the share of the variance of log y that the fit explains; 1.0 without any variance.
     """
 
     exponent: float
@@ -20,16 +20,16 @@ class PowerLaw:
     r2: float
 
     def at(self, x: float) -> float:
-        """Y there."""
+        """Returns y at x."""
         return self.factor * math.pow(x, self.exponent)
 
 
 def fit_power_law(xs: Sequence[float], ys: Sequence[float]) -> PowerLaw:
-    """The least squares fit of a straight line to the logarithms.
+    """Fits a straight line to the logarithms by least squares.
 
     Args:
-        xs: above 0, two different ones at least.
-        ys: above 0.
+        xs: positive, at least two different ones.
+        ys: positive.
     """
     log_xs, log_ys = [math.log(x) for x in xs], [math.log(y) for y in ys]
     mean_x, mean_y = math.fsum(log_xs) / len(log_xs), math.fsum(log_ys) / len(log_ys)
@@ -39,6 +39,6 @@ def fit_power_law(xs: Sequence[float], ys: Sequence[float]) -> PowerLaw:
     intercept = mean_y - exponent * mean_x
     variance = math.fsum((y - mean_y) ** 2 for y in log_ys)
     rest = math.fsum((y - intercept - exponent * x) ** 2 for x, y in pairs)
-    # What rounding leaves of constant ys is no variance.
+    # Rounding errors of constant ys do not count as variance.
     is_constant = variance <= 1e-24 * len(log_ys)
     return PowerLaw(exponent, math.exp(intercept), 1.0 if is_constant else 1 - rest / variance)

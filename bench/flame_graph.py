@@ -1,6 +1,6 @@
-"""Stacks → a flame graph as SVG, each frame in the colour of its stage: pure.
+"""Renders stacks as an SVG flame graph, each frame in the colour of its stage. Pure.
 
-A frame is as wide as the share of samples that it is in; what it called stands on it.
+The width of a frame is its share of the samples; the frames that it called are drawn above it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,16 +33,16 @@ COLOURS = dict(zip((stage.name for stage in STAGES), cycle(_PALETTE))) | {
     GIL_WAIT: "#e45756",
     OTHER: "#d5d5d5",
 }
-_BETWEEN = "#eeeeee"  # frames with several stages above them
+_BETWEEN = "#eeeeee"  # frames whose descendants belong to several stages
 
 
 @dataclass(slots=True)
 class _Node:
-    """A frame, with all samples that are in it at this place.
+    """A frame at one position of the call tree.
 
     Attributes:
-        samples: how many.
-        stages: of them by stage.
+        samples: the number of samples that contain it.
+        stages: that number by stage.
         children: the frames that it called, by name.
     """
 
@@ -51,7 +51,7 @@ class _Node:
     children: dict[str, "_Node"] = field(default_factory=dict)
 
     def add(self, stack: Stack, stage: str, number: int) -> None:
-        """Counts samples of a stack that begins here."""
+        """Adds `number` samples of a stack that begins at this frame."""
         node = self
         node._count(stage, number)
         for frame in stack:
@@ -67,9 +67,9 @@ def draw(title: str, samples: Samples, shares: Mapping[str, Share]) -> str:
     """The SVG's text.
 
     Args:
-        title: its first line.
+        title: the first line.
         samples: the stacks; idle ones are left out.
-        shares: of the stages, for the legend.
+        shares: the share of each stage, for the legend.
     """
     root = _Node()
     for stack, number in samples.items():
@@ -104,7 +104,7 @@ def draw(title: str, samples: Samples, shares: Mapping[str, Share]) -> str:
 def _boxes(
     node: _Node, row: int, left: float, width: float
 ) -> Iterator[tuple[str, _Node, int, float, float]]:
-    """Name, node, row, left and width of each frame that can be seen, the widest first."""
+    """Name, node, row, left and width of each visible frame, the widest first."""
     for name, child in sorted(node.children.items(), key=lambda item: -item[1].samples):
         share = width * child.samples / node.samples
         if share >= _NARROWEST:

@@ -1,7 +1,7 @@
 """The path through an NVIDIA GPU: first whether it answers right, then how fast it is.
 
-Each step runs in a process that another can replace (gpu_worker.py), so that one that fails hides
-no other. Every figure is written as soon as it is there.
+Steps run in a worker process that can be replaced (gpu_worker.py), so that a failing step hides no
+other. Measurements are written after each step.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from timing import count
 
 _RESULTS = Path(__file__).resolve().parent / "results"
 _SECONDS, _QUICK_SECONDS = 540, 240
-# What keeps the first session from being made is a GPU that cannot be used.
+# If the first session fails with one of these, the GPU is unusable.
 _UNUSABLE = ("ConfigurationError", "RuntimeMissingError")
 
 
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> CheckedReport:
-    """Does all steps, on the first GPU."""
+    """Runs all steps, on the first GPU."""
     gpu = find_gpu()
     pace = QUICK if options.quick else FULL
     seconds = options.seconds or (_QUICK_SECONDS if options.quick else _SECONDS)
@@ -80,18 +80,18 @@ def measure(options: argparse.Namespace) -> CheckedReport:
 
 
 def file_name(gpu: str) -> str:
-    """The name of a GPU as part of a file's: `nvidia-h200`."""
+    """A GPU's name in a form for file names: `nvidia-h200`."""
     return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
 
 
 class Run:
-    """What was found so far.
+    """A run of the steps, with the results so far.
 
     Args:
-        gpu: what is known of the device and of what is installed for it.
-        settings: what was asked for.
+        gpu: the device and the software installed for it.
+        settings: the options of the command.
         pace: how much is done.
-        outputs: files that get all figures after each step.
+        outputs: files to which all measurements are written after each step.
     """
 
     def __init__(
@@ -111,10 +111,10 @@ class Run:
     def do(
         self, names: Sequence[str], launch: Callable[[Sequence[str]], Iterator[Message]]
     ) -> CheckedReport:
-        """Has steps done, and says on stderr how they went.
+        """Runs steps, and reports the outcome of each on stderr.
 
         Raises:
-            NoGpuError: not even a session could be made.
+            NoGpuError: no session could be created.
         """
         for message in supervise(names, launch):
             if "figure" in message:
@@ -136,7 +136,7 @@ class Run:
         return self.report()
 
     def report(self) -> CheckedReport:
-        """All of it."""
+        """The report of all steps so far."""
         checks = [step for step in self._steps if STEPS[step["end"]].kind == "check"]
         failed = failed_steps(self._steps)
         tolerances = ", ".join(f"{name} {share:g}" for name, share in TOLERANCES.items())

@@ -1,6 +1,6 @@
-"""Whether an answer of a GPU is that of the CPU: not bit for bit, but within what its type allows.
+"""Compares results of a GPU with the CPU's, within the tolerance of their type.
 
-Two processors add in different orders. Integers and booleans must be equal; floats may differ by a
+Two processors sum in different orders. Integers and booleans must be equal; floats may differ by a
 share of the largest number of their tensor.
 """
 
@@ -14,7 +14,7 @@ from gpux.serving.encoder import encode
 from gpux.tensors.memory import Tensor
 from gpux.tensors.signature import BY_NAME
 
-# After one operation, TF32 off. For float16 and bfloat16 it is some units in the last place.
+# After one operation, TF32 off. For float16 and bfloat16 this is a few units in the last place.
 TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "float16": 4e-3, "bfloat16": 1.6e-2}
 # In float32, after a few layers, and after the many of a whole model.
 FEW_LAYERS_TOLERANCE, MODEL_TOLERANCE = 1e-4, 1e-3
@@ -24,13 +24,13 @@ def check_close(what: str, got: Array, expected: Array, tolerance: float) -> Non
     """Checks that two arrays have the same type and shape, and nearly the same numbers.
 
     Args:
-        what: named in the error.
+        what: the name for the error.
         got: the GPU's.
         expected: the CPU's.
-        tolerance: by how much floats may differ, over the largest of `expected`.
+        tolerance: by how much floats may differ, relative to the largest of `expected`.
 
     Raises:
-        MismatchError: says by how much they differ.
+        MismatchError: with the difference.
     """
     if expected.dtype.kind != "f" or got.dtype != expected.dtype or got.shape != expected.shape:
         check_bits(what, got, expected)
@@ -52,7 +52,7 @@ def check_close(what: str, got: Array, expected: Array, tolerance: float) -> Non
 def check_all_close(
     what: str, got: Mapping[str, Array], expected: Mapping[str, Array], tolerance: float
 ) -> None:
-    """Checks outputs by their names, which must be in the same order."""
+    """Checks outputs by name; the names must be in the same order."""
     if list(got) != list(expected):
         raise MismatchError(f"{what}: outputs {list(got)} instead of {list(expected)}")
     for name, array in expected.items():
@@ -60,11 +60,11 @@ def check_all_close(
 
 
 class Question:
-    """A body, and what its answer must be. Any number of threads may ask it at once.
+    """A request and its expected response. Thread-safe.
 
     Args:
-        what: named in errors.
-        body: as it is sent, all axes given.
+        what: the name for errors.
+        body: the request body, with all axes.
         expected: the outputs, by name.
         tolerance: see check_close().
     """
@@ -79,10 +79,10 @@ class Question:
         self._right: bytes | None = None
 
     def check(self, text: bytes) -> None:
-        """Checks an answer's JSON text; the same text is not read twice.
+        """Checks a response's JSON text; the same text is not parsed twice.
 
         Raises:
-            MismatchError: it is another answer.
+            MismatchError: it differs.
         """
         if text == self._right:
             return
@@ -96,7 +96,7 @@ class Question:
 
 
 def body_of(inputs: Mapping[str, Array]) -> bytes:
-    """A request as JSON, each float with the digits that it needs."""
+    """Encodes a request as JSON, each float with as many digits as it needs."""
     return encode(
         {
             name: Tensor(BY_NAME[array.dtype.name], array.shape, array.ctypes.data, array)

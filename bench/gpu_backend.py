@@ -1,6 +1,6 @@
-"""The device under test: all that `gpu` asks of it, so that the rest runs without one, too.
+"""The device under test: everything that `gpu` needs of it, so that the rest runs without a GPU.
 
-CudaBackend is a GPU. The tests put a stand-in in its place.
+CudaBackend is a GPU. The tests replace it with a stand-in.
 """
 
 import importlib
@@ -27,10 +27,10 @@ _CUDA = "CUDAExecutionProvider"
 
 
 class NoGpuError(CannotMeasureError):
-    """There is no GPU that could be used.
+    """No usable GPU.
 
     Args:
-        missing: what is, in words; of several lines one is made.
+        missing: what is missing, in words; joined into one line.
     """
 
     def __init__(self, missing: str) -> None:
@@ -39,11 +39,11 @@ class NoGpuError(CannotMeasureError):
 
 @dataclass(frozen=True, slots=True)
 class Lent:
-    """A tensor that another library has on the device.
+    """A device tensor of another library.
 
     Attributes:
         value: the tensor.
-        address: of its first element.
+        address: the address of its first element.
     """
 
     value: object
@@ -54,42 +54,42 @@ class Backend(Protocol):
     """A device.
 
     Attributes:
-        provider: the short name under which ONNX Runtime's nodes on it are counted.
+        provider: the short name of its execution provider in the counts of nodes.
     """
 
     provider: str
 
     def create_session(self, settings: Settings) -> Session:
-        """A session on it, with a stream."""
+        """Creates a session on the device, with a stream."""
 
     def raw(self, file: Path, *, graphs: bool) -> "RawSession":
-        """The model in plain ONNX Runtime, with the same options.
+        """Loads the model in plain ONNX Runtime, with the same options.
 
         Args:
-            file: the model's.
+            file: the model file.
             graphs: whether its runs are captured as CUDA graphs.
         """
 
     def bare_copy(self, stream: Stream) -> Callable[[int, int, int], None]:
-        """(target, source, bytes) → a copy to the device on the stream, by as little as can be."""
+        """A minimal host-to-device copy on the stream: (target, source, bytes) → None."""
 
     def used_bytes(self) -> int:
-        """The memory on it that anybody uses."""
+        """The device memory in use, by any process."""
 
     def lenders(self) -> Mapping[str, Callable[[Array], Lent]]:
-        """By library, what makes a tensor on the device from an array of float32."""
+        """By library, a function that copies a float32 array to a tensor on the device."""
 
     def serve(self, path: Path) -> AbstractContextManager[int]:
-        """`gpux serve PATH` on the device while the context lasts; gives the port."""
+        """Runs `gpux serve PATH` on the device while the context lasts; yields the port."""
 
 
 class RawSession:
-    """A model in plain ONNX Runtime, with IOBinding. Of one thread.
+    """A model in plain ONNX Runtime, with IOBinding. For one thread.
 
     Args:
         runtime: the onnxruntime module.
-        raw: its InferenceSession.
-        device: what it calls the device.
+        raw: the InferenceSession.
+        device: ONNX Runtime's name of the device.
         graphs: whether its runs are captured as CUDA graphs.
     """
 
@@ -101,11 +101,11 @@ class RawSession:
         self._bound = 0
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> "RawRun":
-        """Puts inputs on the device and binds them, once and for all.
+        """Copies inputs to the device and binds them once; allocates and binds the outputs.
 
         Args:
             inputs: by name.
-            outputs: arrays of their types and shapes.
+            outputs: by name, arrays of the expected types and shapes.
         """
         value_of = self._runtime.OrtValue
         binding = self._raw.io_binding()
@@ -123,7 +123,7 @@ class RawSession:
 
 
 class RawRun:
-    """A run of what is bound. Its inputs and outputs stay on the device."""
+    """A binding that can be run. Its inputs and outputs stay on the device."""
 
     def __init__(self, raw: Any, binding: Any, options: Any, names: Sequence[str]) -> None:
         self._raw = raw
@@ -132,7 +132,7 @@ class RawRun:
         self._names = names
 
     def run(self) -> None:
-        """Runs; the device is done when this returns."""
+        """Runs the model; the device has finished when this returns."""
         self._raw.run_with_iobinding(self._binding, self._options)
 
     def outputs(self) -> dict[str, Array]:
@@ -151,7 +151,7 @@ class CudaBackend:
     def raw(self, file: Path, *, graphs: bool) -> RawSession:
         runtime = load_runtime()
         if hasattr(runtime, "preload_dlls"):
-            runtime.preload_dlls()  # cuBLAS and cuDNN, where they were installed by pip
+            runtime.preload_dlls()  # cuBLAS and cuDNN, if installed by pip
         options = runtime.SessionOptions()
         options.intra_op_num_threads = cores()
         for pool in ("intra", "inter"):
@@ -186,22 +186,22 @@ class CudaBackend:
         return int(total) - int(free)
 
     def lenders(self) -> Mapping[str, Callable[[Array], Lent]]:
-        def cupy_lends(array: Array) -> Lent:
+        def to_cupy(array: Array) -> Lent:
             value = load_cupy().asarray(array)
             load_cupy().cuda.runtime.deviceSynchronize()
             return Lent(value, int(value.data.ptr))
 
-        found = {"cupy": cupy_lends}
+        found = {"cupy": to_cupy}
         try:
             torch: Any = importlib.import_module("torch")
         except ImportError:
             return found
 
-        def torch_lends(array: Array) -> Lent:
+        def to_torch(array: Array) -> Lent:
             value = torch.from_numpy(numpy.array(array)).cuda()
             return Lent(value, int(value.data_ptr()))
 
-        return {**found, "torch": torch_lends} if torch.cuda.is_available() else found
+        return {**found, "torch": to_torch} if torch.cuda.is_available() else found
 
     @contextmanager
     def serve(self, path: Path) -> Iterator[int]:
@@ -215,10 +215,10 @@ class CudaBackend:
 
 
 def find_gpu() -> dict[str, Any]:
-    """What is known of the first GPU and of what is installed for it.
+    """Describes the first GPU and the software installed for it.
 
     Raises:
-        NoGpuError: says what is missing: CuPy, the driver, ONNX Runtime or its part for CUDA.
+        NoGpuError: CuPy, the driver, ONNX Runtime or its CUDA provider is missing.
     """
     try:
         cupy = load_cupy()
@@ -251,7 +251,7 @@ def find_gpu() -> dict[str, Any]:
 
 @contextmanager
 def folder_with(model: Path, described: str) -> Iterator[Path]:
-    """A folder with a model and a gpux.yml, to be served."""
+    """A temporary folder with a model and a gpux.yml, to be served."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model.onnx").write_bytes(model.read_bytes())

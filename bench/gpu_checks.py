@@ -1,4 +1,4 @@
-"""The checks of `gpu`: that a GPU answers what the CPU answers, whatever happens."""
+"""The checks of `gpu`: a GPU's results are those of the CPU, whatever happens."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -45,7 +45,7 @@ from gpux.tensors.memory import Tensor
 from gpux.tensors.signature import ELEMENT_TYPES, ElementType
 
 _TYPES = [element for element in ELEMENT_TYPES if element.nbytes]
-# More than any machine has, and than a pointer of today's processors can tell apart.
+# Beyond the memory of any machine, and the address space of today's processors.
 _NEVER_FITS = 2**45
 _ROWS_OF_CLIENTS = 8
 
@@ -55,7 +55,7 @@ def _random() -> numpy.random.Generator:
 
 
 def _session(bench: Bench) -> str:
-    """A session, on which all nodes are where they should be."""
+    """A session with all its nodes on the device."""
     model = bench.pace.models["mlp"]
     inputs = model.inputs(_random(), 4)
     expected = predict(on_cpu(model.file()), inputs)
@@ -68,7 +68,7 @@ def _session(bench: Bench) -> str:
 
 
 def _type(element: ElementType, bench: Bench) -> str:
-    """One element type, from Python and from JSON: moved bit for bit, computed closely."""
+    """One element type, from Python and from JSON: exact if moved, close if computed."""
     file = written(f"type-{element.name}", lambda: typed(element.code))
     shape = (33, 20)
     if element.name == "bool":
@@ -78,7 +78,7 @@ def _type(element: ElementType, bench: Bench) -> str:
     else:
         x = _random().standard_normal(shape, numpy.float32).astype(element.numpy or "float32")
     cpu = on_cpu(file)
-    # As Python has no bfloat16, the CPU's answer says what became of the numbers.
+    # NumPy has no bfloat16, so the CPU's outputs define the expected numbers.
     expected = predict(cpu, {"x": x})
     tolerance = TOLERANCES.get(element.name, 0)
     wide = numpy.float64 if element.name == "float64" else numpy.float32
@@ -90,17 +90,17 @@ def _type(element: ElementType, bench: Bench) -> str:
             for name in ("same", "moved"):
                 check_bits(f"{element.name}, output {name!r}", got[name], expected[name])
             check_close(element.name, got["computed"], expected["computed"], tolerance)
-        told = json.loads(Engine(model).predict(body))
-        check_that(told["same"] == text["same"], "the JSON of what was only moved differs")
-        check_that(told["moved"] == text["moved"], "the JSON of what was only moved differs")
-        computed, like = numpy.asarray(told["computed"]), numpy.asarray(text["computed"])
+        response = json.loads(Engine(model).predict(body))
+        check_that(response["same"] == text["same"], "the JSON of what was only moved differs")
+        check_that(response["moved"] == text["moved"], "the JSON of what was only moved differs")
+        computed, like = numpy.asarray(response["computed"]), numpy.asarray(text["computed"])
         check_close(f"{element.name}, JSON", computed, like, tolerance)
         placed = model.describe()["nodes"]
     return f"{'within ' + format(tolerance, 'g') if tolerance else 'exactly'}; nodes {placed}"
 
 
 def _changing_shapes(bench: Bench) -> str:
-    """Images of a new size with each request, some of which come again."""
+    """Images of a new size with each request; some sizes recur."""
     file = written("convolved", convolved)
     cpu = on_cpu(file)
     random = _random()
@@ -120,7 +120,7 @@ def _changing_shapes(bench: Bench) -> str:
 
 
 def _unknown_shapes(bench: Bench) -> str:
-    """NonMaxSuppression: nobody knows before the run how much it answers."""
+    """NonMaxSuppression: the output shape is known only after the run."""
     file = written("boxes", boxes)
     cpu = on_cpu(file)
     random = _random()
@@ -140,7 +140,7 @@ def _unknown_shapes(bench: Bench) -> str:
 
 
 def _wrong_promises(bench: Bench) -> str:
-    """A model whose names promise another size than its nodes keep."""
+    """A model whose axis names contradict the sizes of its outputs."""
     with loaded(bench.backend, written("doubled", doubled)) as model:
         for rows in (1, 2, 2, 2, 2, 2, 5):
             x = _random().standard_normal((rows, 3), numpy.float32)
@@ -152,7 +152,7 @@ def _wrong_promises(bench: Bench) -> str:
 
 
 def _other_libraries(bench: Bench) -> str:
-    """Tensors that other libraries have on the device, read where they lie."""
+    """Device tensors of other libraries, read in place."""
     lenders = bench.backend.lenders()
     if not lenders:
         raise LeftOutError("no other library has tensors on the device")
@@ -162,19 +162,19 @@ def _other_libraries(bench: Bench) -> str:
     with loaded(bench.backend, mlp.file()) as model:
         for library, lend in lenders.items():
             for _ in range(6):
-                lent = lend(inputs["x"])
-                request = model.inputs.collect({"x": lent.value})
+                exported = lend(inputs["x"])
+                request = model.inputs.collect({"x": exported.value})
                 tensor = request.tensors["x"]
-                in_place = isinstance(tensor, Tensor) and tensor.address == lent.address
+                in_place = isinstance(tensor, Tensor) and tensor.address == exported.address
                 request.release()
                 check_that(in_place, f"{library}: the tensor was copied before the run")
-                got = model.predict({"x": lent.value})
+                got = model.predict({"x": exported.value})
                 check_all_close(library, got, expected, FEW_LAYERS_TOLERANCE)
     return ", ".join(lenders)
 
 
 def _left_to_cpu(bench: Bench) -> str:
-    """Nodes that ONNX Runtime puts on the CPU are counted, and the answer is right."""
+    """Nodes that ONNX Runtime puts on the CPU are counted, and the output is right."""
     x = numpy.array([3, 1, 3, 2, 1], numpy.float32)
     with loaded(bench.backend, written("distinct", distinct)) as model:
         for _ in range(5):
@@ -188,7 +188,7 @@ def _left_to_cpu(bench: Bench) -> str:
 
 
 def _read_by_the_host(bench: Bench) -> str:
-    """Inputs that a kernel reads on the host, whose values change where the shapes do not."""
+    """Inputs that a kernel reads on the host: their values change, their shapes do not."""
     x = _random().standard_normal((4, 5), numpy.float32)
     with loaded(bench.backend, written("clipped", clipped)) as model:
         for number in range(12):
@@ -201,7 +201,7 @@ def _read_by_the_host(bench: Bench) -> str:
 
 
 def _no_capture(bench: Bench) -> str:
-    """A model that cannot be captured says so, runs all the same, and `on` refuses it."""
+    """A model that cannot be captured reports why, runs all the same, and is rejected by `on`."""
     file = written("looped", looped)
     x = _random().standard_normal((2, 3), numpy.float32)
     with loaded(bench.backend, file) as model:
@@ -221,7 +221,7 @@ def _no_capture(bench: Bench) -> str:
 
 
 def _real_model(name: str, bench: Bench) -> str:
-    """A model of real size: its plain answers close to the CPU's, its graph's the same bits."""
+    """A model of real size: plain runs close to the CPU's, graph replays equal to them."""
     model = bench.pace.models[name]
     random = _random()
     asked = [model.inputs(random, 2) for _ in range(3)]
@@ -247,7 +247,7 @@ def _real_model(name: str, bench: Bench) -> str:
 
 
 def _full(bench: Bench) -> str:
-    """What does not fit fails by itself: the next request is answered."""
+    """A request that does not fit fails alone: the next one succeeds."""
     file = written("repeated", repeated)
     limit = bench.pace.limited_bytes
 
@@ -282,7 +282,7 @@ def _full(bench: Bench) -> str:
 
 
 def _clients(bench: Bench) -> str:
-    """Many clients at once, with requests of several shapes, each looking at its own answers."""
+    """Many concurrent clients with requests of several shapes, each checking its own responses."""
     mlp = bench.pace.models["mlp"]
     cpu = on_cpu(mlp.file())
     random = _random()

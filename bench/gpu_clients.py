@@ -1,4 +1,4 @@
-"""Clients of a server on this machine: single requests, and many connections at once."""
+"""Clients of a local server: single requests, and many concurrent connections."""
 
 import contextlib
 import http.client
@@ -17,12 +17,12 @@ _PATIENCE_SECONDS = 60.0
 
 
 def post(port: int, body: bytes) -> tuple[int, bytes]:
-    """POST /predict over a connection of its own: status and answer."""
+    """POST /predict over a new connection; returns status and body."""
     return _request(port, "POST", "/predict", body)
 
 
 def info(port: int) -> dict[str, Any]:
-    """What GET /info says."""
+    """The response of GET /info."""
     _, text = _request(port, "GET", "/info")
     found: dict[str, Any] = json.loads(text)
     return found
@@ -38,11 +38,11 @@ def _request(port: int, method: str, path: str, body: bytes | None = None) -> tu
 
 @dataclass(slots=True)
 class Answers:
-    """Answers that came.
+    """Timed responses.
 
     Attributes:
-        seconds: of each request, from before the first byte sent to after the last one read.
-        span_seconds: of all of them together.
+        seconds: per request, from before the first byte sent to after the last one read.
+        span_seconds: the time in which all of them were received.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Answers:
 
     @property
     def per_second(self) -> float:
-        """Requests in a second."""
+        """Requests per second."""
         return len(self.seconds) / self.span_seconds
 
 
@@ -61,18 +61,18 @@ def ask_at_once(
     choose: Callable[[int, int], Question],
     warm_up_seconds: float = 0.0,
 ) -> Answers:
-    """Asks over several connections that are kept open, one thread each, and checks all answers.
+    """Sends requests over keep-alive connections, one thread each, and checks all responses.
 
     Args:
-        port: of the server.
-        connections: how many.
-        seconds: how long.
-        choose: (thread, number of the request) → what it asks. It is asked once at least.
-        warm_up_seconds: before that; these requests are checked, but not counted.
+        port: the server's port.
+        connections: their number.
+        seconds: the duration.
+        choose: (thread, number of the request) → the request. Called at least once per thread.
+        warm_up_seconds: a time before that whose requests are checked, but not counted.
 
     Raises:
-        MismatchError: an answer was wrong. The others stop.
-        CannotMeasureError: the server answered with an error, or not at all.
+        MismatchError: a response was wrong. The other threads stop.
+        CannotMeasureError: the server responded with an error, or not at all.
     """
     stopped = threading.Event()
     begin = time.perf_counter() + warm_up_seconds

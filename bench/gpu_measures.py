@@ -40,20 +40,20 @@ from gpux.tensors.signature import BY_NAME, Signature, TensorSpec
 RAW, RAW_GRAPH = "ONNX Runtime", "ONNX Runtime, graph"
 ENGINE, ENGINE_GRAPH = "engine", "engine, graph"
 JSON, JSON_GRAPH = "engine, JSON", "engine, JSON, graph"
-# What each one's time is divided by.
+# The contender by whose time each time is divided.
 BESIDE = {
     ENGINE: RAW,
     ENGINE_GRAPH: RAW_GRAPH,
     JSON: RAW,
     JSON_GRAPH: RAW_GRAPH,
 }
-COPY, COPY_WITH_FRAME, BARE_COPY = "copy_in", "copy_in, new frame", "bare copy"
+COPY, COPY_TO_NEW_BUFFERS, BARE_COPY = "copy_in", "copy_in, new frame", "bare copy"
 
-# Does one request and answers its seconds; raises if the answer was wrong.
+# Runs one request and returns its seconds; raises if the result was wrong.
 _Ask = Callable[[], float]
 
 _WARM_UP_REQUESTS = 3  # of every turn
-_FIRST_REQUESTS = 12  # of the first one: memory, plans and graphs are made
+_FIRST_REQUESTS = 12  # of the first turn, in which memory, plans and graphs are created
 _MAX_TURN_REQUESTS = 300
 _LEAST_ROUNDS = 3
 _MEMORY_THREADS = 4
@@ -64,7 +64,7 @@ _MAX_ROWS = 512
 
 
 def _copies(bench: Bench) -> str:
-    """Host to device: a request's tensor from its page-locked block, beside a bare copy."""
+    """Host to device: a request's tensor from its pinned block, beside a bare copy."""
     file = written("copied", copied)
     session = bench.backend.create_session(Settings(model=file, provider="cuda"))
     if session.stream is None:
@@ -76,7 +76,7 @@ def _copies(bench: Bench) -> str:
 
 
 def _copy_figure(bench: Bench, session: Session, stream: Stream, nbytes: int) -> Figure:
-    """One size. Every copy is waited for, as a request waits for its own."""
+    """Times one size. Every copy is awaited, as a request awaits its own."""
     element = BY_NAME["float32"]
     signature = Signature((TensorSpec("x", element, ("n",)),), (TensorSpec("y", element, ("n",)),))
     pinned = Pool(stream.allocate_pinned)
@@ -91,15 +91,15 @@ def _copy_figure(bench: Bench, session: Session, stream: Stream, nbytes: int) ->
         return made[-1]
 
     device = Pool(make)
-    frame = BoundBuffers(session, stream, device, signature, tensors, [None])
+    buffers = BoundBuffers(session, stream, device, signature, tensors, [None])
     bare = bench.backend.bare_copy(stream)
 
     def copy_in() -> Block:
-        frame.copy_in(tensors, pinned)
+        buffers.copy_in(tensors, pinned)
         stream.record().wait()
         return made[0]
 
-    def copy_with_frame() -> Block:
+    def copy_to_new_buffers() -> Block:
         new = BoundBuffers(session, stream, device, signature, tensors, [None])
         new.copy_in(tensors, pinned)
         stream.record().wait()
@@ -110,15 +110,15 @@ def _copy_figure(bench: Bench, session: Session, stream: Stream, nbytes: int) ->
         bare(made[0].address, source.address, nbytes)
         return made[0]
 
-    look = _Look(stream, pinned, numbers).check
-    ways = {COPY: copy_in, COPY_WITH_FRAME: copy_with_frame, BARE_COPY: copy_bare}
+    check = _CopyCheck(stream, pinned, numbers).check
+    ways = {COPY: copy_in, COPY_TO_NEW_BUFFERS: copy_to_new_buffers, BARE_COPY: copy_bare}
     taken = race(
-        [Contender(name, call, look) for name, call in ways.items()],
+        [Contender(name, call, check) for name, call in ways.items()],
         bench.pace.copy_rounds,
         bench.pace.copy_round_seconds,
     )
     figure: Figure = {"group": "copy", "bytes": nbytes}
-    for key, name in (("path", COPY), ("frame", COPY_WITH_FRAME), ("bare", BARE_COPY)):
+    for key, name in (("path", COPY), ("frame", COPY_TO_NEW_BUFFERS), ("bare", BARE_COPY)):
         figure[f"{key}_us"] = taken[name].median * 1e6
         figure[f"{key}_best_us"] = taken[name].best * 1e6
         figure[f"{key}_gb_s"] = nbytes / taken[name].median / 1e9
@@ -127,13 +127,13 @@ def _copy_figure(bench: Bench, session: Session, stream: Stream, nbytes: int) ->
     return figure
 
 
-class _Look:
-    """Looks at what a copy left on the device, and leaves something else there.
+class _CopyCheck:
+    """Checks the result of a copy on the device, then overwrites it.
 
     Args:
-        stream: that the copies go through.
-        pinned: where its own blocks come from.
-        expected: what was copied.
+        stream: the stream of the copies.
+        pinned: the pool for its own blocks.
+        expected: the copied numbers.
     """
 
     def __init__(self, stream: Stream, pinned: Pool, expected: Array) -> None:
@@ -144,7 +144,7 @@ class _Look:
         self._other.array(BY_NAME["float32"], expected.shape)[:] = -1.0
 
     def check(self, target: Block) -> None:
-        """Raises MismatchError where a block on the device does not hold what was copied."""
+        """Raises MismatchError if a device block does not hold the copied numbers."""
         nbytes = self._expected.nbytes
         seen = self._seen.array(BY_NAME["float32"], self._expected.shape)
         self._stream.copy_out(self._seen.address, target.address, nbytes)
@@ -157,7 +157,7 @@ class _Look:
 
 
 def _latency(name: str, bench: Bench) -> str:
-    """A request at the engine, beside plain ONNX Runtime on data that lies on the device."""
+    """A request at the engine, beside plain ONNX Runtime on device-resident data."""
     model = bench.pace.models[name]
     file = model.file()
     rows = bench.pace.batches
@@ -181,7 +181,7 @@ def _latency(name: str, bench: Bench) -> str:
 class _Engines:
     """All ways to run a model: two of ours, two of plain ONNX Runtime.
 
-    One that does not work is named in `broken` with the reason, and left out.
+    A way that fails is recorded in `broken` with the reason, and left out.
     """
 
     def __init__(self, bench: Bench, file: Path, broken: dict[str, str]) -> None:
@@ -219,7 +219,7 @@ class _Engines:
     def asks(
         self, what: str, inputs: Mapping[str, Array], expected: Mapping[str, Array]
     ) -> dict[str, _Ask]:
-        """What is timed, by name."""
+        """The functions to time, by name."""
         asks: dict[str, _Ask] = {}
 
         def raw(by: str) -> None:
@@ -235,7 +235,7 @@ class _Engines:
         return asks
 
     def graphs(self) -> str:
-        """What became of the graphs; there must be some where they were asked for."""
+        """Counts of CUDA graphs. None captured where requested: recorded in `broken`."""
         model = self._models.get(ENGINE_GRAPH)
         if model is None:
             return ""
@@ -248,7 +248,7 @@ class _Engines:
 def _engine_ask(
     what: str, model: Model, inputs: Mapping[str, Array], expected: Mapping[str, Array]
 ) -> _Ask:
-    """model.run on tensors that are decoded, to outputs in page-locked memory."""
+    """model.run on decoded tensors, to outputs in pinned memory."""
 
     def ask() -> float:
         request = model.inputs.collect(inputs)
@@ -271,7 +271,7 @@ def _array_of(value: object) -> Array:
 
 
 def _json_ask(model: Model, question: Question) -> _Ask:
-    """engine.predict: the same, from JSON to JSON."""
+    """engine.predict, from JSON to JSON."""
     engine = Engine(model)
 
     def ask() -> float:
@@ -285,7 +285,7 @@ def _json_ask(model: Model, question: Question) -> _Ask:
 
 
 def _raw_ask(what: str, run: RawRun, expected: Mapping[str, Array]) -> _Ask:
-    """ONNX Runtime with everything bound on the device, once."""
+    """ONNX Runtime with everything bound once, on the device."""
 
     def ask() -> float:
         start = time.perf_counter()
@@ -300,9 +300,9 @@ def _raw_ask(what: str, run: RawRun, expected: Mapping[str, Array]) -> _Ask:
 def _take_turns(
     asks: Mapping[str, _Ask], bench: Bench, broken: dict[str, str]
 ) -> dict[str, Durations]:
-    """Times requests one by one, all ways in turns, in an order that changes.
+    """Times single requests, the ways taking turns in random order.
 
-    One that fails is named in `broken`, and has no turn any more.
+    A way that fails is recorded in `broken`, and gets no further turn.
     """
     left = dict(asks)
     seconds: dict[str, list[float]] = {name: [] for name in asks}
@@ -364,7 +364,7 @@ def _latency_figure(
 
 
 def _http(name: str, bench: Bench) -> str:
-    """Requests a second of a real server, asked by Python clients in this process."""
+    """Requests per second of a real server, from Python clients in this process."""
     model = bench.pace.models[name]
     cpu = on_cpu(model.file())
     chance = numpy.random.default_rng(3)
@@ -404,7 +404,7 @@ def _http(name: str, bench: Bench) -> str:
 
 
 def _memory(bench: Bench) -> str:
-    """The device's memory after many requests of changing shapes, above that after the first."""
+    """Device memory after many requests of changing shapes, above that after the first ones."""
     pace = bench.pace
     mlp = pace.models["mlp"]
     inputs = mlp.inputs(numpy.random.default_rng(5), _MAX_ROWS)
@@ -464,7 +464,7 @@ def _http_step(name: str) -> Step:
     )
 
 
-# What was promised something comes first.
+# Steps with a goal come first.
 MEASURES = [
     Step(
         "copies",

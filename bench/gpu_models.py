@@ -1,6 +1,6 @@
 """The models of `gpu`: three of real sizes with random weights, and small ones for one check each.
 
-All are made here, the same on every machine, and kept in files: the large ones are not made twice.
+All are generated here, the same on every machine, and cached in files.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ class GpuModel:
     """A model, and requests for it.
 
     Attributes:
-        name: as it is shown.
-        about: what it is.
-        build: makes it.
-        inputs: (random, rows) → a request of so many rows, all axes given.
+        name: in tables.
+        about: a description.
+        build: builds the model.
+        inputs: (random, rows) → a request of that many rows, with all axes.
     """
 
     name: str
@@ -38,12 +38,12 @@ class GpuModel:
     inputs: Callable[[numpy.random.Generator, int], Mapping[str, Array]]
 
     def file(self) -> Path:
-        """The model's file; it is written where it is not there yet."""
+        """The model's file, written unless it exists."""
         return written(self.name, self.build)
 
 
 def written(name: str, build: Callable[[], ModelProto]) -> Path:
-    """The file of a model, which is made unless this version of this module has made it before."""
+    """The file of a model, built unless this version of this module has built it before."""
     version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:10]
     file = FOLDER / "gpu" / version / f"{name}.onnx"
     if not file.exists():
@@ -58,7 +58,7 @@ def real_models(*, small: bool = False) -> dict[str, GpuModel]:
     """The models of real sizes, by name.
 
     Args:
-        small: the same with few and narrow layers, for tests.
+        small: with few and narrow layers, for tests.
     """
     side = 32 if small else 224
     words, length = (50, 8) if small else (30522, 128)
@@ -66,7 +66,7 @@ def real_models(*, small: bool = False) -> dict[str, GpuModel]:
 
     def images(random: numpy.random.Generator, rows: int) -> dict[str, Array]:
         noise = random.random((rows, 3, side, side), numpy.float32)
-        # Of different colours: noise alone looks the same to the last layers.
+        # A colour of its own for each: the last layers cannot tell plain noise apart.
         return {"image": noise + random.standard_normal((rows, 3, 1, 1), numpy.float32)}
 
     def tokens(random: numpy.random.Generator, rows: int) -> dict[str, Array]:
@@ -100,7 +100,7 @@ def real_models(*, small: bool = False) -> dict[str, GpuModel]:
 
 
 class _Net:
-    """A graph as it grows, node by node; its weights come from one seeded generator."""
+    """A graph builder; its weights come from one seeded generator."""
 
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
@@ -108,17 +108,17 @@ class _Net:
         self.random = numpy.random.default_rng(0)
 
     def constant(self, values: object, dtype: str = "float32") -> str:
-        """A constant; answers its name, as all do here."""
+        """Adds a constant; returns its name, as do all methods that add something."""
         name = f"c{len(self.weights)}"
         self.weights.append(numpy_helper.from_array(numpy.asarray(values, dtype), name))
         return name
 
     def normal(self, shape: Sequence[int], deviation: float) -> str:
-        """A constant of normal deviates."""
+        """Adds a constant of normal deviates."""
         return self.constant(self.random.standard_normal(shape, numpy.float32) * deviation)
 
     def add(self, operator: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        """A node; answers its output."""
+        """Adds a node; returns its output's name."""
         output = name or f"t{len(self.nodes)}"
         self.nodes.append(
             helper.make_node(
@@ -128,14 +128,14 @@ class _Net:
         return output
 
     def dense(self, x: str, inputs: int, outputs: int, name: str = "") -> str:
-        """A layer for the last axis, as exporters write it."""
+        """Adds a dense layer over the last axis, as exporters write it."""
         product = self.add("MatMul", x, self.normal((inputs, outputs), inputs**-0.5))
         return self.add("Add", product, self.normal((outputs,), 0.02), name=name)
 
     def model(
         self, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto]
     ) -> ModelProto:
-        """What has grown."""
+        """The finished model."""
         return _model(self.nodes, inputs, outputs, self.weights)
 
 
@@ -146,7 +146,7 @@ def _model(
     constants: Sequence[TensorProto] = (),
 ) -> ModelProto:
     graph = helper.make_graph(list(nodes), "gpu", inputs, outputs, list(constants))
-    # Versions that every ONNX Runtime since 1.20 reads.
+    # Versions supported by every ONNX Runtime since 1.20.
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
@@ -171,8 +171,8 @@ def resnet(blocks: Sequence[int] = (3, 4, 6, 3), width: int = 64) -> ModelProto:
     """ResNet with bottleneck blocks; by default ResNet-50 v1.5.
 
     Args:
-        blocks: in each of the stages.
-        width: channels of the stem.
+        blocks: the number of blocks per stage.
+        width: the channels of the stem.
 
     Source: He et al., "Deep Residual Learning for Image Recognition" (2015), table 1.
     """
@@ -210,14 +210,14 @@ def resnet(blocks: Sequence[int] = (3, 4, 6, 3), width: int = 64) -> ModelProto:
 def bert(
     layers: int = 12, hidden: int = 768, heads: int = 12, words: int = 30522, length: int = 128
 ) -> ModelProto:
-    """An encoder of transformer layers with a classifier on it; by default of BERT-base's size.
+    """A transformer encoder with a classifier; by default of BERT-base's size.
 
     Args:
-        layers: of the encoder.
-        hidden: width of each layer.
-        heads: of its attention.
-        words: of the vocabulary.
-        length: tokens, the same in all texts.
+        layers: the number of layers.
+        hidden: the width of each layer.
+        heads: the attention heads per layer.
+        words: the size of the vocabulary.
+        length: the number of tokens, the same in all texts.
 
     Source: Devlin et al., "BERT" (2018).
     """
@@ -238,8 +238,8 @@ def bert(
         return net.add("Transpose", parts, perm=order)
 
     words_seen = net.add("Gather", net.normal((words, hidden), 1.0), "input_ids")
-    places = net.normal((1, length, hidden), 0.5)  # and those of the one type of tokens
-    x = normalize(net.add("Add", words_seen, places))
+    positions = net.normal((1, length, hidden), 0.5)  # plus that of the single token type
+    x = normalize(net.add("Add", words_seen, positions))
     mask = net.add("Unsqueeze", "attention_mask", net.constant([1, 2], "int64"))
     hides = net.add("Sub", net.constant(1), net.add("Cast", mask, to=_FLOAT))
     hides = net.add("Mul", hides, net.constant(-10000))
@@ -265,10 +265,10 @@ def bert(
 
 
 def typed(type_code: int) -> ModelProto:
-    """One type: `same` and `moved` (transposed) have the input's elements, `computed` others.
+    """One type: outputs `same` and `moved` (transposed) only move elements, `computed` computes.
 
     Args:
-        type_code: ONNX's number of the type.
+        type_code: the element type, a TensorProto.DataType.
     """
     nodes = [
         helper.make_node("Identity", ["x"], ["same"]),
@@ -276,7 +276,7 @@ def typed(type_code: int) -> ModelProto:
     ]
     if type_code == _BOOL:
         nodes.append(helper.make_node("Not", ["x"], ["computed"]))
-    elif type_code == TensorProto.BFLOAT16:  # the CPU computes nothing with it
+    elif type_code == TensorProto.BFLOAT16:  # no kernels on the CPU compute with it
         nodes += [
             helper.make_node("Cast", ["x"], ["wide"], to=_FLOAT),
             helper.make_node("Tanh", ["wide"], ["wide_computed"]),
@@ -298,7 +298,7 @@ def typed(type_code: int) -> ModelProto:
 
 
 def copied() -> ModelProto:
-    """Any number of floats, answered as they came."""
+    """Returns its floats unchanged."""
     return _model(
         [helper.make_node("Identity", ["x"], ["y"])], [_floats("x", "n")], [_floats("y", "n")]
     )
@@ -316,7 +316,7 @@ def convolved() -> ModelProto:
 
 
 def boxes() -> ModelProto:
-    """Picks boxes by their scores: how many there are, only the run can tell."""
+    """Selects boxes by score: a dynamic output shape, known only after the run."""
     net = _Net()
     limits = (net.constant([100], "int64"), net.constant([0.5]), net.constant([0.1]))
     net.add("NonMaxSuppression", "boxes", "scores", *limits, name="selected")
@@ -327,7 +327,7 @@ def boxes() -> ModelProto:
 
 
 def doubled() -> ModelProto:
-    """Answers its rows twice, although its names promise as many as it was given."""
+    """Returns its rows twice, although its axis names promise the same number."""
     net = _Net()
     net.add("Concat", "x", "x", name="twice", axis=0)
     net.add("Neg", "x", name="negative")
@@ -336,14 +336,14 @@ def doubled() -> ModelProto:
 
 
 def distinct() -> ModelProto:
-    """Sorts what is there out of numbers, which ONNX Runtime does on the CPU only."""
+    """The sorted distinct numbers, an operation that ONNX Runtime has on the CPU only."""
     net = _Net()
     net.add("Neg", net.add("Unique", "x", sorted=1), name="y")
     return net.model([_floats("x", "n")], [_floats("y", "found")])
 
 
 def looped() -> ModelProto:
-    """Doubles numbers `steps` times, in a loop, which no graph can hold."""
+    """Doubles numbers `steps` times, in a loop, which no CUDA graph can capture."""
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["go_on"], ["go_on_out"]),
@@ -361,7 +361,7 @@ def looped() -> ModelProto:
 
 
 def clipped() -> ModelProto:
-    """Numbers, kept between two limits that CUDA's kernel reads on the host."""
+    """Clips numbers to limits that CUDA's kernel reads on the host."""
     net = _Net()
     net.add("Clip", "x", "low", "high", name="y")
     limits = [_floats(name) for name in ("low", "high")]
@@ -369,17 +369,17 @@ def clipped() -> ModelProto:
 
 
 def repeated() -> ModelProto:
-    """A short request for much memory: the sum of `count` ones, which have to be somewhere."""
+    """A short request that takes much memory: the sum of `count` ones, all materialized."""
     net = _Net()
     ones = net.add("Expand", net.constant([1]), "count")
-    # Twice, so that they have to be there as they are.
+    # The Concat forces them to be materialized.
     both = net.add("Concat", ones, net.constant([1]), axis=0)
     net.add("ReduceSum", both, name="sum", keepdims=0)
     return net.model([_tensor("count", _INT64, [1])], [_floats("sum")])
 
 
 def all_models() -> Iterator[ModelProto]:
-    """Every model, those of real sizes made small: what tests look at."""
+    """Every model, for tests; those of real sizes are small."""
     yield from (model.build() for model in real_models(small=True).values())
     small = (copied, convolved, boxes, doubled, distinct, looped, clipped, repeated)
     yield from (build() for build in small)

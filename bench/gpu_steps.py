@@ -1,6 +1,6 @@
-"""What `gpu` is made of: steps, each a check or a measurement, which know nothing of each other.
+"""The steps of `gpu`: independent checks and measurements.
 
-A step gets a Bench: the device, how long to take, and where figures go.
+A step gets a Bench: the device, how long to take, and a sink for measurements.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,15 +21,15 @@ Figure = dict[str, Any]
 
 
 class CheckError(Exception):
-    """A check that failed for another reason than a wrong number."""
+    """A check failed for another reason than a wrong number."""
 
 
 class LeftOutError(Exception):
-    """Something that a step needs is not installed; says what."""
+    """Something that a step needs is not installed; named in the message."""
 
 
 def check_that(holds: object, problem: str) -> None:
-    """Raises CheckError where something does not hold."""
+    """Raises CheckError unless `holds`."""
     if not holds:
         raise CheckError(problem)
 
@@ -39,18 +39,18 @@ class Pace:
     """How much to do.
 
     Attributes:
-        small: with the real models made small.
-        shapes: how many a check of changing shapes goes through.
-        clients, client_seconds: who asks the server at once, and how long.
-        limited_bytes: gpu_memory_limit of the check of a full GPU.
+        small: whether the real models are built small.
+        shapes: the number of shapes in the check of changing shapes.
+        clients, client_seconds: concurrent clients of the server, and for how long.
+        limited_bytes: gpu_memory_limit in the check of a full GPU.
         copy_bytes: sizes of the copies.
-        copy_rounds, copy_round_seconds: turns of each way to copy, and how long one lasts.
-        batches: rows of a request, the one that was promised something first.
-        latency_seconds: of each model and batch.
-        latency_turn_seconds: how long one way has its turn.
-        http_connections, http_seconds: at the server, and how long for each number.
-        memory_first, memory_requests: requests before the first look, and in all.
-        memory_seconds: the most that they may take.
+        copy_rounds, copy_round_seconds: turns of each way to copy, and their duration.
+        batches: rows of a request, the one with a goal first.
+        latency_seconds: duration per model and batch.
+        latency_turn_seconds: duration of one turn.
+        http_connections, http_seconds: numbers of connections, and the duration for each.
+        memory_first, memory_requests: requests before the first measurement, and in all.
+        memory_seconds: the limit on their duration.
     """
 
     small: bool = False
@@ -91,12 +91,12 @@ QUICK = Pace(
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What a step works with.
+    """The context of a step.
 
     Attributes:
         backend: the device.
         pace: how much to do.
-        report: takes a figure as soon as it is there.
+        report: accepts a measurement as soon as it is made.
     """
 
     backend: Backend
@@ -109,11 +109,11 @@ class Step:
     """A check or a measurement.
 
     Attributes:
-        name: as it is shown.
+        name: in tables.
         kind: which of the two.
-        run: does it, and answers in words what was done. Whatever it raises is its failure.
-        seconds: about how long it takes, on a machine with a GPU. It is not begun when less is
-            left, and ended when it takes several times that.
+        run: runs it and returns a summary in words; it fails by raising.
+        seconds: its approximate duration on a machine with a GPU. It is not started when less is
+            left, and killed when it takes several times that.
     """
 
     name: str
@@ -124,7 +124,7 @@ class Step:
 
 @contextmanager
 def loaded(backend: Backend, file: Path, **settings: Any) -> Iterator[Model]:
-    """A model on the device, as `gpux serve` would load it, while the context lasts."""
+    """Loads a model on the device, as `gpux serve` would, while the context lasts."""
     chosen = Settings(model=file, provider="cuda", **settings)
     model = Model(backend.create_session(chosen), chosen)
     try:
@@ -135,17 +135,17 @@ def loaded(backend: Backend, file: Path, **settings: Any) -> Iterator[Model]:
 
 
 def on_cpu(file: Path) -> Model:
-    """The same model on the CPU: what its answers are compared with."""
+    """Loads the same model on the CPU, as the reference."""
     return load_model(Settings(model=file, provider="cpu"))
 
 
 def failure_of(error: BaseException) -> str:
-    """What is said of a step that raised, in one line."""
+    """The one-line message for a step that raised."""
     text = " ".join(str(error).split()) or "without a word"
-    is_told = isinstance(error, CheckError | MismatchError | LeftOutError)
-    return text if is_told else f"{type(error).__name__}: {text}"
+    is_own = isinstance(error, CheckError | MismatchError | LeftOutError)
+    return text if is_own else f"{type(error).__name__}: {text}"
 
 
 def predict(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """The answer to arrays, as arrays."""
+    """Runs the model on arrays; returns arrays."""
     return model.predict(dict(inputs))

@@ -1,4 +1,4 @@
-"""The figures of `gpu` for people, and what the project promised of them."""
+"""The tables of `gpu`, and the project's goals for it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -63,7 +63,7 @@ def _latency(figures: Sequence[Figure], model: str, batch: int, by: str) -> Figu
 
 
 def tables(steps: Sequence[Mapping[str, object]], figures: Sequence[Figure]) -> str:
-    """All tables: what was done, the figures, and last what was promised."""
+    """All tables: the steps, the measurements, and last the goals."""
     groups = (
         ("copy", _copies),
         ("latency", _latencies),
@@ -140,7 +140,7 @@ def _requests(figures: Sequence[Figure]) -> str:
 
 
 def _cut(detail: str) -> str:
-    """A detail of bounded length: all of it is in the JSON."""
+    """Truncates a detail; the JSON has all of it."""
     return detail if len(detail) <= _MAX_DETAIL else detail[: _MAX_DETAIL - 1] + "…"
 
 

@@ -1,8 +1,8 @@
-"""Runs the steps of `gpu` in a process of its own, so that none can take the others with it.
+"""Runs the steps of `gpu` in a worker process, isolated from each other's failures.
 
-What CUDA has once refused it refuses for the rest of the process; a crash ends it. So after a step
-that failed, crashed or took too long a new process goes on with the next one. A worker writes a
-line of JSON for everything that happens: a step begun, a figure, a step done.
+An error of CUDA persists for the rest of the process, and a crash ends it. So after a step that
+failed, crashed or took too long a new process continues with the next one. A worker writes one line
+of JSON per event: step started, measurement, step finished.
 
 By hand: `bench/gpu_worker.py [--quick] STEP...`.
 """
@@ -28,17 +28,17 @@ from gpu_checks import CHECKS
 from gpu_measures import MEASURES
 from gpu_steps import FULL, QUICK, Bench, Figure, LeftOutError, Pace, Step, failure_of
 
-# A line, as a value: {"begin": step}, {"figure": …}, {"end": step, "status": …, "detail": …}, or,
-# from this side of the pipe, {"gone": why}.
+# A parsed line: {"begin": step}, {"figure": …}, {"end": step, "status": …, "detail": …}, or, from
+# the parent process, {"gone": why}.
 Message = Mapping[str, Any]
 
 PASSED, FAILED, LEFT_OUT = "passed", "FAILED", "left out"
 STEPS = {step.name: step for step in (*CHECKS, *MEASURES)}
 
-# Beside what a step says it takes: Python, CUDA and ONNX Runtime starting, or a slower machine.
+# Allowance beyond a step's own estimate: the start of Python, CUDA and ONNX Runtime; slow machines.
 _START_SECONDS = 60.0
 _SLOWNESS = 3.0
-# A step that was begun in time may end so much later than the whole should.
+# A step that started in time may end this much after the deadline.
 _GRACE_SECONDS = 20.0
 
 
@@ -49,14 +49,14 @@ def run_steps(
     deadline: float,
     send: Callable[[Message], None],
 ) -> None:
-    """Does steps until one fails.
+    """Runs steps until one fails.
 
     Args:
         backend: the device.
-        steps: in their order.
+        steps: in order.
         pace: how much to do.
-        deadline: by time.monotonic(); what would not end before it is left out.
-        send: takes each message.
+        deadline: by time.monotonic(); steps that would not end before it are skipped.
+        send: accepts each message.
     """
 
     def report(figure: Figure) -> None:
@@ -88,14 +88,14 @@ def _end(step: str, status: str, detail: str, seconds: float) -> dict[str, Any]:
 def supervise(
     names: Sequence[str], launch: Callable[[Sequence[str]], Iterator[Message]]
 ) -> Iterator[Message]:
-    """Has every step done, by as many workers as that takes.
+    """Runs every step, with as many workers as that takes.
 
     Args:
-        names: of the steps.
-        launch: starts a worker for steps; gives its messages until it has ended, and last why.
+        names: the steps.
+        launch: starts a worker for steps; yields its messages, and last why it ended.
 
     Returns:
-        The messages; each step has one that says how it ended.
+        The messages, with one `end` for each step.
     """
     left = list(names)
     while left:
@@ -110,7 +110,7 @@ def supervise(
                 left.remove(message["end"])
             yield message
         if running in left:
-            # It crashed, or was ended, in this one; or it never came so far as to begin.
+            # The worker crashed or was killed in this step, or before it could start.
             left.remove(running)
             yield _end(running, FAILED, why, 0.0)
         assert len(left) < before
@@ -122,19 +122,19 @@ def worker(
     limits: Callable[[str], float],
     deadline: float,
 ) -> Iterator[Message]:
-    """Runs a worker; gives what it says, and last why it ended.
+    """Runs a worker; yields its messages, and last why it ended.
 
     Args:
-        arguments: of the command, before the steps.
-        names: of the steps.
-        limits: seconds after which a step is ended; of "" until the first one begins.
-        deadline: by time.monotonic(), for all of it.
+        arguments: the command line, without the steps.
+        names: the steps.
+        limits: step → seconds after which it is killed; "" is the time before the first one starts.
+        deadline: by time.monotonic(), for all steps.
     """
     process = subprocess.Popen(
         [*arguments, *names],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        start_new_session=True,  # so that the servers that it has started end with it
+        start_new_session=True,  # so that killing the group also ends its servers
     )
     assert process.stdout is not None
     lines: queue.Queue[bytes | None] = queue.Queue()
@@ -165,7 +165,7 @@ def worker(
             _end_gently(process, at_once=why is not None)
         reader.join(10)
         process.stdout.close()
-    yield {"gone": why or _said_of(process.wait())}
+    yield {"gone": why or _exit_text(process.wait())}
 
 
 def _read(stream: IO[bytes], lines: "queue.Queue[bytes | None]") -> None:
@@ -175,7 +175,7 @@ def _read(stream: IO[bytes], lines: "queue.Queue[bytes | None]") -> None:
 
 
 def _end_gently(process: "subprocess.Popen[bytes]", *, at_once: bool) -> None:
-    """Ends a worker, and what it has started. It may be on its way out by itself."""
+    """Ends a worker and all that it has started. Unless `at_once`, first lets it exit by itself."""
     if not at_once:
         try:
             process.wait(10)
@@ -188,34 +188,34 @@ def _end_gently(process: "subprocess.Popen[bytes]", *, at_once: bool) -> None:
     process.wait()
 
 
-def _said_of(code: int) -> str:
+def _exit_text(code: int) -> str:
     if code < 0:
         return f"the process crashed: {signal.Signals(-code).name}"
     return f"the process ended with exit code {code}"
 
 
 def command(*, quick: bool, deadline: float) -> list[str]:
-    """The command line of a worker, without steps."""
+    """A worker's command line, without steps."""
     script = Path(__file__).resolve()
     options = ["--deadline", str(deadline), *(["--quick"] if quick else [])]
     return [sys.executable, str(script), *options]
 
 
 def limit_of(name: str, pace: Pace) -> float:
-    """Seconds after which a step is ended."""
+    """Seconds after which a step is killed."""
     step = STEPS.get(name)
     return _START_SECONDS + (_SLOWNESS * step.seconds(pace) if step else 0.0)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """A worker's command line."""
+    """Runs a worker's command line."""
     parser = argparse.ArgumentParser(description="Runs steps of `bench/run.py gpu`.")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--deadline", type=float, default=float("inf"))
     parser.add_argument("steps", nargs="+", choices=list(STEPS), metavar="STEP")
     options = parser.parse_args(arguments)
     faulthandler.enable()
-    # Whatever libraries print goes to stderr; stdout is for messages alone.
+    # Output of libraries goes to stderr; stdout carries only messages.
     messages = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     steps = [STEPS[name] for name in options.steps]

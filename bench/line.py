@@ -1,4 +1,4 @@
-"""A client with one connection that does next to nothing itself: what it measures is the server."""
+"""A minimal client with one connection, so that what it measures is the server."""
 
 import socket
 import time
@@ -11,12 +11,12 @@ _PATIENCE_SECONDS = 60.0
 
 
 class Line:
-    """One connection that is kept open, whose client does no more than it must.
+    """A minimal client with one keep-alive connection.
 
     Args:
-        name: of the server, for errors.
-        port: where it listens.
-        body: what is asked, again and again.
+        name: the server's name, for errors.
+        port: the server's port.
+        body: the body of every request.
     """
 
     def __init__(self, name: str, port: int, body: bytes) -> None:
@@ -29,14 +29,14 @@ class Line:
         )
 
     def ask(self) -> tuple[float, bytes, bytes]:
-        """Asks once.
+        """Sends one request.
 
         Returns:
-            Seconds from before the first byte sent to after the last one read; the answer's head;
-            the answer.
+            Seconds from before the first byte sent to after the last one read; the response's
+            header section; its body.
 
         Raises:
-            CannotMeasureError: another status than 200, or no answer.
+            CannotMeasureError: the status is not 200, or there is no response.
         """
         start = time.perf_counter()
         try:
@@ -78,10 +78,10 @@ class Line:
 
 
 def server_timing(head: bytes) -> Mapping[str, float]:
-    """The `Server-Timing` of an answer: seconds by stage.
+    """Parses the `Server-Timing` of a response: seconds by stage.
 
     Args:
-        head: of the answer.
+        head: the header section.
 
     Source: the W3C's Server Timing, "The Server-Timing Header Field".
     """
@@ -90,6 +90,6 @@ def server_timing(head: bytes) -> Mapping[str, float]:
         if name.lower() == "server-timing":
             metrics = [metric.strip().partition(";dur=") for metric in value.split(",")]
             seconds = {stage: float(taken) / 1e3 for stage, _, taken in metrics if taken}
-            seconds.pop("total", None)  # what the stages make up, and no stage
+            seconds.pop("total", None)  # the sum, not a stage
             return seconds
     return {}

@@ -1,7 +1,7 @@
 """Python's own values to tensors: nested lists and arrays, beside NumPy.
 
-What a body costs is `codec`'s question; this is what a caller in Python pays. One call is timed at
-a time, in one thread, with all data in memory. Every result is compared with NumPy's bit for bit.
+`codec` measures the cost of a body, this that of a call from Python. Calls are timed one at a time,
+in one thread, with all data in memory. Every result is compared with NumPy's bit for bit.
 """
 
 import argparse
@@ -26,13 +26,13 @@ _OURS = "gpux"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Something to convert.
+    """A value to convert.
 
     Attributes:
-        name: shown.
+        name: in tables.
         type: the tensor's element type.
-        make: the value to convert.
-        goal: how many times faster than the peer it must be; None if nothing is said.
+        make: builds the value.
+        goal: the required speed-up over the peer; None without a goal.
     """
 
     name: str
@@ -134,7 +134,7 @@ def measure(options: argparse.Namespace) -> Report:
 
 
 def _measure_case(group: str, case: Case, options: argparse.Namespace) -> dict[str, Any]:
-    """One line of figures."""
+    """Measures one row."""
     value = case.make(numpy.random.default_rng(0))
     numbers = int(numpy.size(value))
     durations = race(_contenders(case, value), options.rounds, options.round_ms / 1e3)
@@ -157,7 +157,7 @@ def _measure_case(group: str, case: Case, options: argparse.Namespace) -> dict[s
 
 
 def _contenders(case: Case, value: Any) -> Sequence[Contender]:
-    """A list or an array → a tensor."""
+    """The contenders, list or array → tensor."""
     expected = numpy.asarray(value, case.type, order="C")
     element = BY_NAME[case.type]
     dims: tuple[Dim, ...] = ("batch", *expected.shape[1:])
@@ -168,7 +168,7 @@ def _contenders(case: Case, value: Any) -> Sequence[Contender]:
         block, *_ = walk(spec, value, pool)
         assert isinstance(block, Block)
         pool.give(block)
-        return block  # nobody takes it again before it is checked
+        return block  # not reused before it is checked
 
     def check_block(block: Block) -> None:
         check_bits(f"gpux, {case.name}", block.array(element, expected.shape), expected)
@@ -176,7 +176,7 @@ def _contenders(case: Case, value: Any) -> Sequence[Contender]:
     def check_array(array: Array) -> None:
         check_bits(f"NumPy, {case.name}", array, expected)
 
-    # Both make memory of their own, as a caller of NumPy does; ours comes from the pool.
+    # Both allocate, as a caller of NumPy does; ours takes memory from the pool.
     if not isinstance(value, numpy.ndarray):
         name, theirs = "numpy.asarray", lambda: numpy.asarray(value, case.type)
     elif value.dtype == case.type:

@@ -1,4 +1,4 @@
--- wrk's script: `-- BODY` is posted again and again, and what came is printed as one line of JSON.
+-- wrk script: posts the file `-- BODY` repeatedly, and prints the result as one line of JSON.
 
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"

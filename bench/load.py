@@ -1,4 +1,4 @@
-"""Load on a server by wrk, and what is counted of it while it lasts."""
+"""Load on a server by wrk, measured within a window."""
 
 import json
 import shutil
@@ -13,23 +13,23 @@ from typing import Any
 from report import CannotMeasureError
 
 _SCRIPT = Path(__file__).resolve().parent / "load.lua"
-_MAX_SECONDS = 600  # wrk's own end, should nobody stop it
+_MAX_SECONDS = 600  # wrk's own limit, if it is not stopped
 _TIMEOUT_SECONDS = 60
 _LINE = "LOAD "
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What came of a load.
+    """The result of a load.
 
     Attributes:
-        per_second: answers with status 200 in a second of the window.
-        requests: answers that came, before the window too; so all that follows.
-        p50_ms, p99_ms: from the request to the end of its answer; None if fewer answers came than
-            there are connections: those that still wait might take much longer.
-        refused: answers with another status than 2xx or 3xx.
+        per_second: responses with status 200 per second of the window.
+        requests: responses received, also before the window; so all that follows.
+        p50_ms, p99_ms: from the request to the end of its response; None with fewer responses than
+            connections: those still pending might take much longer.
+        refused: responses with another status than 2xx or 3xx.
         socket_errors: connections that failed.
-        timeouts: answers that took longer than a minute.
+        timeouts: responses that took longer than a minute.
     """
 
     per_second: float
@@ -42,15 +42,15 @@ class Load:
 
     @property
     def errors(self) -> int:
-        """Whatever was no good answer."""
+        """The number of failures of any kind."""
         return self.refused + self.socket_errors + self.timeouts
 
 
 def wrk() -> str:
-    """Where wrk is.
+    """The path of wrk.
 
     Raises:
-        CannotMeasureError: it is not installed; says how to get it.
+        CannotMeasureError: it is not installed; with how to install it.
     """
     found = shutil.which("wrk")
     if found is None:
@@ -59,20 +59,20 @@ def wrk() -> str:
 
 
 def put_under_load(url: str, body: Path, connections: int, warm_up: Callable[[], float]) -> Load:
-    """Posts a body over several connections, each of which has one request after the other.
+    """Posts a body over several connections, each with one request at a time.
 
     Args:
-        url: of http.
-        body: the file.
-        connections: how many.
-        warm_up: called under load; returns for how many seconds after it the answers are counted.
+        url: an http URL.
+        body: the file with the body.
+        connections: their number.
+        warm_up: called under load; returns the duration in seconds of the window that follows.
 
     Raises:
-        CannotMeasureError: there is no wrk, or it failed.
+        CannotMeasureError: wrk is missing, or failed.
 
-    wrk itself counts from its start, when no request is in flight, to its end, when as many are as
-    there are connections: with answers that take long that is too few. The window lies between, and
-    its answers are the bytes that wrk has read in it.
+    wrk itself counts from its start, with no request in flight, to its end, with one in flight per
+    connection: for slow responses that is too few. The window lies in between, and its responses
+    are derived from the bytes that wrk has read in it.
     """
     command = [
         *(wrk(), "--threads", "1", "--connections", str(connections)),
@@ -95,10 +95,10 @@ def put_under_load(url: str, body: Path, connections: int, warm_up: Callable[[],
 
 
 def summarize(output: str, connections: int, window_bytes: int, window_seconds: float) -> Load:
-    """What wrk printed, and what it read in the window.
+    """Combines wrk's output with what it read in the window.
 
     Raises:
-        CannotMeasureError: it printed no result.
+        CannotMeasureError: wrk printed no result.
     """
     line = next((line for line in output.splitlines() if line.startswith(_LINE)), None)
     if line is None:

@@ -1,4 +1,4 @@
-"""Requests that do not wait for answers, by h2load: what a server does with too many of them."""
+"""Open-loop load by h2load: requests at a fixed rate, more than a server can serve."""
 
 import resource
 import shutil
@@ -12,20 +12,20 @@ from pathlib import Path
 from report import CannotMeasureError
 from served import children_cpu_seconds
 
-# What the rate is made of: connections that send once a second each, and begin one after the other,
-# so that requests come evenly.
+# Connections each send once a second. They start in this many groups per second, so that requests
+# arrive evenly.
 _RATE_PERIODS = 100
-# The first seconds: connections begin, and the queue fills.
+# The first seconds, in which connections start and the queue fills.
 _FILL_SECONDS = 2
-# After the last request of those that never waited.
+# Grace period after the last request of connections that never waited.
 _LATE_SECONDS = 3
 
 
 def h2load() -> str:
-    """Where h2load is.
+    """The path of h2load.
 
     Raises:
-        CannotMeasureError: it is not installed; says how to get it.
+        CannotMeasureError: it is not installed; with how to install it.
     """
     found = shutil.which("h2load")
     if found is None:
@@ -38,9 +38,9 @@ class Answered:
     """One request of an overload.
 
     Attributes:
-        sent_seconds: since the first one.
-        status: of the answer; -1 where there was none.
-        seconds: until the end of the answer.
+        sent_seconds: when it was sent, since the first one.
+        status: of the response; -1 without one.
+        seconds: from then to the end of the response.
     """
 
     sent_seconds: float
@@ -50,12 +50,12 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Overload:
-    """What came of requests that did not wait for answers.
+    """The result of an overload.
 
     Attributes:
-        answered: all of them.
-        begin_seconds, end_seconds: since the first one: all connections send in between.
-        generator_cores: that the generator kept busy.
+        answered: all requests.
+        begin_seconds, end_seconds: since the first one; all connections send in between.
+        generator_cores: the cores that the generator kept busy.
     """
 
     answered: Sequence[Answered]
@@ -65,15 +65,15 @@ class Overload:
 
     @property
     def sent_per_second(self) -> float:
-        """Requests sent in a second."""
+        """Requests sent per second."""
         return self._count(lambda each: each.sent_seconds)
 
     def ended_per_second(self, status: int) -> float:
-        """Answers of a status in a second."""
+        """Responses with a status per second."""
         return self._count(lambda each: each.sent_seconds + each.seconds, status)
 
     def seconds_of(self, status: int) -> list[float]:
-        """How long the answers of a status took, of requests sent in between."""
+        """Durations of the responses with a status, of requests sent in the counted time."""
         return [
             each.seconds
             for each in self.answered
@@ -81,7 +81,7 @@ class Overload:
         ]
 
     def statuses(self) -> dict[int, int]:
-        """How many there were of each status, in all."""
+        """The number of responses by status, in all."""
         found: dict[int, int] = {}
         for each in self.answered:
             found[each.status] = found.get(each.status, 0) + 1
@@ -97,17 +97,17 @@ class Overload:
 
 
 def overload(url: str, body: Path, per_second: float, waiting: int, seconds: int) -> Overload:
-    """Sends requests at a rate, whatever becomes of them, by h2load.
+    """Sends requests at a fixed rate by h2load, without waiting for responses.
 
     Args:
-        url: of http.
+        url: an http URL.
         body: a file with the request body.
-        per_second: requests.
-        waiting: requests that the server holds: their connections send nothing meanwhile, so there
-            are as many more of them.
-        seconds: how long at the full rate.
+        per_second: the rate.
+        waiting: requests that the server queues: their connections send nothing meanwhile, so as
+            many connections are added.
+        seconds: the duration at the full rate.
 
-    Each connection sends once a second, but for those whose request waits; at the end they leave.
+    Each connection sends once a second unless its request is pending; at the end they close.
     """
     connections = round(per_second) + waiting
     lasting = seconds + _FILL_SECONDS
@@ -127,22 +127,22 @@ def overload(url: str, body: Path, per_second: float, waiting: int, seconds: int
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         try:
-            _, told = process.communicate(timeout=lasting + _LATE_SECONDS)
+            _, errors = process.communicate(timeout=lasting + _LATE_SECONDS)
         except subprocess.TimeoutExpired:
-            # Connections that waited have not sent all of theirs, which nobody waits for. A line
-            # of the log is written with each answer.
+            # Connections that waited have requests left, which are not awaited. The log has a
+            # line for each response so far.
             process.terminate()
             process.communicate()
         else:
             if process.returncode != 0:
-                raise CannotMeasureError(f"h2load failed:\n{told.strip()}")
+                raise CannotMeasureError(f"h2load failed:\n{errors.strip()}")
         span_seconds = time.perf_counter() - start
         cores = children_cpu_seconds(before) / span_seconds
         return Overload(read_log(log.read_text()), _FILL_SECONDS, lasting, cores)
 
 
 def read_log(text: str) -> list[Answered]:
-    """Reads h2load's log: microseconds since 1970, status, microseconds; in order of the ends."""
+    """Parses h2load's log: sent (µs since 1970), status, duration (µs); ordered by end."""
     rows = [tuple(map(int, line.split("\t")[:3])) for line in text.splitlines()]
     first_us = min((sent_us for sent_us, _, _ in rows), default=0)
     return [

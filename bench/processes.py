@@ -1,4 +1,4 @@
-"""A server and all processes that it has started: stopped, continued, watched, ended."""
+"""A server process and its descendants: stop, continue, monitor, end."""
 
 import os
 import signal
@@ -12,41 +12,41 @@ from pathlib import Path
 from report import CannotMeasureError
 
 _STOP_SECONDS = 10.0
-# Who uses less than this share of a core has no request left. Ray never uses less than a tenth.
+# Below this share of a core a server has no request left. Ray never uses less than a tenth.
 _IDLE_SHARE = 0.3
 _IDLE_SAMPLE_SECONDS = 0.1
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 class ProcessTree:
-    """A process and its descendants, as long as the process lives."""
+    """A process and its descendants, for as long as the process lives."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
 
     @property
     def has_ended(self) -> bool:
-        """Whether the first process is gone."""
+        """Whether the root process has exited."""
         return self._process.poll() is not None
 
     def pids(self) -> list[int]:
         """All processes, parents first."""
         children = _children()
         found = [self._process.pid]
-        for pid in found:  # grows while it is walked
+        for pid in found:  # grows during the iteration
             found += children.get(pid, [])
         return found
 
     def freeze(self) -> None:
-        """Takes all processors from the tree, so that it disturbs nobody."""
+        """Stops all processes of the tree, so that they use no CPU."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Ends freeze()."""
+        """Undoes freeze()."""
         self._signal(signal.SIGCONT)
 
     def wait_until_idle(self, patience_seconds: float) -> None:
-        """Waits until what it was asked is done, also what nobody waits for any more."""
+        """Waits until all requests are done, including abandoned ones."""
         deadline = time.monotonic() + patience_seconds
         used = self._cpu_seconds()
         while time.monotonic() < deadline:
@@ -56,14 +56,14 @@ class ProcessTree:
                 return
 
     def peak_bytes(self) -> int:
-        """The most memory that each process had at once (VmHWM), added up.
+        """The peak resident memory (VmHWM) of each process, added up.
 
-        What processes share, such as the code of libraries, is counted for each of them.
+        Shared memory, such as the code of libraries, counts for each process.
         """
         return sum(_peak_bytes(pid) for pid in self.pids())
 
     def end(self) -> None:
-        """Asks the first process to end, and ends what is still there after that."""
+        """Terminates the root process, then kills whatever is left."""
         pids = self.pids()
         self.resume()
         self._process.terminate()
@@ -71,7 +71,7 @@ class ProcessTree:
             self._process.wait(_STOP_SECONDS)
         for pid in pids:
             if pid == self._process.pid:
-                self._process.kill()  # does nothing where it has ended
+                self._process.kill()  # no effect once it has exited
             else:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -93,10 +93,10 @@ def started(
     is_ready: Callable[[], bool],
     patience_seconds: float,
 ) -> Iterator[ProcessTree]:
-    """Runs a command while the context lasts, from when it is ready on.
+    """Runs a command, and enters the context once it is ready.
 
     Raises:
-        CannotMeasureError: it has ended, or is not ready in time; with the end of its output.
+        CannotMeasureError: it exited, or was not ready in time; with the end of its output.
     """
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
@@ -124,7 +124,7 @@ def _children() -> dict[int, list[int]]:
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
-            with suppress(OSError):  # it has just ended
+            with suppress(OSError):  # it has just exited
                 parent = int(_stat(int(folder.name))[1])
                 children.setdefault(parent, []).append(int(folder.name))
     return children
@@ -138,7 +138,7 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def _stat(pid: int) -> list[str]:
-    """/proc/PID/stat from the state on: what stands before it may have blanks."""
+    """/proc/PID/stat from the state on; the name before it may contain blanks."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 

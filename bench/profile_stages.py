@@ -1,7 +1,7 @@
-"""Stacks of a live server → the share of each stage of a request: pure.
+"""Attributes sampled stacks of a live server to the stages of a request. Pure.
 
-A stack is the frames of one thread at one moment, the outermost first, as py-spy writes them:
-`function (file:line)`, and `function (library)` for what is not Python.
+A stack is the frames of one thread at one moment, outermost first, as py-spy writes them:
+`function (file:line)`, and `function (library)` for native code.
 """
 
 import re
@@ -19,12 +19,12 @@ OTHER = "other"
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What a frame stands for.
+    """A stage of a request.
 
     Attributes:
-        name: of the stage.
-        about: for people.
-        frames: matches the frames that begin it.
+        name: in tables.
+        about: a description.
+        frames: matches the frames that enter it.
     """
 
     name: str
@@ -36,7 +36,7 @@ def _stage(name: str, about: str, *frames: str) -> Stage:
     return Stage(name, about, re.compile("|".join(frames)))
 
 
-# Threads that wait for the next request, or for nothing: not counted, unless it is the GIL.
+# Idle threads, waiting for the next request or for nothing: not counted unless it is for the GIL.
 _WAITING = re.compile(
     r"^(handler_thread|ThreadedTaskDispatcher\.handler_thread) .*task\.py"
     r"|^Watchdog\._watch |^Scheduler\._take |^Workers\._next_task "
@@ -48,15 +48,15 @@ _BLOCKED = re.compile(
 _LOCKS = re.compile(r"\(threading\.py|\.so[\d.]*\)$")
 _POLL = re.compile(r"^(poll|epoll_wait) \(|^select_(poll|epoll)_poll_impl ")
 
-# A thread that wants the GIL waits for a condition with a time limit, as nothing else here does.
+# Only threads that wait for the GIL wait for a condition with a timeout.
 _GIL = re.compile(r"^(take_gil|pthread_cond_timedwait|__pthread_cond_timedwait\S*) \(")
 _RUNTIME = re.compile(r"onnxruntime\w*\.so|\(libonnxruntime")
 
-# Addresses of what has no name, and the numbers of lines.
+# Addresses of unnamed functions, and line numbers.
 _NOISE = re.compile(r"^0x[0-9a-f]+ |:\d+(?=\)$)")
 
-# Of a stack's frames the innermost that is found here says where it is; of several stages that
-# would do, the first.
+# The innermost frame that matches one of these determines a stack's stage; among several matching
+# stages, the first.
 STAGES = (
     _stage("decode", "JSON text to tensors", r"\(gpux/inputs/", r"^decode \("),
     _stage("encode", "tensors to JSON text", r"^encode\b.* \((gpux/serving/encoder|_fastpath)"),
@@ -120,7 +120,7 @@ ABOUT = {stage.name: stage.about for stage in STAGES} | {
 
 
 def read_stacks(text: str) -> Samples:
-    """What py-spy wrote as `raw`: stacks without threads' names, addresses and line numbers.
+    """Parses py-spy's `raw` format; drops thread names, addresses and line numbers.
 
     Raises:
         ValueError: a line has no number at its end.
@@ -136,7 +136,7 @@ def read_stacks(text: str) -> Samples:
 
 
 def stage_of(stack: Stack) -> str:
-    """The stage that a stack is in; IDLE where it waits for work, OTHER where nothing is known."""
+    """The stage of a stack; IDLE if it waits for work, OTHER if unknown."""
     named = [frame for frame in stack if not frame.startswith("(")]
     innermost = _innermost(stack)
     if _GIL.match(innermost) and not _is_of_runtime(stack):
@@ -149,7 +149,7 @@ def stage_of(stack: Stack) -> str:
         for stage in STAGES:
             if stage.frames.search(frame):
                 return stage.name
-    # A thread with no frame of ours, such as those of ONNX Runtime's pool, waits or works for it.
+    # A thread without a frame of ours belongs to ONNX Runtime's pool: idle or running.
     if _is_of_runtime(stack):
         return IDLE if "pthread_cond" in innermost else "run"
     return IDLE if _BLOCKED.match(innermost) else OTHER
@@ -157,12 +157,12 @@ def stage_of(stack: Stack) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Of one stage.
+    """The share of one stage.
 
     Attributes:
-        of_all: its samples, of all in which a thread had a request.
-        of_work: those in which it was at work, of all in which a thread was: neither waited for the
-            GIL, nor for a lock, nor for another thread.
+        of_all: of all samples of threads that had a request.
+        of_work: of the samples of threads at work: not waiting for the GIL, a lock or another
+            thread.
     """
 
     of_all: float
@@ -170,7 +170,7 @@ class Share:
 
 
 def shares(samples: Samples) -> dict[str, Share]:
-    """The share of each stage in all that is not idle, the largest first."""
+    """The share of each stage in all non-idle samples, largest first."""
     counted: Counter[str] = Counter()
     worked: Counter[str] = Counter()
     for stack, number in samples.items():
@@ -192,12 +192,12 @@ def _innermost(stack: Stack) -> str:
 
 
 def _waiter(named: Sequence[str]) -> str:
-    """The innermost frame that is no lock's: who waits."""
+    """The innermost frame outside the locking code: the one that waits."""
     return next((frame for frame in reversed(named) if not _LOCKS.search(frame)), "")
 
 
 def _is_of_runtime(stack: Sequence[str]) -> bool:
-    """Whether the innermost library that can be told is ONNX Runtime's."""
+    """Whether the innermost frame outside the C and C++ libraries is ONNX Runtime's."""
     for frame in reversed(stack):
         if "(libc" not in frame and "(libstdc++" not in frame and "(libpthread" not in frame:
             return _RUNTIME.search(frame) is not None
@@ -205,7 +205,7 @@ def _is_of_runtime(stack: Sequence[str]) -> bool:
 
 
 def _without_repeats(frames: Iterable[str]) -> list[str]:
-    """Frames without those whose name is unknown and whose library is that of the one before."""
+    """Drops unnamed frames of the same library as the frame before."""
     kept: list[str] = []
     for frame in frames:
         if frame.startswith("(") and kept and kept[-1].endswith(frame):

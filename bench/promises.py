@@ -1,4 +1,4 @@
-"""What the project promised, beside what was got."""
+"""The project's goals, beside the measured values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ NOT_MEASURED = "not measured"
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What was promised, and what was got.
+    """A goal and the measured value.
 
     Attributes:
-        what: in words.
-        got: None where it was not measured.
-        best: the same of the fastest, where there is one.
-        must, aim: what it has to reach, and is meant to.
-        is_least: it has to be at least so much, not at most.
-        unit: behind the figures.
+        what: a description.
+        got: the measured value; None if not measured.
+        best: the same for the fastest times, if known.
+        must, aim: the required and the desired value.
+        is_least: whether these are lower bounds, not upper ones.
+        unit: the suffix of the numbers.
     """
 
     what: str
@@ -30,7 +30,7 @@ class Promise:
     unit: str = "x"
 
     def row(self) -> list[str]:
-        """Its line of the table."""
+        """Its row of the table."""
         sign = "≥" if self.is_least else "≤"
         limits = [f"{sign} {self.must:g}{self.unit}", f"{sign} {self.aim:g}{self.unit}"]
         if self.got is None:
@@ -48,6 +48,6 @@ class Promise:
 
 
 def promise_table(promises: Sequence[Promise]) -> str:
-    """All of them."""
+    """The table of all goals."""
     rows = [promise.row() for promise in promises]
     return table(["promised", "got", "of best", "must", "aim", ""], rows)

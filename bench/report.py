@@ -1,4 +1,4 @@
-"""What a benchmark hands back: figures for programs, a table for people, the machine."""
+"""The report of a benchmark: JSON for programs, a table for people, the machine."""
 
 import importlib.metadata
 import json
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# What the figures depend on, besides the machine.
+# The packages that the results depend on, besides the machine.
 _PACKAGES = (
     *("gpux", "numpy", "onnxruntime", "falcon", "waitress", "granian"),
     *("orjson", "msgspec", "pysimdjson"),
@@ -17,7 +17,7 @@ _PACKAGES = (
 
 
 class CannotMeasureError(Exception):
-    """Something that a benchmark needs is not there; says what."""
+    """Something that a benchmark needs is missing; named in the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +25,12 @@ class Report:
     """The result of one benchmark.
 
     Attributes:
-        benchmark: its name.
-        settings: what it was asked for.
-        figures: one mapping for each line of results, with units in the names of the keys.
-        table: the same for people.
+        benchmark: the benchmark's name.
+        settings: its options.
+        figures: one mapping per row of results, with units in the names of the keys.
+        table: the same as text.
         notes: lines under the table.
-        versions: of packages in environments other than this one.
+        versions: package versions of the other environments.
     """
 
     benchmark: str
@@ -41,7 +41,7 @@ class Report:
     versions: Mapping[str, Any] = field(default_factory=dict)
 
     def text(self) -> str:
-        """The report as people read it."""
+        """The report as text."""
         here = machine()
         packages = ", ".join(f"{name} {version}" for name, version in here["packages"].items())
         return "\n".join(
@@ -54,7 +54,7 @@ class Report:
         )
 
     def write_json(self, file: Path) -> None:
-        """Writes all figures with what they were measured on."""
+        """Writes all measurements and the machine that they were made on."""
         content = {
             "benchmark": self.benchmark,
             "machine": machine(),
@@ -68,7 +68,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class CheckedReport(Report):
-    """A report that may say that something was wrong.
+    """A report with checks that may have failed.
 
     Attributes:
         failed: the names of the checks that failed.
@@ -78,7 +78,7 @@ class CheckedReport(Report):
 
 
 def machine() -> dict[str, Any]:
-    """The machine, without its name: CPU, cores that may be used, system, Python, versions."""
+    """The machine, without its name: CPU, usable cores, OS, Python, versions."""
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
@@ -104,12 +104,12 @@ def _version(distribution: str) -> str | None:
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns: the first to the left, as is every column of words; figures to the right."""
+    """Formats aligned columns: the first and those of words to the left, numbers to the right."""
     columns = list(zip(titles, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     is_right = [
-        place > 0 and all(not cell or cell[0] in "0123456789≥≤+" for cell in column[1:])
-        for place, column in enumerate(columns)
+        index > 0 and all(not cell or cell[0] in "0123456789≥≤+" for cell in column[1:])
+        for index, column in enumerate(columns)
     ]
     lines = [
         "  ".join(

@@ -1,7 +1,7 @@
 """Where the time of a live server's threads goes under load, stage by stage, and a flame graph.
 
-py-spy looks at all threads many times, at their C++ frames too. A sample counts wherever the thread
-works or waits, but for threads that wait for a request: so waiting for the GIL is seen as well.
+py-spy samples all threads, including C++ frames. A sample counts whether the thread works or waits,
+except for a request: so waiting for the GIL is visible too.
 """
 
 import argparse
@@ -45,14 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> Report:
-    """Serves the model, puts it under load, and looks at it."""
+    """Serves the model, puts it under load, and samples it."""
     wrk()
     if not _PY_SPY.is_file():
         raise CannotMeasureError("py-spy is missing: pip install py-spy")
     body = options.body.read_bytes()
 
     def command(python: Path, model: Path, port: int) -> list[str]:
-        # Threads that nothing is asked of would make each look at the others longer.
+        # Unused threads would only lengthen each sample.
         return [*serve_command(python, model, port, "--threads", str(options.connections))]
 
     ours = environments.OURS
@@ -60,12 +60,12 @@ def measure(options: argparse.Namespace) -> Report:
     with serving(contender, ours, options.model, body) as server:
         raw: list[str] = []
 
-        def look() -> float:
+        def sample() -> float:
             raw.append(_sample(server, options))
             return 1.0
 
         before = _answer(server, body)
-        load = put_under_load(server.url, options.body, options.connections, look)
+        load = put_under_load(server.url, options.body, options.connections, sample)
         if load.errors - load.timeouts:
             raise CannotMeasureError(f"{load.errors - load.timeouts} requests were not answered")
         if _answer(server, body) != before:
@@ -107,10 +107,10 @@ def measure(options: argparse.Namespace) -> Report:
 
 
 def _sample(server: Server, options: argparse.Namespace) -> str:
-    """What py-spy saw.
+    """Runs py-spy; returns its output.
 
     Raises:
-        CannotMeasureError: it may not look, or failed.
+        CannotMeasureError: py-spy lacks permission, or failed.
     """
     pid = server.processes.pids()[0]
     with tempfile.TemporaryDirectory() as folder:

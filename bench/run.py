@@ -1,7 +1,7 @@
-"""The benchmarks: `bench/run.py COMMAND`; bench/README.md says what each one measures.
+"""The benchmarks' command line, `bench/run.py COMMAND`; bench/README.md describes them.
 
-Every benchmark checks the answers that it times. Exit codes: 0; 1 where an answer was wrong, or
-another check failed; 2 where nothing could be measured; 3 where `gpu` finds no GPU that it can use.
+Every benchmark checks the results that it times. Exit codes: 0 success; 1 a wrong result, or
+another failed check; 2 nothing could be measured; 3 `gpu` found no usable GPU.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from gpux.errors import GpuxError
 
 
 class Benchmark(Protocol):
-    """What a module needs to be a command. Its docstring's first line is the help."""
+    """The interface of a command's module. Its docstring's first line is the help."""
 
     __doc__: str | None
 
@@ -36,7 +36,7 @@ class Benchmark(Protocol):
         """Adds the command's own options."""
 
     def measure(self, options: argparse.Namespace, /) -> Report:
-        """Measures, and checks what it measures."""
+        """Runs the benchmark and checks its results."""
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -52,7 +52,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; answers the exit code."""
+    """Runs the command line; returns the exit code."""
     options = _parser().parse_args(arguments)
     if options.command == "cases":
         for case in CASES.values():
@@ -95,6 +95,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    # The servers that run end with it, as they do at Ctrl-C.
+    # Unwinds, so that running servers are ended, as with Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())

@@ -1,7 +1,7 @@
 """How time and memory grow with the body, the batch, the connections and the worker processes.
 
-Each point has a server of its own, so that the memory is its own; all of a series run at once, and
-are asked in turns. A power law is fitted to each series.
+Each point has a server of its own, as memory is measured per server; all servers of a series run
+side by side and take turns. A power law is fitted to each series.
 """
 
 import argparse
@@ -35,7 +35,7 @@ _PAGE_BYTES = 4096
 _MIB = 2**20
 # "0.123456, "
 _NUMBER_BYTES = 10
-# Below the larger ones a request's own cost hides what a byte or a row costs.
+# At smaller points the fixed cost of a request hides that of a byte or a row.
 _FITTED_POINTS = 5
 _WORKER_CONNECTIONS = 32
 
@@ -47,7 +47,7 @@ class Pace:
     Attributes:
         body_bytes, rows, connections: the points.
         rounds: turns of each point.
-        turn_seconds: about how long a turn lasts; one request at least.
+        turn_seconds: approximate duration of a turn, of at least one request.
     """
 
     body_bytes: Sequence[int] = tuple(2**10 * 4**power for power in range(9))
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> Report:
-    """Measures all parts, and draws them."""
+    """Measures all parts, and draws the chart."""
     draw = None if options.chart is None else _drawing()
     report = measure_parts(options.part or list(_PARTS), _QUICK if options.quick else Pace())
     if draw is not None:
@@ -213,7 +213,7 @@ def _mean() -> ModelProto:
 
 
 def _numbers(nbytes: int) -> Question:
-    """A body of about so many bytes, not more: numbers with six decimals."""
+    """A body of at most about `nbytes` bytes: numbers with six decimals."""
     chance = numpy.random.default_rng(1)
     count = max(1, (nbytes - len('{"x": [[]]}')) // _NUMBER_BYTES)
     millionths = chance.integers(0, 10**6, count)
@@ -298,7 +298,7 @@ def _has_granian() -> bool:
 
 
 def _take_turns(points: Any, turn: Callable[[Any], Any], rounds: int) -> dict[Any, list[Any]]:
-    """Each point has a turn in each round, in an order by chance."""
+    """Each point has one turn per round, in random order."""
     order = list(points)
     taken: dict[Any, list[Any]] = {x: [] for x in order}
     chance = random.Random(0)
@@ -323,7 +323,7 @@ _FITTED = {
 
 
 def _fits(part: str, points: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """A power law for each figure that grows."""
+    """Fits a power law to each growing quantity."""
     fitted = points[-_FITTED_POINTS:]
     for what in _FITTED[part]:
         law = fit_power_law([each["x"] for each in fitted], [each[what] for each in fitted])
@@ -339,7 +339,7 @@ def _fits(part: str, points: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any
         }
 
 
-# For people.
+# Tables.
 
 
 def _tables(figures: Sequence[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""The figures of `scale` as a chart: time above, memory below, a column for each series."""
+"""The chart of `scale`: time above, memory below, a column for each series."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -38,11 +38,11 @@ _TITLES = {
 
 
 def draw(figures: Sequence[Mapping[str, Any]], caption: str, file: Path) -> None:
-    """Draws what was measured.
+    """Draws the chart.
 
     Args:
-        figures: of `scale`.
-        caption: below them all.
+        figures: the measurements of `scale`.
+        caption: the text below the panels.
         file: .png or .svg.
     """
     parts = [part for part in _TITLES if any(each["group"] == part for each in figures)]

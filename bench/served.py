@@ -1,4 +1,4 @@
-"""`gpux serve` as a process of its own, under load, and the memory that it takes."""
+"""`gpux serve` in a process of its own: load on it, and its memory."""
 
 import os
 import resource
@@ -23,12 +23,12 @@ _SAMPLE_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """What came of a load, all of it answered with 200.
+    """The result of a load whose responses all had status 200.
 
     Attributes:
-        per_second: answers.
-        p50_seconds, p99_seconds: of a request.
-        generator_cores: that the generator kept busy.
+        per_second: responses per second.
+        p50_seconds, p99_seconds: latency of a request.
+        generator_cores: the cores that the generator kept busy.
     """
 
     per_second: float
@@ -39,12 +39,12 @@ class Filled:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A server that runs.
+    """A running server.
 
     Attributes:
         name: for errors.
-        port: where it listens, on 127.0.0.1.
-        processes: it and what it has started.
+        port: its port on 127.0.0.1.
+        processes: its process and all descendants.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Served:
 
     @property
     def url(self) -> str:
-        """Where requests are posted."""
+        """The URL of the inference route."""
         return f"http://{HOST}:{self.port}/predict"
 
     def fill(
@@ -63,16 +63,16 @@ class Served:
         seconds: float,
         check: Callable[[bytes], None] | None = None,
     ) -> Filled:
-        """Keeps so many connections busy for a while, by wrk, which takes its part of the cores.
+        """Keeps connections busy by wrk, which shares the cores.
 
         Args:
             body: a file with the request body.
-            connections: each with one request at a time.
-            seconds: how long.
-            check: raises MismatchError for a wrong answer; asked of samples under load.
+            connections: their number, each with one request at a time.
+            seconds: the duration.
+            check: raises MismatchError for a wrong response; called for samples under load.
 
         Raises:
-            CannotMeasureError: a request was not answered, or with another status than 200.
+            CannotMeasureError: a request got no response, or another status than 200.
         """
 
         def warm_up() -> float:
@@ -96,16 +96,16 @@ class Served:
         )
 
     def forget_peak(self) -> None:
-        """From now on the peak is that of what comes (proc(5), clear_refs)."""
+        """Resets the peak (proc(5), clear_refs)."""
         for pid in self.processes.pids():
             Path(f"/proc/{pid}/clear_refs").write_text("5")
 
     def peak_bytes(self) -> int:
-        """The most memory that its processes had in RAM, each at its own time."""
+        """The peak resident memory of each process, added up."""
         return self.processes.peak_bytes()
 
     def resident_bytes(self) -> int:
-        """The memory that its processes have in RAM."""
+        """The resident memory of its processes."""
         pages = 0
         for pid in self.processes.pids():
             pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
@@ -113,7 +113,7 @@ class Served:
 
     @contextmanager
     def _sampled(self, body: bytes, check: Callable[[bytes], None] | None) -> Iterator[None]:
-        """Looks at answers while the context lasts, a few in a second; one at least."""
+        """Checks some responses per second while the context lasts, at least one."""
         if check is None:
             yield
             return
@@ -126,7 +126,7 @@ class Served:
                     check(client.post(body)[1])
                     while not over.wait(_SAMPLE_SECONDS):
                         check(client.post(body)[1])
-            except BaseException as error:  # told to the caller's thread
+            except BaseException as error:  # raised in the caller's thread
                 errors.append(error)
 
         thread = threading.Thread(target=sample, name="samples")
@@ -142,13 +142,13 @@ class Served:
 
 @contextmanager
 def serving(name: str, model: Path, *options: str, engine: str | None = None) -> Iterator[Served]:
-    """Serves a model while the context lasts, on a free port.
+    """Serves a model on a free port while the context lasts.
 
     Args:
         name: for errors.
-        model: what `gpux serve` takes.
-        options: of `gpux serve`.
-        engine: one of engines.py instead of the server's own.
+        model: the MODEL argument of `gpux serve`.
+        options: further options of `gpux serve`.
+        engine: an engine of engines.py instead of the server's own.
 
     Raises:
         CannotMeasureError: it did not start; with its output.
@@ -164,6 +164,6 @@ def serving(name: str, model: Path, *options: str, engine: str | None = None) ->
 
 
 def children_cpu_seconds(before: resource.struct_rusage) -> float:
-    """What ended child processes have used of the processors since then."""
+    """The CPU time of child processes that have exited since `before`."""
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -1,7 +1,7 @@
 """Whole servers under load, beside the same model behind other servers.
 
-All run at once, but only one has processors: the others are stopped while it has its turn. Answers
-are compared with a plain `session.run` before, and in each turn while the load is on.
+All are started, but only the one whose turn it is runs; the others are stopped. Responses are
+compared with a plain `session.run`, before and under the load of each turn.
 """
 
 import argparse
@@ -34,18 +34,18 @@ from gpux.tensors.signature import BY_ONNX
 _RESULTS = Path(__file__).resolve().parent / "results" / "server"
 _CONNECTIONS = (1, 8, 32, 64)
 _FEW = ("gpux", "gpux-granian", "fastapi")
-# Ray gives up at times where the machine has just been busy.
+# Ray sometimes fails to start right after the machine was busy.
 _START_TRIES = 2
 _WARM_UP_SECONDS = 0.3
-# Where an answer takes long the window is that of a few of them, or of one at least.
+# For slow responses the window spans a few of them, at least one.
 _ANSWERS_IN_WINDOW, _LONG_WINDOW_SECONDS = 4, 6.0
 _ANSWERS_IN_LONG_WINDOW = 1.5
 _PATIENCE_SECONDS = 20.0
 
-# Where rows of several requests ran together a product may be summed in another order.
+# When rows of several requests run in one batch, products may be summed in another order.
 _ROUNDING = 1e-5
 
-# An answer, and by how much it may differ.
+# (response text, by how much it may differ) → None; raises MismatchError.
 _Check = Callable[[bytes, float], None]
 _Run = Callable[[], dict[str, Any]]
 
@@ -91,7 +91,7 @@ def measure(options: argparse.Namespace) -> Report:
     for name in options.case or CASES:
         figures += _measure_case(CASES[name], environments, pace, missing)
         report = _report(figures, environments, pace, missing, time.monotonic() - begin)
-        if options.all:  # anew after each case: an end in the middle loses none
+        if options.all:  # after each case, so that an interrupted run loses none
             report.write_json(_RESULTS.with_suffix(".json"))
             _RESULTS.with_suffix(".txt").write_text(report.text() + "\n")
             server_chart.draw(report, _RESULTS.with_suffix(".svg"))
@@ -101,7 +101,7 @@ def measure(options: argparse.Namespace) -> Report:
 
 
 def _install(names: Sequence[str], missing: dict[str, str]) -> dict[str, Environment]:
-    """The environments of those servers that can be had; the others are missing, and why."""
+    """Installs servers; those that fail are recorded in `missing` with the reason."""
     found = {}
     for name in names:
         try:
@@ -116,9 +116,9 @@ class _Pace:
     """How much is measured.
 
     Attributes:
-        rounds: turns of each server for each number of connections.
-        seconds: of a turn, at least.
-        connections: each number of them, from few to many.
+        rounds: turns of each server per number of connections.
+        seconds: the minimum duration of a window.
+        connections: the numbers of connections, ascending.
     """
 
     rounds: int
@@ -159,13 +159,13 @@ def _report(
 
 @dataclass(slots=True)
 class _Cell:
-    """What one server does with one case at one number of connections.
+    """The results of one server for one case and number of connections.
 
     Attributes:
-        loads: of each round.
-        peak_bytes: of memory since the server started, after the first round's turn. A round goes
-            from few connections to many, so nothing else can have needed more.
-        problem: why there are no more loads.
+        loads: one per round.
+        peak_bytes: peak memory since the server started, after the first round's turn. As a round
+            goes from few connections to many, it is due to this number of connections.
+        problem: why there are no further loads.
     """
 
     loads: list[Load] = field(default_factory=list)
@@ -174,7 +174,7 @@ class _Cell:
 
 
 class _Contestant:
-    """A server that runs, for one case."""
+    """A running server, for one case."""
 
     def __init__(self, contender: Contender, server: Server, body: Path, check: _Check) -> None:
         self.contender = contender
@@ -190,10 +190,10 @@ class _Contestant:
         server.processes.freeze()
 
     def turn(self, connections: int, seconds: float) -> tuple[Load, int]:
-        """One turn: what came of it, and the peak of memory after it."""
+        """Runs one turn; returns the load and the peak memory after it."""
 
         def warm_up() -> float:
-            """Asks beside the load until an answer has come and the caches are warm."""
+            """Sends requests beside the load until one is done and the caches are warm."""
             begin = time.perf_counter()
             with closing(self._client()) as client:
                 lasted = self._ask(client)
@@ -215,7 +215,7 @@ class _Contestant:
         return Client(self.contender.name, self._server.port, self._server.path)
 
     def _ask(self, client: Client) -> float:
-        """One request: its seconds. A peer's wrong answer is kept, ours ends the run."""
+        """Sends a request; returns its seconds. A peer's wrong response is noted, ours raises."""
         lasted, text = client.post(self._text)
         if text == self._right:
             return lasted
@@ -228,7 +228,7 @@ class _Contestant:
         return lasted
 
     def _check_again(self, text: bytes, is_alone: bool, error: MismatchError) -> None:
-        """Other bits: what only a batch may make of an answer is noted, the rest is wrong."""
+        """Records last bits that differ as they may in a batch; all else is wrong."""
         try:
             if is_alone:
                 raise error
@@ -246,7 +246,7 @@ def _measure_case(
     pace: _Pace,
     missing: dict[str, str],
 ) -> list[Figure]:
-    """One figure for each server and number of connections, and one for the model alone."""
+    """Measures one row per server and number of connections, and one for the model alone."""
     model, body = case.write(FOLDER)
     v2_body = body.with_suffix(".v2.json")
     v2_body.write_bytes(case.v2_body())
@@ -298,7 +298,7 @@ def _measure_case(
 def _start(
     stack: ExitStack, contender: Contender, environment: Environment, model: Path, body: Path
 ) -> Server:
-    """Runs a server until the stack is left."""
+    """Runs a server until the stack is closed."""
     for _ in range(_START_TRIES - 1):
         with suppress(CannotMeasureError):
             return stack.enter_context(serving(contender, environment, model, body.read_bytes()))
@@ -377,7 +377,7 @@ def _about_answers(figures: Sequence[Figure]) -> list[str]:
 
 
 def _brief(reason: str) -> str:
-    """What failed, and the last line that it said; the figures have all of it."""
+    """The first and last line of a reason; the JSON has all of it."""
     first, *others = reason.splitlines()
     return f"{first} {others[-1]}" if others else first
 
@@ -392,7 +392,7 @@ def _tell(text: str) -> None:
 
 
 def _raw_run(model: Path, body: bytes) -> _Run:
-    """The model alone, on arrays that json and NumPy make of the body."""
+    """Runs the model alone, on arrays decoded by json and NumPy."""
     runtime = load_runtime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -409,7 +409,7 @@ def _raw_run(model: Path, body: bytes) -> _Run:
 
 
 def _time(run: _Run, seconds: float) -> list[float]:
-    """Runs for so long, on one core: the seconds of each run."""
+    """Repeats a run for `seconds` on one core; returns the seconds of each."""
     taken: list[float] = []
     with on_one_core():
         end = time.perf_counter() + seconds

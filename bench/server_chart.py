@@ -1,4 +1,4 @@
-"""The chart of `server`: requests per second of each server, a panel for each case."""
+"""The chart of `server`: requests per second by server, one panel per case."""
 
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,13 @@ _BAR_INCHES = 0.27
 
 
 def check() -> None:
-    """Raises CannotMeasureError where nothing can be drawn: better before the measuring."""
+    """Raises CannotMeasureError if charts cannot be drawn; to be called before measuring."""
     if importlib.util.find_spec("matplotlib") is None:
         raise CannotMeasureError("a chart needs matplotlib: pip install matplotlib")
 
 
 def draw(report: Report, file: Path) -> None:
-    """Draws the figures of a report to a file, whose name says how: .svg, .png."""
+    """Draws a report's chart to a file, .svg or .png by its name."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -39,7 +39,7 @@ def draw(report: Report, file: Path) -> None:
         "font.family": "sans-serif",
         "font.size": 9,
         "svg.fonttype": "none",  # text as text
-        "svg.hashsalt": "gpux",  # the same figures give the same file
+        "svg.hashsalt": "gpux",  # reproducible files
     }
     with pyplot.rc_context(style):
         panel_inches = 0.85 + _BAR_INCHES * len(servers)
@@ -68,7 +68,7 @@ def draw(report: Report, file: Path) -> None:
 
 
 def _panel(axis: Any, case: str, figures: Sequence[Mapping[str, Any]], connections: int) -> None:
-    """One case: a bar for each server, in the order in which they are listed."""
+    """Draws one case: a bar per server, in order of listing."""
     shown = [
         figure
         for figure in figures
@@ -120,7 +120,7 @@ def _panel(axis: Any, case: str, figures: Sequence[Mapping[str, Any]], connectio
 
 
 def _caption(report: Report) -> str:
-    """What the figures were measured on, and what they mean."""
+    """The caption: the machine, and what the bars mean."""
     here = machine()
     return (
         f"{here['cpu']}, {here['cores']} cores, the load generator (wrk) on the same ones. One "

@@ -1,4 +1,4 @@
-"""The figures of `server` for people, and what the project promised of them."""
+"""The tables of `server`, and the project's goals for it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ _WAITRESS, _GRANIAN = "gpux", "gpux-granian"
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """How many times the requests per second of the best peer a server must answer.
+    """A goal for a server's requests per second, as a multiple of the best peer's.
 
     Attributes:
-        case: of which.
-        server: ours.
-        least: at least.
-        aim: what it is meant to reach; None if nothing is said.
-        is_strict: more than `least`, not just as many.
-        is_of_python: only peers in Python are counted.
+        case: the case.
+        server: our server.
+        least: the required multiple.
+        aim: the desired multiple, or None.
+        is_strict: whether it must exceed `least`.
+        is_of_python: whether only peers in Python count.
     """
 
     case: str
@@ -57,7 +57,7 @@ PROMISES = [
 
 
 def tables(figures: Sequence[Figure]) -> str:
-    """All tables: the survey, what was promised, everything."""
+    """All tables: the survey, the goals, everything."""
     connections = shown_connections(figures)
     parts = [_survey(figures, connections)]
     promised = _promised(figures)
@@ -67,7 +67,7 @@ def tables(figures: Sequence[Figure]) -> str:
 
 
 def shown_connections(figures: Sequence[Figure]) -> int:
-    """The number of connections that surveys show: that of the promises if it was measured."""
+    """The number of connections of the survey: that of the goals if it was measured."""
     measured = {figure["connections"] for figure in figures if figure["connections"]}
     return PROMISED_CONNECTIONS if PROMISED_CONNECTIONS in measured else max(measured)
 
@@ -89,7 +89,7 @@ def best_peer(
 
 
 def verdict(got: float, promise: Promise) -> str:
-    """What is said of a ratio."""
+    """The verdict on a ratio."""
     is_kept = got > promise.least if promise.is_strict else got >= promise.least
     if not is_kept:
         return "MISSED"
@@ -97,7 +97,7 @@ def verdict(got: float, promise: Promise) -> str:
 
 
 def rate(value: float | None) -> str:
-    """Requests per second with the figures that mean something."""
+    """Formats requests per second with its significant digits."""
     if value is None:
         return "-"
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
@@ -152,7 +152,7 @@ def _promised_memory(figures: Sequence[Figure]) -> Iterator[list[str]]:
 
 
 def _find(figures: Sequence[Figure], case: str, server: str) -> Figure | None:
-    """A server's figure at the number of connections that the promises are about."""
+    """A server's row at the number of connections of the goals."""
     return next(
         (
             figure

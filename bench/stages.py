@@ -1,8 +1,8 @@
 """Where the time of one request goes: each stage, the whole engine, the bare model beside it.
 
-Once in one thread without a socket, by a clock between the stages; and once through a whole server,
-whose `Server-Timing` must agree. The model's plain `session.run`, in a session of its own with the
-same options, gives the answer that everything is held to.
+Measured in one thread without a socket, by a clock between the stages, and through a whole server,
+whose `Server-Timing` must agree. The reference for all results is the model's plain `session.run`,
+in a session of its own with the same options.
 """
 
 import argparse
@@ -38,12 +38,12 @@ from gpux.tensors.memory import Block, StringTensor
 from gpux.tensors.outputs import OutputValues
 from gpux.tensors.signature import TensorSpec, names
 
-# The ways of a request take turns. The first requests of a turn, which find the caches full of the
-# others' data, are not counted.
+# The variants take turns. The first requests of a turn, which find the caches full of the others'
+# data, are not counted.
 _TURN_REQUESTS = 50
 _WARM_UP_REQUESTS = 5
 
-# In the order in which a request meets them; what is indented is part of what stands above.
+# In the order of a request; indented stages are part of the one above.
 _ABOUT = {
     "read": "the body, from the server's stream into bytes",
     "decode": "JSON text to tensors",
@@ -60,10 +60,10 @@ _ABOUT = {
 }
 _STAGES = ("read", "decode", "queue", "run", "encode")
 _PARTS_OF_RUN = ("  bind", "  session", "  fetch")
-# Of the medians that the server tells and those by the clock here. A queue is only the server's.
+# For the medians reported by the server and those measured here. Only the server has a queue.
 _COMPARED = ("read", "decode", "run", "encode")
 _TOLERANCE_SECONDS, _TOLERANCE_SHARE = 100e-6, 0.5
-# Of what the engine tells and a request as a whole: what lies between its stages.
+# For the time between the stages: a whole request minus the stages recorded by the engine.
 _BETWEEN_SECONDS, _BETWEEN_SHARE = 20e-6, 0.1
 _CLOCK_SECONDS = 1e-6  # Server-Timing has three decimals of a millisecond
 
@@ -71,54 +71,54 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class Laps:
-    """Durations by name, in nanoseconds, taken one after the other."""
+    """A lap timer: durations by name, in nanoseconds."""
 
     def __init__(self) -> None:
         self.taken_ns: dict[str, list[int]] = {}
         self._last_ns = 0
 
     def start(self) -> None:
-        """The next lap starts here."""
+        """Starts the first lap."""
         self._last_ns = time.perf_counter_ns()
 
     def take(self, name: str) -> None:
-        """The present lap ends here, and the next one starts."""
+        """Ends the current lap and starts the next."""
         now_ns = time.perf_counter_ns()
         self.taken_ns.setdefault(name, []).append(now_ns - self._last_ns)
         self._last_ns = time.perf_counter_ns()
 
 
 @dataclass(slots=True)
-class Told:
-    """What a server says of its requests, beside what they took as a whole.
+class Reported:
+    """Stage times reported by a server, and the total time of each request.
 
     Attributes:
-        seconds: of each request, by an outer clock.
-        stages: of each request, by name.
+        seconds: per request, by an outer clock.
+        stages: per request, seconds by stage.
     """
 
     seconds: list[float] = field(default_factory=list)
     stages: list[Mapping[str, float]] = field(default_factory=list)
 
     def add(self, seconds: float, stages: Mapping[str, float]) -> None:
-        """Keeps one request."""
+        """Adds one request."""
         self.seconds.append(seconds)
         self.stages.append({name: stages[name] for name in _STAGES if name in stages})
 
     def median(self, stage: str) -> float | None:
-        """Of a stage, in seconds."""
+        """The median of a stage, in seconds; None if it was not reported."""
         taken = [stages[stage] for stages in self.stages if stage in stages]
         return statistics.median(taken) if taken else None
 
     def too_long(self) -> int:
-        """How many requests' stages are longer than the request."""
+        """The number of requests whose stages add up to more than the request."""
         return sum(
             sum(stages.values()) > whole + len(stages) * _CLOCK_SECONDS
             for whole, stages in zip(self.seconds, self.stages, strict=True)
         )
 
     def between(self) -> float:
-        """What lies between the stages, in seconds: the median."""
+        """The median time outside all stages, in seconds."""
         return statistics.median(
             whole - sum(stages.values())
             for whole, stages in zip(self.seconds, self.stages, strict=True)
@@ -127,22 +127,22 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What the requests on one provider took.
+    """The durations on one provider.
 
     Attributes:
         laps: by the clock here.
-        engine: told by the engine, of the requests of `whole`.
-        http: told by the server.
+        engine: recorded by the engine, for the requests of `whole`.
+        http: reported by the server.
     """
 
     laps: Laps = field(default_factory=Laps)
-    engine: Told = field(default_factory=Told)
-    http: Told = field(default_factory=Told)
+    engine: Reported = field(default_factory=Reported)
+    http: Reported = field(default_factory=Reported)
 
 
-# Does one request and keeps what it took; raises MismatchError if the answer was wrong.
+# Runs one request and records its durations; raises MismatchError if the result was wrong.
 _Way = Callable[[Taken], None]
-# Raises MismatchError if an answer's text is wrong.
+# Raises MismatchError if a response's text is wrong.
 _Check = Callable[[bytes], None]
 
 
@@ -161,7 +161,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> CheckedReport:
-    """Measures one request again and again."""
+    """Measures one request repeatedly."""
     try:
         body = options.body.read_bytes()
     except OSError as error:
@@ -249,7 +249,7 @@ def _stages_way(model: Model, body: bytes, check: _Check) -> _Way:
 
 
 def _whole_way(engine: Engine, body: bytes, check: _Check) -> _Way:
-    """A request as the server does it, once the body is there."""
+    """A request as the server handles it, once the body has arrived."""
 
     def way(taken: Taken) -> None:
         environment = _environment(body)
@@ -261,7 +261,7 @@ def _whole_way(engine: Engine, body: bytes, check: _Check) -> _Way:
         text = engine.predict(received, stages=stages)
         taken.laps.take("whole")
         check(text)
-        taken.engine.add(taken.laps.taken_ns["whole"][-1] / 1e9, dict(stages.taken()))
+        taken.engine.add(taken.laps.taken_ns["whole"][-1] / 1e9, dict(stages.reached()))
 
     return way
 
@@ -280,7 +280,7 @@ def _http_way(line: Line, check: _Check) -> _Way:
 def _raw_way(
     run: Callable[[], dict[str, Any]], expected: Mapping[str, Any], tolerance: float
 ) -> _Way:
-    """The model as a user of ONNX Runtime has it."""
+    """The model through plain ONNX Runtime."""
 
     def way(taken: Taken) -> None:
         taken.laps.start()
@@ -296,7 +296,7 @@ def _raw_way(
 
 
 def _environment(body: bytes) -> dict[str, Any]:
-    """What waitress hands over: the body in a stream that it has written and rewound."""
+    """A WSGI environ as from waitress: the body in a stream, written and rewound."""
     stream = BytesIO()
     stream.write(body)
     stream.seek(0)
@@ -304,7 +304,7 @@ def _environment(body: bytes) -> dict[str, Any]:
 
 
 def _same_text_check(what: str, expected: Mapping[str, Any]) -> _Check:
-    """Checks the first text number by number; the later ones need only be the same text."""
+    """Checks the first text number by number; later ones need only be identical."""
     right: bytes | None = None
 
     def check(text: bytes) -> None:
@@ -317,7 +317,7 @@ def _same_text_check(what: str, expected: Mapping[str, Any]) -> _Check:
 
 
 def _close_text_check(what: str, expected: Mapping[str, Any]) -> _Check:
-    """Checks numbers within the tolerance that two ways on a GPU have."""
+    """Checks numbers within the tolerance for results of a GPU."""
 
     def check(text: bytes) -> None:
         for name, value in json.loads(text).items():
@@ -330,7 +330,7 @@ def _close_text_check(what: str, expected: Mapping[str, Any]) -> _Check:
 
 
 def _raw_run(model: Model, provider: str, body: bytes) -> Callable[[], dict[str, Any]]:
-    """The model alone, in a session of its own with the options of gpux.model."""
+    """Runs the model alone, in a session of its own with the options of gpux.model."""
     runtime = load_runtime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = cores()
@@ -346,7 +346,7 @@ def _raw_run(model: Model, provider: str, body: bytes) -> Callable[[], dict[str,
 
 
 def _feeds(model: Model, body: bytes) -> dict[str, Any]:
-    """The arrays that the request stands for, in memory of their own; NumPy must agree."""
+    """The request's input arrays, in memory of their own; checked against NumPy."""
     request = model.inputs.decode(body)
     values = json.loads(body)
     feeds: dict[str, Any] = {}
@@ -412,7 +412,7 @@ def _report(
 
 
 def figures_of(taken: Taken) -> list[dict[str, Any]]:
-    """A figure for each line of the table, in the order of a request."""
+    """One mapping per row of the table, in the order of a request."""
     seconds = {
         name: [lap_ns / 1e9 for lap_ns in laps_ns] for name, laps_ns in taken.laps.taken_ns.items()
     }
@@ -428,7 +428,7 @@ def figures_of(taken: Taken) -> list[dict[str, Any]]:
     for name in _ABOUT:
         if name in seconds:
             durations = Durations(seconds[name])
-            told = taken.http.median(name)
+            reported = taken.http.median(name)
             figures.append(
                 {
                     "stage": name,
@@ -436,14 +436,14 @@ def figures_of(taken: Taken) -> list[dict[str, Any]]:
                     "median_us": durations.median * 1e6,
                     "p99_us": durations.p99 * 1e6,
                     "share_of_whole": durations.median / whole,
-                    "told_us": None if told is None else told * 1e6,
+                    "told_us": None if reported is None else reported * 1e6,
                 }
             )
     return figures
 
 
 def checks_of(taken: Taken) -> dict[str, bool]:
-    """Whether what the engine and the server tell agrees with the clocks here, in words."""
+    """Whether the times of the engine and the server agree with the clocks here, by description."""
     medians = {figure["stage"]: figure["median_us"] / 1e6 for figure in figures_of(taken)}
     between = taken.engine.between()
     max_between = max(_BETWEEN_SECONDS, _BETWEEN_SHARE * medians["whole"])
@@ -455,13 +455,13 @@ def checks_of(taken: Taken) -> dict[str, bool]:
         "Server-Timing lies within each request over HTTP": taken.http.too_long() == 0,
     }
     for stage in _COMPARED:
-        told = taken.http.median(stage)
-        most = max(_TOLERANCE_SECONDS, _TOLERANCE_SHARE * medians[stage])
-        if told is None:
+        reported = taken.http.median(stage)
+        limit = max(_TOLERANCE_SECONDS, _TOLERANCE_SHARE * medians[stage])
+        if reported is None:
             checks[f"Server-Timing has {stage}"] = False
         else:
-            apart = told - medians[stage]
+            error = reported - medians[stage]
             checks[
-                f"Server-Timing's {stage} is {apart * 1e6:+.1f} us off, at most {most * 1e6:.0f}"
-            ] = abs(apart) <= most
+                f"Server-Timing's {stage} is {error * 1e6:+.1f} us off, at most {limit * 1e6:.0f}"
+            ] = abs(error) <= limit
     return checks

@@ -1,6 +1,6 @@
-"""Timing in turns: what disturbs the machine disturbs all contenders.
+"""Interleaved timing: a disturbance of the machine affects all contenders.
 
-A figure is only ever read beside the others of its run.
+A time is comparable only with the others of its run.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 _K = TypeVar("_K", bound=Hashable)
 
-# A thread that waits so long for the others of its turn waits for one that has failed.
+# A thread that waits this long for the others of its turn waits for one that has failed.
 _GATE_SECONDS = 60
 
 
@@ -27,10 +27,10 @@ class Contender:
     """Something to time.
 
     Attributes:
-        name: shown in tables.
-        call: what is timed.
-        check: raises answers.MismatchError if what `call` returned is wrong; called outside the
-            timing, on the last result of every round.
+        name: in tables.
+        call: the function to time.
+        check: raises answers.MismatchError for a wrong result of `call`; called outside the timing,
+            on the last result of every round.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Durations:
     """The durations of one contender.
 
     Attributes:
-        seconds: of one call; one for each round, or for each call where those are timed singly.
+        seconds: of one call, averaged per round, or of each single call.
     """
 
     seconds: Sequence[float]
@@ -60,13 +60,13 @@ class Durations:
 
     @property
     def p99(self) -> float:
-        """The 99th percentile by nearest rank, in seconds: of fewer than 100, the longest."""
+        """The 99th percentile by nearest rank, in seconds; the longest of fewer than 100."""
         ordered = sorted(self.seconds)
         return ordered[-(len(ordered) // 100) - 1]
 
 
 def count(text: str) -> int:
-    """Reads how many rounds or requests a command line asks for: one at least."""
+    """Parses a number of rounds or requests from the command line: at least 1."""
     if not text.isascii() or not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"expected a number from 1, got {text!r}")
     return int(text)
@@ -74,7 +74,7 @@ def count(text: str) -> int:
 
 @contextmanager
 def on_one_core() -> Iterator[None]:
-    """Keeps this thread on one core, where its caches are, while the context lasts."""
+    """Pins this thread to one core while the context lasts, to keep its caches."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(allowed)})
     try:
@@ -90,8 +90,8 @@ def race(
 
     Args:
         contenders: with different names.
-        rounds: how many turns each has; each round has an order of its own, by chance.
-        round_seconds: about how long a turn lasts: a call is repeated until then.
+        rounds: the number of turns of each; every round has its own random order.
+        round_seconds: approximate duration of a turn, in which a call is repeated.
 
     Returns:
         By name, seconds of one call, one for each round.
@@ -113,14 +113,14 @@ def race(
 def race_threads(
     contenders: Sequence[Contender], threads: Sequence[int], rounds: int, round_seconds: float
 ) -> dict[tuple[str, int], Durations]:
-    """Times contenders in turns, in several threads at once.
+    """Times contenders in turns, in several threads.
 
     Args:
-        contenders: with different names; their calls may run at once.
-        threads: how many, each number a contest of its own.
+        contenders: with different names and thread-safe calls.
+        threads: the numbers of threads, each timed separately.
         rounds: as in race().
-        round_seconds: about how long a turn lasts with one thread. With more it has as many calls,
-            and each thread takes the next one as soon as it is free.
+        round_seconds: approximate duration of a turn with one thread. With more threads it has the
+            same number of calls, and each thread takes the next one as soon as it is free.
 
     Returns:
         By name and number of threads: the time from the first call's start to the last one's end,
@@ -153,7 +153,7 @@ def _take_turns(turns: Mapping[_K, Callable[[], float]], rounds: int) -> dict[_K
 
 
 def _calibrate(contender: Contender, round_seconds: float) -> int:
-    """How many calls fill a turn."""
+    """The number of calls that fill a turn."""
     calls = 1
     while True:
         seconds = _time_turn(contender, calls) * calls

@@ -1,4 +1,4 @@
-"""Fixtures: models as files, servers that many tests share, threads that take turns eagerly."""
+"""Fixtures: model files, servers shared by many tests, eager thread switches."""
 
 import logging
 import os
@@ -11,19 +11,18 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-import gpux.serving.scheduler
 from gpux.cli.main import main
 from tests.support import onnx_models
 from tests.support.servers import PATIENCE_SECONDS, ServerProcess, serve
 
-# A slow or busy machine is no failure.
+# A slow or busy machine fails no test.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The file of a model of models.py, by its name."""
+    """Finds the file of a model of onnx_models.py by its name."""
     folder = tmp_path_factory.mktemp("models")
 
     def find(name: str) -> Path:
@@ -35,21 +34,21 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
 @pytest.fixture(scope="session")
 def folder_for(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """The folder of a model of models.py, by its name and its gpux.yml."""
-    made: dict[tuple[str, str], Path] = {}
+    """Finds the folder of a model of onnx_models.py by its name and gpux.yml."""
+    folders: dict[tuple[str, str], Path] = {}
 
-    def find(name: str, described: str) -> Path:
-        if (name, described) not in made:
+    def find(name: str, gpux_yml: str) -> Path:
+        if (name, gpux_yml) not in folders:
             folder = tmp_path_factory.mktemp(name)
-            made[name, described] = onnx_models.write_folder(folder, name, described)
-        return made[name, described]
+            folders[name, gpux_yml] = onnx_models.write_folder(folder, name, gpux_yml)
+        return folders[name, gpux_yml]
 
     return find
 
 
 @pytest.fixture(scope="session")
 def server_for() -> Iterator[Callable[..., ServerProcess]]:
-    """A running server for a model's file and options; the same one for all tests."""
+    """Finds a running server for a model's path and options, shared by all tests."""
     running: dict[tuple[Path | str, ...], ServerProcess] = {}
 
     def find(path: Path, *options: str) -> ServerProcess:
@@ -59,11 +58,11 @@ def server_for() -> Iterator[Callable[..., ServerProcess]]:
         return running[key]
 
     yield find
-    for server in running.values():  # so that they end beside each other
+    for server in running.values():  # so that they shut down concurrently
         server.process.send_signal(signal.SIGTERM)
     codes = {" ".join(map(str, key)): server.wait() for key, server in running.items()}
     logs = {" ".join(map(str, key)): server.stderr.text for key, server in running.items()}
-    # Whatever the tests sent, nothing crashed and nothing ended where no one expected it.
+    # Whatever the tests sent, no server crashed or ended unexpectedly.
     assert set(codes.values()) <= {0}, (codes, logs)
     bugs = [name for name, log in logs.items() if "Traceback" in log or "uncaptured" in log]
     assert bugs == [], logs
@@ -73,7 +72,7 @@ def server_for() -> Iterator[Callable[..., ServerProcess]]:
 def server(
     model_file: Callable[[str], Path], server_for: Callable[[Path], ServerProcess]
 ) -> Callable[[str], ServerProcess]:
-    """A running server for a model of models.py, by its name; shared by all tests."""
+    """Finds a running server for a model of onnx_models.py by its name; shared by all tests."""
     return lambda name: server_for(model_file(name))
 
 
@@ -81,7 +80,7 @@ def server(
 def described(
     folder_for: Callable[[str, str], Path], server_for: Callable[[Path], ServerProcess]
 ) -> Callable[[str, str], ServerProcess]:
-    """A running server for a model of models.py with a gpux.yml; shared by all tests."""
+    """Finds a running server for a model and its gpux.yml; shared by all tests."""
     return lambda name, text: server_for(folder_for(name, text))
 
 
@@ -89,7 +88,7 @@ def described(
 def command(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., tuple[int, str, str]]]:
-    """The command line in this process, which starts no other: its exit code and what it writes."""
+    """Runs the command line in this process. Returns exit code, stdout and stderr."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
     handlers = {number: signal.getsignal(number) for number in numbers}
     level = logging.getLogger("gpux").level
@@ -97,24 +96,24 @@ def command(
         if name.startswith("GPUX_"):
             monkeypatch.delenv(name)
 
-    def give_up(*_: object) -> None:
+    def time_out(*_: object) -> None:
         raise AssertionError("the command does not end")
 
     def run(*arguments: str | Path, variables: Mapping[str, str] | None = None) -> Any:
-        # A server that should have been refused would serve.
-        signal.signal(signal.SIGALRM, give_up)
+        # A server that wrongly accepts its config would run forever.
+        signal.signal(signal.SIGALRM, time_out)
         signal.setitimer(signal.ITIMER_REAL, 2 * PATIENCE_SECONDS)
         try:
-            with monkeypatch.context() as changed:
+            with monkeypatch.context() as patch:
                 for name, value in (variables or {}).items():
-                    changed.setenv(name, value)
+                    patch.setenv(name, value)
                 code: object = main(list(map(str, arguments)))
-        except SystemExit as ended:  # of argparse
+        except SystemExit as ended:  # from argparse
             code = ended.code
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        said = capfd.readouterr()
-        return code, said.out, said.err
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
 
     yield run
     for number, handler in handlers.items():
@@ -122,17 +121,9 @@ def command(
     logging.getLogger("gpux").setLevel(level)
 
 
-@pytest.fixture(scope="module")
-def no_short_runs() -> Iterator[None]:
-    """Each run waits for the others, so that there are batches of models that take microseconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpux.serving.scheduler, "_SHORT_SECONDS", 0.0)
-        yield
-
-
 @pytest.fixture
 def eager_threads() -> Iterator[None]:
-    """Threads that take turns as often as they can."""
+    """Switches threads as often as possible."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield

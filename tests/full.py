@@ -124,8 +124,18 @@ def _run_part(name: str, part: Part, tests: Sequence[str], wheels: Path) -> bool
     (wheel,) = built.glob("*.whl")
     _run([str(python), "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", str(wheel)])
     done = subprocess.run(
-        [python, "-m", "pytest", "-n", "auto", "--dist", "worksteal", "-p", "no:cacheprovider"]
-        + list(tests),
+        [
+            python,
+            "-m",
+            "pytest",
+            "-n",
+            "auto",
+            "--dist",
+            "worksteal",
+            "-p",
+            "no:cacheprovider",
+            *tests,
+        ],
         cwd=ROOT,
         env={**os.environ, "CI": "true"},  # what is missing is a failure
         check=False,

@@ -2,20 +2,20 @@
 
     python tests/soak.py --minutes 60
 
-Clients of every kind at once: good and wrong ones, huge bodies and answers, clients that are slow,
-stand still or leave, batches, texts (where `tokenizers` is installed), requests beyond their
-deadline or beyond the queue, and whoever watches over servers. Each answer is checked by value. A
-line a minute tells how it goes. It ends with exit code 1, and what failed, if
+Concurrent clients of every kind: valid and invalid requests, huge bodies and responses, clients
+that are slow, stall or leave, batches, texts (if `tokenizers` is installed), requests beyond the
+deadline or the queue, and monitoring. Every response is checked by value, progress is printed once
+a minute. It prints the failures and exits with code 1 if
 
-- an answer is wrong, or is a status that its request may not have;
-- a server's memory grows: a line through what it occupied, from the end of the warm-up (the first
-  quarter, ten minutes at most) to the end, may rise by 24 MiB, or by 96 in less than ten minutes,
-  in which the largest answers still meet for the first time;
-- a thread or a descriptor is left over when the clients have gone;
-- a server says anything on stderr, its access log is not whole, or SIGTERM ends it with anything
-  but exit code 0.
+- a response is wrong, or has a status that its request cannot have;
+- a server's memory grows: a line fitted to its resident memory, from the end of the warm-up (the
+  first quarter, ten minutes at most) to the end, may rise by 24 MiB, or by 96 MiB in runs of less
+  than ten minutes, in which the largest responses still coincide for the first time;
+- a thread or a descriptor is left when the clients have gone;
+- a server writes to stderr, its access log is incomplete, or SIGTERM ends it with an exit code
+  other than 0.
 
-No time is judged: a busy machine fails nothing.
+Durations are not checked: a busy machine fails nothing.
 """
 
 import argparse
@@ -47,112 +47,112 @@ from tests.support.servers import (
     Client,
     Response,
     ServerProcess,
-    figure,
     head,
+    metric,
     post,
     serve,
     wait_until,
 )
 
-_MAY_GROW_BYTES = 24 * 2**20
-_MAY_GROW_SOON_BYTES = 96 * 2**20
-_SOON_SECONDS = 600.0
+_MAX_GROWTH_BYTES = 24 * 2**20
+_MAX_SHORT_GROWTH_BYTES = 96 * 2**20
+_SHORT_SECONDS = 600.0
 _MAX_WARM_UP_SECONDS = 600.0
-_FOR_EVER = b'{"steps":100000000}'
+_ENDLESS = b'{"steps":100000000}'
 
 
 class Tally:
-    """What came of all requests. Of many threads."""
+    """The outcomes of all requests. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards the two fields below
-        self._fates: Counter[str] = Counter()
+        self._outcomes: Counter[str] = Counter()
         self._failures: dict[str, str] = {}
         self.stops = threading.Event()
 
-    def note(self, fate: object) -> None:
-        """Counts a status, or what else became of a request."""
+    def count(self, outcome: object) -> None:
+        """Counts a status, or another outcome of a request."""
         with self._lock:
-            self._fates[str(fate)] += 1
+            self._outcomes[str(outcome)] += 1
 
     def fail(self, who: str, what: str) -> None:
-        """Notes the first failure of each kind; all clients stop."""
+        """Records the first failure of each kind and stops all clients."""
         with self._lock:
             self._failures.setdefault(who, what)
         self.stops.set()
 
     @property
-    def fates(self) -> dict[str, int]:
-        """How often each was noted."""
+    def outcomes(self) -> dict[str, int]:
+        """Counts by outcome."""
         with self._lock:
-            return dict(sorted(self._fates.items()))
+            return dict(sorted(self._outcomes.items()))
 
     @property
     def failures(self) -> dict[str, str]:
-        """By the kind of client."""
+        """The first failure by kind of client."""
         with self._lock:
             return dict(self._failures)
 
 
 @dataclass
-class Party:
-    """What a client needs: its server, its chance, and where it tells of answers."""
+class User:
+    """A simulated user: its server, its random generator, and the tally of its responses."""
 
     server: ServerProcess
-    chance: random.Random
+    rng: random.Random
     tally: Tally
 
-    def check(self, answer: Response, *statuses: int) -> int:
-        """Counts an answer that may have one of these statuses."""
-        assert answer.status in statuses, (answer.status, answer.body[:300])
-        self.tally.note(answer.status)
-        return answer.status
+    def check(self, response: Response, *statuses: int) -> int:
+        """Counts a response, which must have one of these statuses."""
+        assert response.status in statuses, (response.status, response.body[:300])
+        self.tally.count(response.status)
+        return response.status
 
     def pause(self, seconds: float) -> None:
-        """Waits up to so long, and no longer than clients are wanted."""
-        self.tally.stops.wait(self.chance.uniform(0, seconds))
+        """Waits for a random time up to `seconds`, or until all clients stop."""
+        self.tally.stops.wait(self.rng.uniform(0, seconds))
 
     def numbers(self, count: int) -> list[float]:
-        """Numbers whose text is the same in float32 and float64."""
-        return [self.chance.randrange(-8000, 8000) / 8 for _ in range(count)]
+        """Random numbers with the same text in float32 and float64."""
+        return [self.rng.randrange(-8000, 8000) / 8 for _ in range(count)]
 
 
-def same(answered: object, expected: object) -> None:
-    """Fails, with both of them, if two values are not equal."""
-    if answered != expected:
-        raise AssertionError(f"answered {str(answered)[:500]}, expected {str(expected)[:500]}")
+def same(actual: object, expected: object) -> None:
+    """Fails with both values unless they are equal."""
+    if actual != expected:
+        raise AssertionError(f"answered {str(actual)[:500]}, expected {str(expected)[:500]}")
 
 
-# Kinds of clients. Each of these is called again and again.
+# Kinds of clients, each called in a loop.
 
 
-def ask_rows(party: Party) -> None:
-    """One request after the other over a connection, with an item, or up to 40 rows."""
-    with Client(party.server) as client:
+def send_rows(user: User) -> None:
+    """Sequential requests on one connection, with one item or up to 40 rows."""
+    with Client(user.server) as client:
         for _ in range(20):
-            width = party.chance.randrange(1, 30)
-            rows = [party.numbers(width) for _ in range(party.chance.choice((1, 1, 2, 8, 40)))]
-            value: Any = rows[0] if party.chance.random() < 0.5 else rows
+            width = user.rng.randrange(1, 30)
+            rows = [user.numbers(width) for _ in range(user.rng.choice((1, 1, 2, 8, 40)))]
+            value: Any = rows[0] if user.rng.random() < 0.5 else rows
             client.send(post(json.dumps({"x": value}).encode()))
-            answer = client.read()
-            party.check(answer, 200)
-            same(answer.json, {"y": value})
-            party.pause(0.02)
+            response = client.read()
+            user.check(response, 200)
+            same(response.json, {"y": value})
+            user.pause(0.02)
 
 
-def ask_in_a_row(party: Party) -> None:
-    """Several requests at once on one connection, one of which is wrong."""
-    values = [party.numbers(4) for _ in range(8)]
-    with Client(party.server) as client:
+def send_pipelined(user: User) -> None:
+    """Pipelined requests on one connection, the last one invalid."""
+    values = [user.numbers(4) for _ in range(8)]
+    with Client(user.server) as client:
         client.send(*(post(json.dumps({"x": value}).encode()) for value in values), post(b"{"))
         for value in values:
-            answer = client.read()
-            party.check(answer, 200)
-            same(answer.json, {"y": value})
-        party.check(client.read(), 400)
+            response = client.read()
+            user.check(response, 200)
+            same(response.json, {"y": value})
+        user.check(client.read(), 400)
 
 
-_WRONG = (
+_INVALID = (
     (post(b"[1]"), 400, "Request body must be a JSON object of input names to values"),
     (post(b"{}"), 400, "Missing required input: 'x'"),
     (post(b'{"x":"one"}'), 400, "Invalid input type for 'x': expected array"),
@@ -171,162 +171,162 @@ _WRONG = (
 )
 
 
-def ask_wrongly(party: Party) -> None:
-    request, status, detail = party.chance.choice(_WRONG)
-    with Client(party.server) as client:
+def send_invalid(user: User) -> None:
+    request, status, detail = user.rng.choice(_INVALID)
+    with Client(user.server) as client:
         client.send(request)
-        answer = client.read()
-        party.check(answer, status)
-        same(answer.detail, detail or answer.detail)
+        response = client.read()
+        user.check(response, status)
+        same(response.detail, detail or response.detail)
 
 
-def ask_slowly(party: Party) -> None:
-    """A request a few bytes at a time."""
-    value = party.numbers(3)
+def send_slowly(user: User) -> None:
+    """A request sent a few bytes at a time."""
+    value = user.numbers(3)
     request = post(json.dumps({"x": value}).encode())
-    with Client(party.server) as client:
+    with Client(user.server) as client:
         while request:
-            size = party.chance.randrange(1, 20)
+            size = user.rng.randrange(1, 20)
             client.send(request[:size])
             request = request[size:]
-            party.pause(0.05)
-        answer = client.read()
-        party.check(answer, 200)
-        same(answer.json, {"y": value})
+            user.pause(0.05)
+        response = client.read()
+        user.check(response, 200)
+        same(response.json, {"y": value})
 
 
-def stand_still(party: Party) -> None:
-    """Half a request: nothing comes of it but 408, after 20 seconds."""
-    with Client(party.server) as client:
-        client.send(post(b'{"x":[1]}')[: party.chance.choice((10, 60, -3))])
-        party.check(client.read(), 408)
+def stall(user: User) -> None:
+    """Half a request: 408 after 20 seconds, and the end of the connection."""
+    with Client(user.server) as client:
+        client.send(post(b'{"x":[1]}')[: user.rng.choice((10, 60, -3))])
+        user.check(client.read(), 408)
         assert client.at_end(), "the connection goes on after 408"
 
 
-def leave(party: Party) -> None:
-    """Goes before the answer, wherever the request is."""
-    whole = post(json.dumps({"x": party.numbers(50)}).encode())
-    with Client(party.server) as client:
-        client.send(whole[: party.chance.randrange(1, len(whole) + 1)])
-        party.pause(0.01)
-        if party.chance.random() < 0.5:
+def leave(user: User) -> None:
+    """Disconnects before the response, at any byte of the request."""
+    request = post(json.dumps({"x": user.numbers(50)}).encode())
+    with Client(user.server) as client:
+        client.send(request[: user.rng.randrange(1, len(request) + 1)])
+        user.pause(0.01)
+        if user.rng.random() < 0.5:
             client.reset()
-    party.tally.note("left")
+    user.tally.count("left")
 
 
-def ask_for_masked(party: Party) -> None:
-    """Integers of different lengths, which run together padded; exactly."""
-    rows, width = party.chance.choice((1, 1, 3)), party.chance.randrange(1, 60)
-    ids = [[party.chance.randrange(-(2**40), 2**40) for _ in range(width)] for _ in range(rows)]
-    mask = [[party.chance.randrange(2) for _ in range(width)] for _ in range(rows)]
+def send_masked(user: User) -> None:
+    """Rows of integers of different lengths, batched with padding; results must be exact."""
+    rows, width = user.rng.choice((1, 1, 3)), user.rng.randrange(1, 60)
+    ids = [[user.rng.randrange(-(2**40), 2**40) for _ in range(width)] for _ in range(rows)]
+    mask = [[user.rng.randrange(2) for _ in range(width)] for _ in range(rows)]
     kept = [[a * b for a, b in zip(*pair, strict=True)] for pair in zip(ids, mask, strict=True)]
-    answer = party.server.post({"ids": ids, "mask": mask})
-    party.check(answer, 200)
-    right = {
+    response = user.server.post({"ids": ids, "mask": mask})
+    user.check(response, 200)
+    expected = {
         "states": [[[a, 2 * a, -a] for a in row] for row in kept],
         "kept": kept,
         "sum": [sum(row) for row in kept],
     }
-    same(answer.json, right)
+    same(response.json, expected)
 
 
-def ask_for_pictures(party: Party, pictures: Sequence[tuple[bytes, Any]]) -> None:
-    """3 MB of JSON, or more than the server takes."""
-    body, expected = party.chance.choice(pictures)
-    if party.chance.random() < 0.2:
-        answer = party.server.post(body + b" " * 2_000_000)
-        party.check(answer, 413)
+def send_pictures(user: User, pictures: Sequence[tuple[bytes, Any]]) -> None:
+    """A body of 3 MB of JSON, or one above the limit."""
+    body, expected = user.rng.choice(pictures)
+    if user.rng.random() < 0.2:
+        response = user.server.post(body + b" " * 2_000_000)
+        user.check(response, 413)
         return
-    answer = party.server.post(body)
-    party.check(answer, 200)
-    assert same_bits([answer.json["probabilities"]], expected), (answer.json, expected)
+    response = user.server.post(body)
+    user.check(response, 200)
+    assert same_bits([response.json["probabilities"]], expected), (response.json, expected)
 
 
-def read_much(party: Party) -> None:
-    """An answer of up to 4 MB, which is read at once, with pauses, or not to its end."""
-    count = party.chance.randrange(1, 1_000_000)
-    with Client(party.server) as client:
+def read_large(user: User) -> None:
+    """A response of up to 4 MB, read immediately, with pauses, or in part."""
+    count = user.rng.randrange(1, 1_000_000)
+    with Client(user.server) as client:
         client.send(post(b'{"count":[%d]}' % count))
-        manner = party.chance.choice(("at once", "slowly", "in part"))
+        manner = user.rng.choice(("at once", "slowly", "in part"))
         client.stream.peek(1)
         if manner == "in part":
-            client.stream.read(party.chance.randrange(1000))
-            party.tally.note("left")
+            client.stream.read(user.rng.randrange(1000))
+            user.tally.count("left")
             return
         if manner == "slowly":
-            party.pause(2)
-        answer = client.read()
-        party.check(answer, 200)
-        same(answer.body, b'{"ones":[' + b"1.0," * (count - 1) + b"1.0]}")
+            user.pause(2)
+        response = client.read()
+        user.check(response, 200)
+        same(response.body, b'{"ones":[' + b"1.0," * (count - 1) + b"1.0]}")
 
 
-def ask_beyond_the_deadline(party: Party) -> None:
-    """What would run for ever, for as long as it is wanted."""
-    limit = f"X-Request-Timeout: {party.chance.uniform(0.05, 0.3):.3f}"
-    with Client(party.server) as client:
-        client.send(head(len(_FOR_EVER), limit), _FOR_EVER)
-        if party.chance.random() < 0.3:  # nobody waits for the run, or for its turn
-            party.pause(0.05)
-            party.tally.note("left")
+def exceed_deadline(user: User) -> None:
+    """A run that would practically never end, with a short deadline."""
+    limit = f"X-Request-Timeout: {user.rng.uniform(0.05, 0.3):.3f}"
+    with Client(user.server) as client:
+        client.send(head(len(_ENDLESS), limit), _ENDLESS)
+        if user.rng.random() < 0.3:  # leaves while it runs or is queued
+            user.pause(0.05)
+            user.tally.count("left")
             return
-        party.check(client.read(), 504, 503)
+        user.check(client.read(), 504, 503)
 
 
-def crowd(party: Party) -> None:
-    """More at once than there is room for."""
+def overload(user: User) -> None:
+    """More concurrent requests than the server has room for."""
     with ExitStack() as stack:
-        clients = [stack.enter_context(Client(party.server)) for _ in range(12)]
+        clients = [stack.enter_context(Client(user.server)) for _ in range(12)]
         for client in clients:
-            client.send(post(b'{"steps":%d}' % party.chance.randrange(1, 500)))
+            client.send(post(b'{"steps":%d}' % user.rng.randrange(1, 500)))
         for client in clients:
-            answer = client.read()
-            if party.check(answer, 200, 503, 504) == 200:
-                same(answer.json, {"sum": 128.0})
-    party.pause(0.5)
+            response = client.read()
+            if user.check(response, 200, 503, 504) == 200:
+                same(response.json, {"sum": 128.0})
+    user.pause(0.5)
 
 
-def ask_about_texts(party: Party, texts: Sequence[tuple[str, list[float]]]) -> None:
+def send_texts(user: User, texts: Sequence[tuple[str, list[float]]]) -> None:
     """One text, or several of different lengths."""
-    chosen = party.chance.sample(texts, party.chance.choice((1, 1, 4)))
-    answer = party.server.post({"text": [text for text, _ in chosen]})
-    party.check(answer, 200)
+    chosen = user.rng.sample(texts, user.rng.choice((1, 1, 4)))
+    response = user.server.post({"text": [text for text, _ in chosen]})
+    user.check(response, 200)
     expected = [probabilities for _, probabilities in chosen]
-    answered = answer.json["sentiment"]
-    assert numpy.allclose(answered, expected, rtol=0, atol=1e-5), (answered, expected)
+    actual = response.json["sentiment"]
+    assert numpy.allclose(actual, expected, rtol=0, atol=1e-5), (actual, expected)
 
 
-def watch(party: Party) -> None:
-    """What Prometheus, an orchestrator and a curious person ask for."""
-    answer = party.server.request("GET", "/metrics")
-    party.check(answer, 200)
-    assert list(text_string_to_metric_families(answer.body.decode())), answer.body
+def watch(user: User) -> None:
+    """The requests of Prometheus, an orchestrator and an operator."""
+    response = user.server.request("GET", "/metrics")
+    user.check(response, 200)
+    assert list(text_string_to_metric_families(response.body.decode())), response.body
     for path in ("/health", "/health/live", "/health/ready"):
-        answer = party.server.request("GET", path)
-        party.check(answer, 200)
-        same(answer.json["status"], "healthy")
-    answer = party.server.request("GET", "/info")
-    party.check(answer, 200)
-    same(answer.json["format"], "onnx")
-    party.pause(1)
+        response = user.server.request("GET", path)
+        user.check(response, 200)
+        same(response.json["status"], "healthy")
+    response = user.server.request("GET", "/info")
+    user.check(response, 200)
+    same(response.json["format"], "onnx")
+    user.pause(1)
 
 
 # The servers.
 
 
 @dataclass
-class Place:
-    """A server, and what is known of it.
+class Target:
+    """A server under test, and measurements of it.
 
     Attributes:
-        name: in the table.
-        server: runs.
-        kinds: what its clients do, each in so many threads.
-        logs: it writes an access log as JSON.
+        name: in the printed lines.
+        server: running.
+        kinds: functions of its clients, each with its number of threads.
+        logs: whether it writes an access log as JSON.
     """
 
     name: str
     server: ServerProcess
-    kinds: Sequence[tuple[Callable[[Party], None], int]]
+    kinds: Sequence[tuple[Callable[[User], None], int]]
     logs: bool = False
     descriptors: int = field(init=False)
     threads: int = field(init=False)
@@ -334,71 +334,71 @@ class Place:
 
     def __post_init__(self) -> None:
         assert self.server.request("GET", "/health").status == 200
-        wait_until(self._is_alone, "its client is forgotten")
+        wait_until(self._is_idle, "its client is forgotten")
         self.descriptors = self.server.descriptors()
         self.threads = self.server.threads()
 
-    def _is_alone(self) -> bool:
-        return figure(self.server, "gpux_in_flight_requests") == 0
+    def _is_idle(self) -> bool:
+        return metric(self.server, "gpux_in_flight_requests") == 0
 
-    def look(self, seconds: float) -> None:
-        """Notes what it occupies now."""
+    def sample(self, seconds: float) -> None:
+        """Records its resident memory."""
         assert self.server.process.poll() is None, f"{self.name} has ended"
         self.resident.append((seconds, self.server.resident_bytes()))
 
     def growth_bytes(self, warm_up_seconds: float) -> float:
-        """By how much a line through what it occupied rises, from then on to the end."""
+        """The rise of a line fitted to its resident memory after the warm-up."""
         times, sizes = numpy.array([s for s in self.resident if s[0] >= warm_up_seconds]).T
         slope, _ = numpy.polyfit(times - times[0], sizes, 1)
         return float(slope * (times[-1] - times[0]))
 
     def check_end(self) -> None:
-        """Fails if anything is left over of the clients, or of the server after SIGTERM."""
-        wait_until(self._is_alone, f"no request is at {self.name}")
+        """Fails if clients left a thread or descriptor, or SIGTERM does not end it cleanly."""
+        wait_until(self._is_idle, f"no request is at {self.name}")
         wait_until(
             lambda: self.server.descriptors() <= self.descriptors,
             f"{self.name} has no more than {self.descriptors} descriptors again",
         )
-        # Those that run the model begin with the first request that waits.
-        most = self.threads + cores() + 1
-        assert self.server.threads() <= most, (self.server.threads(), self.threads)
+        # The threads that run the model start with the first request that is queued.
+        limit = self.threads + cores() + 1
+        assert self.server.threads() <= limit, (self.server.threads(), self.threads)
         counted = {
-            status: int(figure(self.server, "gpux_requests_total", status=status))
+            status: int(metric(self.server, "gpux_requests_total", status=status))
             for status in ("200", "400", "408")
         }
-        unrecorded = int(figure(self.server, "gpux_unrecorded_requests_total"))
+        unrecorded = int(metric(self.server, "gpux_unrecorded_requests_total"))
         same(self.server.end(), 0)
         same(self.server.stderr.text, "")
         if self.logs:
             self._check_log(counted, unrecorded)
 
     def _check_log(self, counted: dict[str, int], unrecorded: int) -> None:
-        """Whether there is a line for each request to the model that was counted."""
+        """Fails unless there is a line for each counted request to the model."""
         lines = [line for line in self.server.stdout.text.splitlines() if line.startswith("{")]
-        told: Counter[str] = Counter()
+        logged: Counter[str] = Counter()
         for entry in map(json.loads, lines):
             if (entry.get("method"), entry.get("path")) == ("POST", "/predict"):
-                told[str(entry["status"])] += 1
-        missing = {status: count - told[status] for status, count in counted.items()}
+                logged[str(entry["status"])] += 1
+        missing = {status: count - logged[status] for status, count in counted.items()}
         assert sum(map(abs, missing.values())) <= unrecorded, (missing, unrecorded)
 
 
-def places(folder: Path, stack: ExitStack) -> Iterator[Place]:
-    """Starts the servers, each with its clients."""
+def start_targets(folder: Path, stack: ExitStack) -> Iterator[Target]:
+    """Starts the servers and defines the clients of each."""
 
     def start(name: str, path: Path, *options: str) -> ServerProcess:
         print(f"Starting {name}", flush=True)
         return stack.enter_context(serve(path, "--timeout", "600", *options))
 
-    yield Place(
+    yield Target(
         "matrix",
         start("matrix", onnx_models.write("matrix", folder), "--access-log", "json"),
         [
-            (ask_rows, 4),
-            (ask_in_a_row, 1),
-            (ask_wrongly, 1),
-            (ask_slowly, 2),
-            (stand_still, 3),
+            (send_rows, 4),
+            (send_pipelined, 1),
+            (send_invalid, 1),
+            (send_slowly, 2),
+            (stall, 3),
             (leave, 1),
             (watch, 1),
         ],
@@ -407,50 +407,50 @@ def places(folder: Path, stack: ExitStack) -> Iterator[Place]:
     padded = onnx_models.write_folder(
         folder / "masked", "masked", "serving: {padding: {ids: 0, mask: 0}}"
     )
-    yield Place("masked", start("masked", padded), [(ask_for_masked, 4), (watch, 1)])
+    yield Target("masked", start("masked", padded), [(send_masked, 4), (watch, 1)])
     photo = onnx_models.write("photo", folder)
-    chance = numpy.random.default_rng(1)
-    pixels = [chance.random((1, 3, 224, 224), numpy.float32) for _ in range(3)]
+    rng = numpy.random.default_rng(1)
+    pixels = [rng.random((1, 3, 224, 224), numpy.float32) for _ in range(3)]
     pictures = [
         (json.dumps({"image": x.tolist()}).encode(), run(photo, {"image": x})["probabilities"])
         for x in pixels
     ]
-    yield Place(
+    yield Target(
         "photo",
         start("photo", photo, "--max-body", "4MB", "--threads", "4"),
-        [(partial(ask_for_pictures, pictures=pictures), 2), (watch, 1)],
+        [(partial(send_pictures, pictures=pictures), 2), (watch, 1)],
     )
-    yield Place(
+    yield Target(
         "repeat",
         start("repeat", onnx_models.write("repeat", folder), "--threads", "4"),
-        [(read_much, 3), (watch, 1)],
+        [(read_large, 3), (watch, 1)],
     )
-    yield Place(
+    yield Target(
         "slow",
         start("slow", onnx_models.write("slow", folder), "--max-queue", "4", "--timeout", "10"),
-        [(ask_beyond_the_deadline, 3), (crowd, 1), (watch, 1)],
+        [(exceed_deadline, 3), (overload, 1), (watch, 1)],
     )
     if has_tokenizers():
         bert = bert_models.write_folder(folder / "bert")
         texts = list(known_texts(bert))
         server = start("bert", bert, "--access-log", "text")
-        yield Place("bert", server, [(partial(ask_about_texts, texts=texts), 4), (watch, 1)])
+        yield Target("bert", server, [(partial(send_texts, texts=texts), 4), (watch, 1)])
 
 
 def has_tokenizers() -> bool:
-    """Whether texts can be served, and asked about."""
+    """Whether a text model can be served and checked."""
     try:
         import tokenizers  # noqa: F401
 
         find_in_package(bert_models.MINILM, "tokenizer.json")
-    except BaseException as error:  # pytest's skip is none of Exception
+    except BaseException as error:  # pytest's Skipped is not an Exception
         print(f"Without texts: {error}", flush=True)
         return False
     return True
 
 
 def known_texts(folder: Path) -> Iterator[tuple[str, list[float]]]:
-    """Texts, and what the model of the folder answers: by ONNX Runtime, each text alone."""
+    """Texts and the model's expected output, from ONNX Runtime, each text alone."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -472,90 +472,90 @@ def known_texts(folder: Path) -> Iterator[tuple[str, list[float]]]:
 # The run.
 
 
-def attend(kind: Callable[[Party], None], party: Party) -> None:
-    """A client, until the end or the first failure."""
+def run_client(kind: Callable[[User], None], user: User) -> None:
+    """Runs a client until the end or the first failure."""
     name = getattr(kind, "__name__", None) or kind.func.__name__  # type: ignore[attr-defined]
-    while not party.tally.stops.is_set():
+    while not user.tally.stops.is_set():
         try:
-            kind(party)
+            kind(user)
         except Exception:
-            party.tally.fail(name, traceback.format_exc())
-        party.pause(0.05)
+            user.tally.fail(name, traceback.format_exc())
+        user.pause(0.05)
 
 
 def soak(minutes: float) -> dict[str, str]:
-    """Runs all of it; answers what failed."""
+    """Runs the test. Returns the failures."""
     tally = Tally()
     duration = 60 * minutes
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        found = list(places(Path(folder), stack))
-        parties = [
-            (kind, Party(place.server, random.Random(number), tally))
-            for place in found
-            for kind, count in place.kinds
+        targets = list(start_targets(Path(folder), stack))
+        users = [
+            (kind, User(target.server, random.Random(number), tally))
+            for target in targets
+            for kind, count in target.kinds
             for number in range(count)
         ]
-        with ThreadPoolExecutor(len(parties)) as clients:
+        with ThreadPoolExecutor(len(users)) as clients:
             try:
-                for kind, party in parties:
-                    clients.submit(attend, kind, party)
-                _look(found, tally, duration)
+                for kind, user in users:
+                    clients.submit(run_client, kind, user)
+                _monitor(targets, tally, duration)
             except Exception:
                 tally.fail("the servers", traceback.format_exc())
             finally:
                 tally.stops.set()
         if not tally.failures:
-            for place in found:
-                _check(place, tally, duration)
+            for target in targets:
+                _check(target, tally, duration)
         if tally.failures:
-            for place in found:
-                place.server.kill()
-                if place.server.stderr.text:
-                    tally.fail(f"{place.name}'s stderr", place.server.stderr.text)
+            for target in targets:
+                target.server.kill()
+                if target.server.stderr.text:
+                    tally.fail(f"{target.name}'s stderr", target.server.stderr.text)
     return tally.failures
 
 
-def _look(found: Sequence[Place], tally: Tally, duration: float) -> None:
-    """Looks at the servers until the end, and tells of it each minute."""
-    began = time.monotonic()
-    told = 0.0
+def _monitor(targets: Sequence[Target], tally: Tally, duration: float) -> None:
+    """Samples the servers until the end, and prints a line each minute."""
+    start = time.monotonic()
+    printed = 0.0
     while not tally.stops.wait(min(1.0, duration / 100)):
-        seconds = time.monotonic() - began
-        for place in found:
-            place.look(seconds)
-        if seconds >= told + 60 or seconds >= duration:
-            told = seconds
-            print(_line(found, tally, seconds), flush=True)
+        seconds = time.monotonic() - start
+        for target in targets:
+            target.sample(seconds)
+        if seconds >= printed + 60 or seconds >= duration:
+            printed = seconds
+            print(_line(targets, tally, seconds), flush=True)
         if seconds >= duration:
             return
 
 
-def _line(found: Sequence[Place], tally: Tally, seconds: float) -> str:
+def _line(targets: Sequence[Target], tally: Tally, seconds: float) -> str:
     state = [
-        f"{place.name} {place.resident[-1][1] / 2**20:.0f} MiB"
-        f" {place.server.threads()}t {place.server.descriptors()}d"
-        for place in found
+        f"{target.name} {target.resident[-1][1] / 2**20:.0f} MiB"
+        f" {target.server.threads()}t {target.server.descriptors()}d"
+        for target in targets
     ]
-    fates = ", ".join(f"{fate}: {count}" for fate, count in tally.fates.items())
-    return f"{seconds / 60:6.1f} min | {fates} | {' | '.join(state)}"
+    outcomes = ", ".join(f"{outcome}: {count}" for outcome, count in tally.outcomes.items())
+    return f"{seconds / 60:6.1f} min | {outcomes} | {' | '.join(state)}"
 
 
-def _check(place: Place, tally: Tally, duration: float) -> None:
-    growth = place.growth_bytes(min(duration / 4, _MAX_WARM_UP_SECONDS))
-    most = _MAY_GROW_SOON_BYTES if duration < _SOON_SECONDS else _MAY_GROW_BYTES
-    print(f"{place.name}: {growth / 2**20:+.1f} MiB after the warm-up", flush=True)
+def _check(target: Target, tally: Tally, duration: float) -> None:
+    growth = target.growth_bytes(min(duration / 4, _MAX_WARM_UP_SECONDS))
+    limit = _MAX_SHORT_GROWTH_BYTES if duration < _SHORT_SECONDS else _MAX_GROWTH_BYTES
+    print(f"{target.name}: {growth / 2**20:+.1f} MiB after the warm-up", flush=True)
     try:
-        assert growth <= most, f"it may have grown by {most / 2**20:.0f} MiB"
-        place.check_end()
+        assert growth <= limit, f"it may have grown by {limit / 2**20:.0f} MiB"
+        target.check_end()
     except Exception:
-        tally.fail(place.name, traceback.format_exc())
+        tally.fail(target.name, traceback.format_exc())
 
 
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=60, help="how long (60)")
-    servers.PATIENCE_SECONDS = 300.0  # a busy machine
+    servers.PATIENCE_SECONDS = 300.0  # for a busy machine
     failures = soak(parser.parse_args().minutes)
     for who, what in failures.items():
         print(f"FAILED: {who}\n{what}", file=sys.stderr)

@@ -1,7 +1,7 @@
 """A model behind FastAPI, as a user would write it: `fastapi_server.py MODEL PORT`.
 
-The endpoint is a plain function, which FastAPI calls in a pool of threads. uvicorn has its fast
-parts (uvloop, httptools) and no line of log for each request, as `gpux serve` has none.
+The endpoint is a plain function, which FastAPI calls in its thread pool. uvicorn has its fast parts
+(uvloop, httptools) and no access log, like `gpux serve`.
 """
 
 import sys
@@ -15,7 +15,7 @@ model = OnnxModel(sys.argv[1])
 app = FastAPI()
 
 
-@app.post("/predict")  # type: ignore[untyped-decorator]  # the library is not here
+@app.post("/predict")  # type: ignore[untyped-decorator]  # not installed here
 def predict(body: dict[str, Any]) -> dict[str, Any]:
     return model.predict(body)
 

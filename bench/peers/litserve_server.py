@@ -1,6 +1,6 @@
-"""A model behind LitServe, as its documentation has it: `litserve_server.py MODEL PORT`.
+"""A model behind LitServe, as in its documentation: `litserve_server.py MODEL PORT`.
 
-One API process, which reads the JSON, and one worker process, which has the model.
+One API process, which parses the JSON, and one worker process, which runs the model.
 """
 
 import sys
@@ -10,7 +10,7 @@ import litserve
 from onnx_model import OnnxModel
 
 
-class Api(litserve.LitAPI):  # type: ignore[misc]  # the library is not here
+class Api(litserve.LitAPI):  # type: ignore[misc]  # not installed here
     def __init__(self, file: str) -> None:
         super().__init__(api_path="/predict")
         self.file = file

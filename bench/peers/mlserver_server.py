@@ -1,7 +1,7 @@
-"""A model behind MLServer, as a custom runtime of its docs: `mlserver_server.py MODEL PORT`.
+"""A model behind MLServer, as a custom runtime as in its docs: `mlserver_server.py MODEL PORT`.
 
-In one process: without the workers of parallel inference, which are processes beside it. Its own
-NumPy codec makes the arrays, and orjson, which MLServer brings, reads and writes the JSON.
+In one process, without the worker processes of parallel inference. MLServer's own NumPy codec makes
+the arrays, and orjson, one of its dependencies, parses and writes the JSON.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from mlserver.types import InferenceRequest, InferenceResponse
 from onnx_model import OnnxModel
 
 
-class OnnxRuntime(MLModel):  # type: ignore[misc]  # the library is not here
+class OnnxRuntime(MLModel):  # type: ignore[misc]  # not installed here
     async def load(self) -> bool:
         self.model = OnnxModel(self.settings.parameters.uri)
         return True

@@ -1,4 +1,4 @@
-"""What every peer written in Python does with the model: the same lines for all of them."""
+"""Runs the model for every peer written in Python, with the same code for all of them."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ TYPES = {"tensor(float)": numpy.float32, "tensor(int64)": numpy.int64}
 
 
 class OnnxModel:
-    """A model on the CPU, one thread a run."""
+    """A model on the CPU, one thread per run."""
 
     def __init__(self, file: str) -> None:
         options = onnxruntime.SessionOptions()

@@ -1,6 +1,6 @@
-"""A model behind Ray Serve, as its documentation has it: `ray_server.py MODEL PORT`.
+"""A model behind Ray Serve, as in its documentation: `ray_server.py MODEL PORT`.
 
-One replica, which is a process, and the HTTP proxy, which is another.
+One replica process, and the HTTP proxy process.
 """
 
 import signal

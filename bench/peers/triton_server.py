@@ -1,7 +1,7 @@
-"""A model behind Triton's HTTP front, through PyTriton: `triton_server.py MODEL PORT`.
+"""A model behind Triton's HTTP front end, through PyTriton: `triton_server.py MODEL PORT`.
 
-Triton, which is C++, reads the JSON, gathers batches and writes the answers; the arrays go through
-shared memory to this process, which runs the model. As PyTriton's quick start has it.
+Triton, in C++, parses the JSON, forms batches and writes the responses; arrays go through shared
+memory to this process, which runs the model. As in PyTriton's quick start.
 """
 
 import sys
@@ -15,13 +15,13 @@ from pytriton.triton import Triton, TritonConfig
 model = OnnxModel(sys.argv[1])
 
 
-@batch  # type: ignore[untyped-decorator]  # the library is not here
+@batch  # type: ignore[untyped-decorator]  # not installed here
 def predict(**feeds: Any) -> dict[str, Any]:
     return model.run(feeds)
 
 
 def tensors(nodes: list[Any]) -> list[Tensor]:
-    """Types and shapes without the batch axis; -1 is an axis of any size."""
+    """Types and shapes without the batch axis; -1 is a dynamic dimension."""
     return [
         Tensor(
             name=node.name,

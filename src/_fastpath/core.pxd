@@ -1,5 +1,5 @@
-# Cython's view of the core. Nothing of it raises but for want of memory: functions answer false, and the
-# sink, or the reader, then holds the fault.
+# Cython's declarations of the core. Only the constructors raise (MemoryError): other functions
+# return false, and the sink or the reader then holds the error.
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libcpp cimport bool
 from libcpp.string cimport string as cpp_string
@@ -27,18 +27,18 @@ cdef extern from "element.hpp" namespace "gpux" nogil:
 
 
 cdef extern from "sink.hpp" namespace "gpux" nogil:
-    const int kMaxAxes
+    enum: kMaxAxes "gpux::kMaxAxes"
 
     cdef struct Spec:
         Type type
         int axes
-        int64_t sizes[32]
-        int least_axes
-        int most_axes
+        int64_t sizes[kMaxAxes]
+        int min_axes
+        int max_axes
         bool open
         bool batched
         bool flat_items
-        int64_t most_characters
+        int64_t max_characters
 
     cdef struct Memory:
         unsigned char* data
@@ -46,7 +46,7 @@ cdef extern from "sink.hpp" namespace "gpux" nogil:
         void* owner
         bool (*grow)(void* owner, Memory* memory, size_t needed) noexcept
 
-    cdef enum class Got(int):
+    cdef enum class JsonKind(int):
         number
         string
         boolean
@@ -55,7 +55,7 @@ cdef extern from "sink.hpp" namespace "gpux" nogil:
         object
         other
 
-    cdef enum class Fault(int):
+    cdef enum class Error(int):
         none
         wrong_type_at_top
         wrong_type
@@ -71,27 +71,27 @@ cdef extern from "sink.hpp" namespace "gpux" nogil:
         out_of_memory
 
     cdef enum NumberKind "gpux::Number::Kind":
-        real "gpux::Number::real"
-        integer "gpux::Number::integer"
-        natural "gpux::Number::natural"
+        float64 "gpux::Number::float64"
+        int64 "gpux::Number::int64"
+        uint64 "gpux::Number::uint64"
 
     cdef struct Number:
         NumberKind kind
-        double as_real
-        int64_t as_integer
-        uint64_t as_natural
+        double as_float64
+        int64_t as_int64
+        uint64_t as_uint64
 
     cdef cppclass Sink:
-        Sink(const Spec& spec, const Memory& memory) except +  # `new` may find no memory
+        Sink(const Spec& spec, const Memory& memory) except +  # for `new`
         bool open() noexcept
         bool close() noexcept
-        bool reals(const double* numbers, size_t count) noexcept
-        bool integers(const int64_t* numbers, size_t count) noexcept
-        bool naturals(const uint64_t* numbers, size_t count) noexcept
+        bool doubles(const double* numbers, size_t count) noexcept
+        bool int64s(const int64_t* numbers, size_t count) noexcept
+        bool uint64s(const uint64_t* numbers, size_t count) noexcept
         bool booleans(const uint8_t* values, size_t count) noexcept
         bool expect_string() noexcept
         bool string(size_t characters) noexcept
-        bool other(Got got) noexcept
+        bool other(JsonKind kind) noexcept
         bool huge_integer() noexcept
         unsigned char* claim(size_t* count) noexcept
         void commit(size_t count) noexcept
@@ -103,10 +103,10 @@ cdef extern from "sink.hpp" namespace "gpux" nogil:
         bool as_items() noexcept
         bool as_one_item() noexcept
 
-        Fault fault() noexcept
-        int place_axes() noexcept
-        const int64_t* place() noexcept
-        Got got() noexcept
+        Error error() noexcept
+        int path_size() noexcept
+        const int64_t* path() noexcept
+        JsonKind got() noexcept
         bool expected_array() noexcept
         Number number() noexcept
         int64_t expected_values() noexcept
@@ -133,13 +133,13 @@ cdef extern from "reader.hpp" namespace "gpux" nogil:
     cdef struct Value:
         size_t input
         int axes
-        int64_t shape[32]
+        int64_t shape[kMaxAxes]
         bool as_items
         bool as_one_item
         size_t first_string
         size_t strings
 
-    cdef enum class ReadFault(int):
+    cdef enum class ReadError(int):
         none
         syntax
         not_an_object
@@ -158,7 +158,7 @@ cdef extern from "reader.hpp" namespace "gpux" nogil:
         const cpp_string& decoded() noexcept
         size_t current() noexcept
         size_t left() noexcept
-        ReadFault fault() noexcept
+        ReadError error() noexcept
         size_t at() noexcept
         const char* problem() noexcept
         const cpp_string& name() noexcept
@@ -175,7 +175,7 @@ cdef extern from "strided.hpp" namespace "gpux" nogil:
 
 
 cdef extern from "writer.hpp" namespace "gpux" nogil:
-    size_t most_bytes(Type type, int axes, const int64_t* shape) noexcept
+    size_t max_bytes(Type type, int axes, const int64_t* shape) noexcept
     char* write_tensor(char* out, Type type, int axes, const int64_t* shape, const void* data) noexcept
 
 

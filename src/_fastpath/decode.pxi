@@ -1,21 +1,17 @@
-# Bodies: memory to receive one into, and the reader of its JSON.
+# Request bodies: memory to receive one into, and the reader of its JSON.
 
 cdef enum:
-    SHORT_BODY = 4096  # bytes: read in the time in which another thread could be woken
-    LONGEST_NUMBER = 60  # characters of a number that are quoted
+    SHORT_BODY = 4096  # bytes: below, reading takes less time than waking another thread
+    MAX_QUOTED_CHARACTERS = 60  # of a number, in messages
 
 
 cdef class InputTable:
     """The inputs that a body may have. Immutable; shared by all threads.
 
     Args:
-        specs: an InputSpec for each.
-        groups: for each 0, 1 or 2: inputs of group 1 and of group 2 may not stand in one body.
+        specs: an InputSpec per input.
+        groups: 0, 1 or 2 per input: a body must not have inputs of both group 1 and group 2.
     """
-
-    cdef vector[core.Input] inputs
-    cdef readonly tuple specs
-    cdef list names  # keeps the bytes alive
 
     def __init__(self, specs, groups):
         cdef core.Input entry
@@ -31,7 +27,7 @@ cdef class InputTable:
 
 
 cdef boolean grow_body(void* owner, Memory* memory, size_t needed) noexcept with gil:
-    """Memory::grow for the reader: the first block of an input, or a larger one."""
+    """Memory::grow for the reader: takes an input's first block, or a larger one."""
     cdef _Read read = <_Read>owner
     cdef size_t index = read.reader.current()
     cdef InputSpec spec = read.table.specs[index]
@@ -40,29 +36,22 @@ cdef boolean grow_body(void* owner, Memory* memory, size_t needed) noexcept with
         before = read.blocks.get(index)
         wanted = 2 * memory.capacity
         if before is None:
-            # What is left of the body tells how much may come: mostly six bytes a number or more.
+            # The rest of the body bounds the count: a number mostly takes six bytes or more.
             wanted = read.reader.left() // 6 * core.element_bytes(spec.native.type)
-            wanted = max(spec.first_bytes, min(wanted, <size_t>MOST_FIRST_BYTES))
+            wanted = max(spec.first_bytes, min(wanted, <size_t>MAX_FIRST_BYTES))
         larger = read.pool.take(max(needed, wanted))
         move(memory, larger.address, larger.nbytes)
         read.blocks[index] = larger
         if before is not None:
             read.pool.give(before)
     except BaseException as error:
-        read.error = error
+        read.pool_error = error
         return False
     return True
 
 
 cdef class _Read:
     """One reading of one body: the reader, and the blocks that it fills."""
-
-    cdef Reader* reader
-    cdef InputTable table
-    cdef bytes body
-    cdef object pool
-    cdef dict blocks    # by the input's index
-    cdef object error   # raised by the pool
 
     def __cinit__(self, bytes body, InputTable table, pool):
         self.body = body
@@ -77,7 +66,7 @@ cdef class _Read:
         del self.reader
 
     cdef list values(self):
-        """What was read: (name, content, shape, as_items, as_one_item) for each input."""
+        """The values read: (name, content, shape, as_items, as_one_item) per input."""
         cdef const core.Value* value
         cdef InputSpec spec
         cdef size_t i
@@ -106,60 +95,57 @@ cdef class _Read:
             strings.append(PyUnicode_DecodeUTF8(text + string.start, string.size, NULL))
         return strings
 
-    cdef object fault(self):
-        """The error that the reader's fault stands for."""
-        cdef ReadFault fault = self.reader.fault()
+    cdef object exception(self):
+        """The exception for the reader's error."""
+        cdef ReadError error = self.reader.error()
         cdef InputSpec spec
-        if fault == ReadFault.syntax:
+        if error == ReadError.syntax:
             return InvalidJSONError(self.reader.at(), self.reader.problem().decode())
-        if fault == ReadFault.not_an_object:
+        if error == ReadError.not_an_object:
             return InvalidBodyError()
-        if fault == ReadFault.unknown_input:
+        if error == ReadError.unknown_input:
             known = [other.name for other in self.table.specs]
             return UnknownInputError(self.reader.name().decode(), known)
-        if fault == ReadFault.out_of_memory:
+        if error == ReadError.out_of_memory:
             return MemoryError()
         spec = self.table.specs[self.reader.input()]
-        if fault == ReadFault.duplicate_input:
+        if error == ReadError.duplicate_input:
             return DuplicateInputError(spec.name)
-        if fault == ReadFault.clashing_inputs:
+        if error == ReadError.clashing_inputs:
             other = self.table.specs[self.reader.other_input()].name
             if self.table.inputs[self.reader.input()].group == 1:
                 return ClashingInputsError(spec.name, other)
             return ClashingInputsError(other, spec.name)
-        if self.reader.sink().fault() == Fault.out_of_memory:
-            return self.error if self.error is not None else MemoryError()
+        if self.reader.sink().error() == Error.out_of_memory:
+            return self.pool_error if self.pool_error is not None else MemoryError()
         return value_error(spec, &self.reader.sink(), None, self.number_text())
 
     cdef str number_text(self):
-        """The refused number as the client wrote it, of bounded length."""
+        """The rejected number as the client wrote it, of bounded length."""
         cdef size_t size = self.reader.number_size()
         if size == 0:
             return ""
-        text = self.reader.number()[:min(size, <size_t>LONGEST_NUMBER)].decode()
-        return text if size <= LONGEST_NUMBER else text + "…"
+        text = self.reader.number()[:min(size, <size_t>MAX_QUOTED_CHARACTERS)].decode()
+        return text if size <= MAX_QUOTED_CHARACTERS else text + "…"
 
 
 cdef class Body:
-    """Memory for the body of a request: filled as it comes, by whoever has its buffer, then bytes.
+    """Memory for a request body: a writable buffer while it is received, then bytes.
 
-    Nothing is copied on the way from the socket to the reader, and what is not filled is not
-    touched. Of one thread at a time.
+    Nothing is copied between socket and reader, and unfilled memory is never touched. Not
+    thread-safe.
 
     Args:
-        nbytes: its size.
+        nbytes: size of the body.
 
     Raises:
-        MemoryError: there is no room.
+        MemoryError: not enough memory.
     """
-
-    cdef bytes memory
-    cdef int views  # of the buffer, that could still be written to
 
     def __cinit__(self, Py_ssize_t nbytes):
         cdef PyObject* made = PyBytes_FromStringAndSize(NULL, nbytes)
         self.memory = <bytes>made
-        Py_DECREF(self.memory)  # `made` was a reference, too
+        Py_DECREF(self.memory)  # the cast added a reference to that of `made`
 
     def __getbuffer__(self, Py_buffer* buffer, int flags):
         if self.memory is None:
@@ -172,10 +158,10 @@ cdef class Body:
         self.views -= 1
 
     def take(self):
-        """The body as bytes, without a copy. To be called once, when all is filled.
+        """Returns the body as bytes, without a copy. Call once, when all is filled.
 
         Raises:
-            BufferError: somebody still has a view of it, or it has been taken.
+            BufferError: a view of it still exists, or it has been taken.
         """
         if self.views or self.memory is None:
             raise BufferError("the body has a view, or has been taken")
@@ -184,22 +170,23 @@ cdef class Body:
 
 
 def decode(bytes body not None, InputTable table not None, pool not None):
-    """Reads the body of a request.
+    """Reads a request body.
 
     Args:
         body: any bytes.
         table: the inputs that it may have.
-        pool: where blocks come from: see walk().
+        pool: source of blocks, as for walk().
 
     Returns:
-        A list of (name, content, shape, as_items, as_one_item), in the order of the body; see
-        walk(). The caller owns the blocks and gives them back.
+        A list of (name, content, shape, as_items, as_one_item), in the order of the body, as from
+        walk(). The caller owns the blocks and must return them to the pool.
 
     Raises:
-        ClientError: the first fault in the text; every block has gone back to the pool.
-        MemoryError: there was none.
+        ClientError: the first error in the text. All blocks are back in the pool.
+        MemoryError: out of memory. All blocks are back in the pool.
 
-    The GIL is released while a body is read, but for short ones, which take less time than that.
+    Releases the GIL while reading, except for bodies below 4096 bytes, which are read in less time
+    than waking another thread takes.
     """
     cdef _Read state = _Read(body, table, pool)
     cdef bint done = False
@@ -210,7 +197,7 @@ def decode(bytes body not None, InputTable table not None, pool not None):
             with nogil:
                 done = state.reader.read()
         if not done:
-            raise state.fault()
+            raise state.exception()
         done = False
         values = state.values()
         done = True

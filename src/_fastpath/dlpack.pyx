@@ -1,20 +1,22 @@
-"""DLPack: memory taken from other libraries' tensors, and lent to them, without a copy.
+"""DLPack consumer and producer: exchanges tensors with other libraries without a copy.
 
-A producer's `__dlpack__` answers a capsule around a managed tensor: where the memory lies, its
-layout, and a deleter. Whoever renames the capsule owns the managed tensor and calls its deleter
-once. Source: https://dmlc.github.io/dlpack/latest, of version 0.8 (capsules named `dltensor`) and
-1.0 (`dltensor_versioned`).
+A producer's `__dlpack__` returns a capsule around a managed tensor: an address, a layout and a
+deleter. The consumer renames the capsule, thereby owns the managed tensor, and calls its deleter
+once. Source: https://dmlc.github.io/dlpack/latest, versions 0.8 (capsules named `dltensor`) and 1.0
+(`dltensor_versioned`).
 """
 cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 
-__all__ = ["View", "capsule", "place_of", "take"]
+from core cimport kMaxAxes
+
+__all__ = ["View", "capsule", "device_of", "take"]
 
 
 cdef extern from "Python.h":
-    # A capsule on its way to be freed must not be counted again, so it is a plain pointer.
+    # Plain pointers: a destructor must not count references to the capsule being freed.
     bint PyCapsule_IsValid(PyObject*, const char*) noexcept
     void* PyCapsule_GetPointer(PyObject*, const char*) except NULL
     int PyCapsule_SetName(PyObject*, const char*) except -1
@@ -24,10 +26,9 @@ cdef extern from "Python.h":
     bint Py_IsInitialized() noexcept nogil
 
 
-# The structures, as the specification lays them out in memory.
+# The structures, with the memory layout of the specification.
 
 cdef enum:
-    MOST_AXES = 32  # as many as the core holds
     MAJOR = 1
     MINOR = 0
     READ_ONLY = 1   # flag of a versioned tensor
@@ -79,7 +80,7 @@ cdef const char* NAME_VERSIONED = b"dltensor_versioned"
 cdef const char* USED = b"used_dltensor"
 cdef const char* USED_VERSIONED = b"used_dltensor_versioned"
 
-# By ONNX' number, see gpux.tensor: DLPack's kind and the bits of an element.
+# ONNX type code (see gpux.tensors.signature) -> DLPack's kind and bits per element.
 LAYOUTS = {
     1: (<int>REAL, 32),
     2: (<int>UNSIGNED, 8),
@@ -101,31 +102,31 @@ TYPE_CODES = {layout: code for code, layout in LAYOUTS.items()}
 @cython.final
 @cython.no_gc  # its tuples hold numbers, so it is part of no cycle
 cdef class View:
-    """Memory that a producer has lent. Immutable; made by take() only.
+    """Memory borrowed from a producer. Immutable; created by take() only.
 
-    It owns the producer's managed tensor: the memory stays valid until the view goes, which calls
-    the deleter, once, with the GIL held, on the thread that drops the last reference.
+    Owns the producer's managed tensor: the memory stays valid until the view is deallocated, which
+    calls the deleter, once, with the GIL held, on the thread that drops the last reference.
 
     Attributes:
-        address: of the element at index 0 on all axes; on the device where `place` says.
-        shape: the sizes of its axes, at most 32.
-        strides: bytes from one index to the next, for each axis; may be negative or 0.
-        type_code: ONNX' number for the type of the elements (gpux.tensor.ELEMENT_TYPES); 0 for one
-            that is not in that table, such as complex.
-        itemsize: bytes of an element.
-        place: DLPack's (device type, device index).
-        is_dense: the elements lie in C order without gaps.
-        read_only: the producer forbids to write.
+        address: address of the element at index 0 on all axes, on `device`.
+        shape: dimensions, at most 32.
+        strides: bytes from one index to the next, per axis; may be negative or 0.
+        type_code: ONNX's number of the element type (gpux.tensors.signature.ELEMENT_TYPES); 0 for
+            a type that is not in that table, such as complex.
+        itemsize: bytes per element.
+        device: DLPack's (device type, device index).
+        is_dense: the elements are C-contiguous.
+        read_only: the producer forbids writing.
     """
 
-    cdef Managed* plain                 # one of the two is owned
+    cdef Managed* plain                 # owned: one of these two, the other is NULL
     cdef ManagedVersioned* versioned
     cdef readonly uintptr_t address
     cdef readonly tuple shape
     cdef readonly tuple strides
     cdef readonly int type_code
     cdef readonly int itemsize
-    cdef readonly tuple place
+    cdef readonly tuple device
     cdef readonly bint is_dense
     cdef readonly bint read_only
 
@@ -133,17 +134,17 @@ cdef class View:
         raise TypeError("a View is made by take()")
 
     def __dealloc__(self):
-        # Cython keeps an error that is on its way safe from what the deleter does.
+        # Cython saves a pending exception from the deleter.
         if self.plain != NULL and self.plain.deleter != NULL:
             self.plain.deleter(self.plain)
         if self.versioned != NULL and self.versioned.deleter != NULL:
             self.versioned.deleter(self.versioned)
 
     cdef int own(self, object capsule) except -1:
-        """Takes the managed tensor out of its capsule.
+        """Takes ownership of the managed tensor in a capsule.
 
-        Nothing in here runs Python code between the look at the name and its change, so that no
-        two threads take the same one.
+        Runs no Python code between the check of the capsule's name and its change, so that two
+        threads cannot take the same tensor.
         """
         cdef PyObject* pointer = <PyObject*>capsule
         cdef ManagedVersioned* versioned
@@ -151,7 +152,7 @@ cdef class View:
         if PyCapsule_IsValid(pointer, NAME_VERSIONED):
             versioned = <ManagedVersioned*>PyCapsule_GetPointer(pointer, NAME_VERSIONED)
             if versioned.version.major != MAJOR:
-                # What lies behind the version is unknown; the capsule frees it.
+                # The layout after the version is unknown; the capsule still owns and frees it.
                 raise BufferError(
                     f"DLPack {versioned.version.major}.{versioned.version.minor} is not understood"
                 )
@@ -166,23 +167,23 @@ cdef class View:
         return 0
 
     cdef int read(self, const Tensor* tensor) except -1:
-        """Checks the layout of an owned tensor and notes it down."""
-        cdef int64_t dense[MOST_AXES]
-        cdef int64_t strides[MOST_AXES]
+        """Checks the layout of the owned tensor and stores it in the attributes."""
+        cdef int64_t dense[kMaxAxes]
+        cdef int64_t strides[kMaxAxes]
         cdef int axes = tensor.axes
         cdef int axis
         cdef bint empty = False
         if axes < 0 or (axes > 0 and tensor.shape == NULL):
             raise BufferError(f"the tensor has {axes} axes, but no sizes")
-        if axes > MOST_AXES:
-            raise BufferError(f"the tensor has {axes} axes, more than {MOST_AXES}")
+        if axes > kMaxAxes:
+            raise BufferError(f"the tensor has {axes} axes, more than {kMaxAxes}")
         if tensor.type.lanes != 1:
             raise BufferError(f"its elements are vectors of {tensor.type.lanes} lanes")
         if tensor.type.bits == 0 or tensor.type.bits % 8 != 0:
             raise BufferError(f"its elements have {tensor.type.bits} bits, not whole bytes")
         self.itemsize = tensor.type.bits // 8
         self.type_code = TYPE_CODES.get((tensor.type.kind, tensor.type.bits), 0)
-        self.place = (tensor.device.type, tensor.device.index)
+        self.device = (tensor.device.type, tensor.device.index)
         self.shape = numbers(tensor.shape, axes)
         for axis in range(axes):
             if tensor.shape[axis] < 0:
@@ -209,10 +210,9 @@ cdef tuple numbers(const int64_t* values, int count):
 
 
 cdef bint dense_strides(const int64_t* sizes, int axes, int64_t unit, int64_t* strides) noexcept:
-    """Writes the strides of C order without gaps, where elements are `unit` apart.
+    """Writes the strides of C order without gaps, the innermost being `unit`.
 
-    Answers False if the tensor would pass int64_t. One without elements has the strides that it
-    would have with one on each empty axis.
+    Returns False if the tensor's size overflows int64_t. Empty axes count as size 1.
     """
     cdef int axis
     for axis in range(axes - 1, -1, -1):
@@ -227,15 +227,15 @@ cdef bint dense_strides(const int64_t* sizes, int axes, int64_t unit, int64_t* s
 cdef bint byte_strides(
     const Tensor* tensor, int64_t itemsize, const int64_t* dense, int64_t* strides
 ) noexcept:
-    """Writes the strides of a tensor in bytes; False if one, or the whole, would pass int64_t."""
-    cdef int64_t most = INT64_MAX // itemsize
+    """Writes a tensor's strides in bytes; False if one, or the whole, overflows int64_t."""
+    cdef int64_t max_stride = INT64_MAX // itemsize
     cdef int64_t reach = 0
     cdef int64_t step
     cdef int axis
     for axis in range(tensor.axes):
         strides[axis] = dense[axis]
         if tensor.strides != NULL:
-            if not -most <= tensor.strides[axis] <= most:
+            if not -max_stride <= tensor.strides[axis] <= max_stride:
                 return False
             strides[axis] = tensor.strides[axis] * itemsize
         step = strides[axis] if strides[axis] >= 0 else -strides[axis]
@@ -246,86 +246,86 @@ cdef bint byte_strides(
     return True
 
 
-def take(value, stream=None, place=None):
+def take(value, stream=None, device=None):
     """Borrows the memory of another library's tensor.
 
     Args:
-        value: has `__dlpack__`, of version 0.8 or 1.x.
-        stream: address of the CUDA stream on which the memory will be used, which the producer
-            makes wait for its own work; None where there is no stream.
-        place: (device type, index) where the memory is wanted, to which the producer copies it if
-            need be; None for wherever it is.
+        value: an object with `__dlpack__` of version 0.8 or 1.x.
+        stream: address of the CUDA stream that will use the memory, which the producer makes wait
+            for its own work; None without a stream.
+        device: the requested (device type, index), to which the producer copies the memory if
+            necessary; None for its current device.
 
     Returns:
         A View, which keeps the memory alive.
 
     Raises:
-        BufferError: what came is no tensor as DLPack describes it, or not at `place`.
+        BufferError: the producer did not return a valid DLPack tensor on `device`.
         Whatever the producer raises.
     """
     cdef View view
-    if place is not None:
-        place = tuple(place)
-    lent = ask(value, {} if stream is None else {"stream": stream}, place)
+    if device is not None:
+        device = tuple(device)
+    exported = request(value, {} if stream is None else {"stream": stream}, device)
     view = View.__new__(View)
-    view.own(lent)
-    # From here on whatever fails drops the view, and with it the tensor.
+    view.own(exported)
+    # From here on an error drops the view, and with it the tensor.
     if view.versioned != NULL:
         view.read_only = (view.versioned.flags & READ_ONLY) != 0
         view.read(&view.versioned.tensor)
     else:
         view.read(&view.plain.tensor)
-    if place is not None and view.place != place:
-        raise BufferError(f"its library left it on device {view.place}, asked for {place}")
+    if device is not None and view.device != device:
+        raise BufferError(f"its library left it on device {view.device}, asked for {device}")
     return view
 
 
-cdef object ask(value, dict known, place):
-    """What `__dlpack__` answers, to the newest form of the question that it understands.
+cdef object request(value, dict known, device):
+    """Calls `__dlpack__` with the newest arguments that it accepts.
 
     Args:
-        known: the arguments of before version 1.
-        place: where the memory is wanted, or None.
+        known: the arguments that versions before 1 have, too.
+        device: the requested device, or None.
     """
     new = {"max_version": (MAJOR, MINOR)}
-    if place is not None:
-        new["dl_device"] = place
+    if device is not None:
+        new["dl_device"] = device
     try:
         return value.__dlpack__(**known, **new)
     except TypeError:
-        # It knows no such keyword. If the error meant something else, it comes again.
+        # An unknown keyword; any other TypeError is raised again below.
         pass
-    if place is not None and place_of(value) != place:
+    if device is not None and device_of(value) != device:
         raise BufferError("its library knows no way to bring it to another device")
     return value.__dlpack__(**known)
 
 
-def place_of(value):
-    """Where a tensor lies, as its `__dlpack_device__` says.
+def device_of(value):
+    """The device of a tensor, as its `__dlpack_device__` reports it.
 
     Returns:
-        (device type, index) in DLPack's numbers, as plain int; None where there is no such method.
+        (device type, index) in DLPack's numbers, as plain int; None without such a method.
 
     Raises:
-        BufferError: the method answers something else.
+        BufferError: the method returns something else.
         Whatever the method raises.
     """
     method = getattr(value, "__dlpack_device__", None)
     if method is None:
         return None
-    place = method()
+    device = method()
     try:
-        kind, number = place
+        kind, number = device
         return int(kind), int(number)
     except (TypeError, ValueError):
-        raise BufferError(f"__dlpack_device__ answered {place!r:.100}") from None
+        raise BufferError(f"__dlpack_device__ answered {device!r:.100}") from None
 
 
-# Lending.
+# The producer side.
 
 
 cdef void release(PyObject* owner, void* managed) noexcept nogil:
-    """Ends a loan: on any thread, with or without the GIL."""
+    """Releases an exported tensor: on any thread, with or without the GIL."""
     # A consumer may outlive the interpreter, and with it the owner.
     if Py_IsInitialized():
         with gil:
@@ -341,7 +341,7 @@ cdef void delete_versioned(ManagedVersioned* managed) noexcept nogil:
     release(<PyObject*>managed.context, managed)
 
 
-# The capsules' destructors. A consumer has given the capsule another name.
+# The capsules' destructors. A consumed capsule has another name.
 
 cdef void drop(PyObject* capsule) noexcept:
     if PyCapsule_IsValid(capsule, NAME):
@@ -353,32 +353,32 @@ cdef void drop_versioned(PyObject* capsule) noexcept:
         delete_versioned(<ManagedVersioned*>PyCapsule_GetPointer(capsule, NAME_VERSIONED))
 
 
-def capsule(owner, address, int type_code, shape not None, place not None, bint versioned):
-    """Lends memory: what a `__dlpack__` answers.
+def capsule(owner, address, int type_code, shape not None, device not None, bint versioned):
+    """Exports memory: the return value of a `__dlpack__`.
 
     Args:
-        owner: keeps the memory alive. It is referenced until the consumer calls the deleter, or
-            until the capsule goes if nobody consumes it.
-        address: of the first element; may be 0 if there are none.
-        type_code: ONNX' number for the type of the elements (gpux.tensor.ELEMENT_TYPES).
-        shape: the sizes of its axes, at most 32; they lie in C order without gaps.
-        place: DLPack's (device type, device index), where the memory lies.
-        versioned: whether the consumer's `max_version` is (1, 0) or more. It gets the form of
-            before version 1 otherwise.
+        owner: keeps the memory alive. Referenced until the consumer calls the deleter, or until an
+            unconsumed capsule is freed.
+        address: address of the first element; may be 0 if there are none.
+        type_code: ONNX's number of the element type (gpux.tensors.signature.ELEMENT_TYPES).
+        shape: dimensions, at most 32, of a C-contiguous tensor.
+        device: DLPack's (device type, device index) of the memory.
+        versioned: whether the consumer's `max_version` is at least (1, 0). If not, it gets the
+            structure of versions before 1.
 
     Returns:
         A capsule named `dltensor_versioned`, of version 1.0 and writable, or `dltensor`.
 
     Raises:
-        ValueError: DLPack has no such type, or no tensor such a shape.
-        MemoryError: there was none for the structure.
+        ValueError: DLPack has no such type, or the shape is invalid.
+        MemoryError: not enough memory for the structure.
 
-    The deleter may be called on any thread, and takes the GIL itself.
+    The deleter may be called on any thread; it acquires the GIL itself.
     """
     cdef uintptr_t data = address
     cdef size_t header = sizeof(ManagedVersioned) if versioned else sizeof(Managed)
-    cdef int64_t sizes[MOST_AXES]
-    cdef int64_t strides[MOST_AXES]
+    cdef int64_t sizes[kMaxAxes]
+    cdef int64_t strides[kMaxAxes]
     cdef int axes
     cdef int axis
     cdef bint fits
@@ -389,7 +389,7 @@ def capsule(owner, address, int type_code, shape not None, place not None, bint 
         raise ValueError(f"DLPack has no type for ONNX' number {type_code}")
     tensor.type.kind, tensor.type.bits = layout
     shape = tuple(shape)
-    fits = len(shape) <= MOST_AXES
+    fits = len(shape) <= kMaxAxes
     axes = len(shape) if fits else 0
     for axis in range(axes):
         try:
@@ -402,11 +402,11 @@ def capsule(owner, address, int type_code, shape not None, place not None, bint 
     for axis in range(axes):
         strides[axis] //= tensor.type.bits // 8  # in elements
     tensor.data = <void*>data
-    tensor.device.type, tensor.device.index = place
+    tensor.device.type, tensor.device.index = device
     tensor.axes = axes
     tensor.type.lanes = 1
     tensor.byte_offset = 0
-    # One block: the structure, the sizes, the strides.
+    # One block: the structure, the shape, the strides.
     memory = malloc(header + 2 * axes * sizeof(int64_t))
     if memory == NULL:
         raise MemoryError
@@ -423,7 +423,7 @@ def capsule(owner, address, int type_code, shape not None, place not None, bint 
     except BaseException:
         free(memory)
         raise
-    # Only now is there somebody who gives it back.
+    # Only now does a deleter exist that drops this reference.
     Py_INCREF(<PyObject*>owner)
     return made
 

@@ -1,7 +1,7 @@
-# Answers: activations, and JSON.
+# Responses: activations and JSON.
 
 cdef enum:
-    LARGE_BYTES = 1 << 17  # glibc maps blocks from here on, to begin with
+    LARGE_BYTES = 1 << 17  # glibc's initial mmap threshold
 
 
 ACTIVATIONS = {
@@ -16,12 +16,12 @@ def activate(str name not None, int type_code, shape not None, source, target):
 
     Args:
         name: `softmax`, `sigmoid` or `normalize` (L2).
-        type_code: of a float type.
-        shape: the tensor's sizes; without axes it is one row of one element.
-        source: address of the tensor: dense, C-ordered, unchanged until this returns.
-        target: address of as many bytes that are not the source's.
+        type_code: ONNX's number of a float type.
+        shape: the tensor's shape; rank 0 is one row of one element.
+        source: address of the dense, C-ordered tensor, which must not change until this returns.
+        target: address of as many bytes, not overlapping the source.
 
-    The GIL is released. Each element is computed in float64 and rounded once.
+    Releases the GIL. Each element is computed in float64 and rounded once.
     """
     cdef Activation activation = <Activation><int>ACTIVATIONS[name]
     cdef Type type = <Type>type_code
@@ -41,47 +41,47 @@ def activate(str name not None, int type_code, shape not None, source, target):
 
 
 cdef struct Piece:
-    # One member of the answer: its name as JSON text, then either a tensor or ready JSON text.
+    # One member of the response: its name as JSON text, then either ready JSON text or a tensor.
     const char* name
     size_t name_size
-    const char* text
+    const char* text  # NULL for a tensor
     size_t text_size
     Type type
     int axes
-    int64_t shape[32]
+    int64_t shape[core.kMaxAxes]
     const void* data
 
 
-cdef char* put(char* out, const char* text, size_t size) noexcept nogil:
+cdef char* append(char* out, const char* text, size_t size) noexcept nogil:
     memcpy(out, text, size)
     return out + size
 
 
 def encode(members not None):
-    """Writes an answer as one JSON object.
+    """Writes a response as one JSON object.
 
     Args:
-        members: a list of (name, text) and of (name, type code, shape, address): `name` is the
-            member's name as JSON text in UTF-8, quotes included; `text` a value that is JSON
-            already; `address` that of a dense, C-ordered tensor of numbers or booleans, which must
+        members: a list of (name, text) or (name, type code, shape, address): `name` is the
+            member's name as JSON text in UTF-8, quotes included; `text` a value that is already
+            JSON; `address` that of a dense, C-ordered tensor of numbers or booleans, which must
             stay alive and unchanged until this returns.
 
     Returns:
         The JSON text as bytes, without spaces.
 
     Raises:
-        MemoryError: the answer cannot be that large.
+        MemoryError: the response is too large.
 
-    The text is written once, into memory of the largest size that it can have, which is then cut;
-    the GIL is released while it is written.
+    Writes the text once, into memory of its maximum size, which is then shrunk. Releases the GIL
+    while writing.
     """
     cdef vector[Piece] pieces
     cdef Piece piece
-    cdef size_t most = 2
+    cdef size_t max_bytes = 2
     cdef size_t size
     cdef size_t i
     cdef int axis
-    # A copy, which keeps the names and texts alive whatever other threads do to the list.
+    # A copy keeps the names and texts alive whatever other threads do to the list.
     members = tuple([tuple(member) for member in members])
     for member in members:
         name = <bytes?>member[0]
@@ -98,22 +98,22 @@ def encode(members not None):
             shape = member[2]
             piece.axes = len(shape)
             if piece.axes > core.kMaxAxes or core.element_bytes(piece.type) == 0:
-                raise ValueError("not a tensor of numbers with at most 32 axes")
+                raise ValueError(f"not a tensor of numbers with at most {core.kMaxAxes} axes")
             for axis in range(piece.axes):
                 piece.shape[axis] = shape[axis]
             piece.data = <const void*><uintptr_t>member[3]
-            size = core.most_bytes(piece.type, piece.axes, piece.shape)
-        if size == 0 or size > <size_t>(2**62) - most:
+            size = core.max_bytes(piece.type, piece.axes, piece.shape)
+        if size == 0 or size > <size_t>(2**62) - max_bytes:
             raise MemoryError("the answer is too large")
-        most += piece.name_size + 2 + size
+        max_bytes += piece.name_size + 2 + size
         pieces.push_back(piece)
-    # glibc maps a large block afresh and unmaps it when it is freed, so that each page of each
-    # answer would fault. What is large, it learns from the largest one that was freed; ours are cut
-    # before they are. Hence one that is not cut, and never touched.
-    if most >= LARGE_BYTES:
-        PyMem_RawFree(PyMem_RawMalloc(most))
-    cdef PyObject* answer = PyBytes_FromStringAndSize(NULL, most)
-    cdef char* start = PyBytes_AS_STRING(answer)
+    # glibc maps each large block anew and unmaps it when freed, so that every page of every
+    # response would fault. It raises its threshold to the largest block freed; ours are shrunk
+    # before that. Hence a block of full size, freed untouched.
+    if max_bytes >= LARGE_BYTES:
+        PyMem_RawFree(PyMem_RawMalloc(max_bytes))
+    cdef PyObject* response = PyBytes_FromStringAndSize(NULL, max_bytes)
+    cdef char* start = PyBytes_AS_STRING(response)
     cdef char* out = start
     with nogil:
         out[0] = b"{"
@@ -122,19 +122,19 @@ def encode(members not None):
             if i > 0:
                 out[0] = b","
                 out += 1
-            out = put(out, pieces[i].name, pieces[i].name_size)
+            out = append(out, pieces[i].name, pieces[i].name_size)
             out[0] = b":"
             out += 1
             if pieces[i].text != NULL:
-                out = put(out, pieces[i].text, pieces[i].text_size)
+                out = append(out, pieces[i].text, pieces[i].text_size)
             else:
                 out = core.write_tensor(
                     out, pieces[i].type, pieces[i].axes, pieces[i].shape, pieces[i].data
                 )
         out[0] = b"}"
         out += 1
-    # Nobody else has seen the object yet, so its memory may be cut in place.
-    _PyBytes_Resize(&answer, out - start)
-    text = <object>answer
+    # No other code has seen the object yet, so it may be shrunk in place.
+    _PyBytes_Resize(&response, out - start)
+    text = <object>response
     Py_DECREF(text)
     return text

@@ -1,9 +1,9 @@
-"""The fast path: JSON or Python values in, tensors out; tensors in, activated or as JSON out.
+"""The fast path: JSON or Python values to tensors; tensors through activations, or to JSON.
 
-What touches both Python objects and the core. Each entry takes what it needs of its arguments, lets
-the core do the work, and turns the core's fault into an error of gpux.errors. Here stands what the
-entries share; they follow from walk.pxi (Python values), decode.pxi (bodies) and encode.pxi
-(answers).
+All code that touches both Python objects and the core. Each entry point extracts pointers from its
+arguments, runs the core, and turns the core's error into an exception of gpux.errors. This file has
+what they share; the entry points are in walk.pxi (Python values), decode.pxi (request bodies) and
+encode.pxi (responses). The classes are declared in gpux/_fastpath.pxd.
 """
 from cpython.buffer cimport (
     PyBUF_FORMAT, PyBUF_STRIDES, PyBuffer_FillInfo, PyBuffer_Release, PyObject_CheckBuffer,
@@ -18,10 +18,10 @@ from libcpp.vector cimport vector
 
 cimport core
 from core cimport (
-    Activation, Fault, Got, Memory, Number, NumberKind, ReadFault, Reader, Sink, Type,
+    Activation, Error, JsonKind, Memory, Number, NumberKind, ReadError, Reader, Sink, Type,
 )
 
-from gpux._dlpack import place_of, take
+from gpux._dlpack import device_of, take
 from gpux.errors import (
     ClashingInputsError, DuplicateInputError, EmptyBatchError, InvalidBodyError, InvalidJSONError,
     InvalidShapeError, InvalidTypeError, InvalidValueError, UnknownInputError,
@@ -31,7 +31,7 @@ __all__ = ["Body", "InputSpec", "InputTable", "activate", "decode", "encode", "f
 
 
 cdef extern from "Python.h":
-    # Declared for borrowed pointers, so that the inner loops count no references.
+    # Declared with borrowed pointers, so that the inner loops count no references.
     bint PyFloat_CheckExact(PyObject*)
     bint PyLong_CheckExact(PyObject*)
     double PyFloat_AS_DOUBLE(PyObject*)
@@ -50,27 +50,15 @@ cdef extern from "Python.h":
     void PyMem_RawFree(void*)
 
 
-cdef enum:
-    # Taken before a value has shown its size; what is declared or promised may be anything.
-    MOST_FIRST_BYTES = 1 << 24
-
-
 cdef class InputSpec:
-    """What the fast path needs to know of one model input. Immutable; shared by all threads.
+    """One model input, as the fast path needs it. Immutable; shared by all threads.
 
     Args:
-        declared: a gpux.tensor.TensorSpec.
-        most_characters: of each string; None for any number.
+        declared: a gpux.tensors.signature.TensorSpec.
+        max_characters: limit for each string; None for no limit.
     """
 
-    cdef core.Spec native
-    cdef readonly str name
-    cdef str type_name
-    cdef str word
-    cdef str shape_text
-    cdef size_t first_bytes
-
-    def __init__(self, declared, most_characters=None):
+    def __init__(self, declared, max_characters=None):
         cdef int axis
         self.name = declared.name
         self.type_name = declared.type.name
@@ -80,86 +68,86 @@ cdef class InputSpec:
         self.native.axes = len(declared.dims)
         if self.native.axes > core.kMaxAxes:
             raise ValueError(f"{self.name!r} has more than {core.kMaxAxes} axes")
-        self.native.least_axes = declared.least_axes
-        self.native.most_axes = declared.most_axes
+        self.native.min_axes = declared.min_axes
+        self.native.max_axes = declared.max_axes
         self.native.open = declared.kind == "open"
         self.native.batched = declared.kind == "batched"
         self.native.flat_items = declared.flat_items
-        self.native.most_characters = -1 if most_characters is None else most_characters
+        self.native.max_characters = -1 if max_characters is None else max_characters
         # One row of the declared fixed sizes fits without growing.
         self.first_bytes = core.element_bytes(self.native.type)
         for axis in range(self.native.axes):
             size = declared.dims[axis]
             self.native.sizes[axis] = size if isinstance(size, int) else -1
             if isinstance(size, int) and size > 0:
-                # Multiplied as Python's integers, which do not overflow.
-                self.first_bytes = min(self.first_bytes * size, MOST_FIRST_BYTES)
+                # Python integers: the product cannot overflow.
+                self.first_bytes = min(self.first_bytes * size, MAX_FIRST_BYTES)
 
 
 cdef void move(Memory* memory, uintptr_t address, size_t nbytes) noexcept:
-    """Copies what was written to a larger block, which takes the old one's place."""
-    if memory.capacity > 0:  # memcpy takes no null pointer, not even for nothing
+    """Copies the written bytes to a larger block, which replaces the old one."""
+    if memory.capacity > 0:  # memcpy accepts no null pointer, even for 0 bytes
         memcpy(<void*>address, memory.data, memory.capacity)
     memory.data = <unsigned char*>address
     memory.capacity = nbytes
 
 
 cdef object value_error(InputSpec spec, const Sink* sink, object culprit, str number):
-    """The error that a sink's fault stands for.
+    """The exception for a sink's error.
 
     Args:
-        spec: of the input whose value it is about.
-        sink: that has the fault.
-        culprit: the Python object at its place, where JSON has no word for it.
-        number: the number that was refused, as text.
+        spec: the input.
+        sink: the sink that failed.
+        culprit: the Python object at the error's path, if JSON has no name for its type.
+        number: the rejected number, as text.
     """
-    cdef Fault fault = sink.fault()
-    place = sizes_tuple(sink.place(), sink.place_axes())
+    cdef Error error = sink.error()
+    path = sizes_tuple(sink.path(), sink.path_size())
     expected = "array" if sink.expected_array() else spec.word
-    if fault == Fault.wrong_type_at_top:
+    if error == Error.wrong_type_at_top:
         return InvalidTypeError(spec.name, expected)
-    if fault == Fault.wrong_type:
+    if error == Error.wrong_type:
         got = got_text(sink.got(), culprit)
-        return InvalidValueError(spec.name, place, f"expected {expected}, got {got}")
-    if fault == Fault.out_of_range:
+        return InvalidValueError(spec.name, path, f"expected {expected}, got {got}")
+    if error == Error.out_of_range:
         problem = f"{number} is out of range for {spec.type_name}"
-        return InvalidValueError(spec.name, place, problem)
-    if fault == Fault.not_an_integer:
-        return InvalidValueError(spec.name, place, f"{number} is not an integer")
-    if fault == Fault.not_finite:
-        return InvalidValueError(spec.name, place, f"{number} is not a finite number")
-    if fault == Fault.too_long:
+        return InvalidValueError(spec.name, path, problem)
+    if error == Error.not_an_integer:
+        return InvalidValueError(spec.name, path, f"{number} is not an integer")
+    if error == Error.not_finite:
+        return InvalidValueError(spec.name, path, f"{number} is not a finite number")
+    if error == Error.too_long:
         problem = f"expected at most {sink.expected_values()} characters, got {sink.got_values()}"
-        return InvalidValueError(spec.name, place, problem)
-    if fault == Fault.ragged:
+        return InvalidValueError(spec.name, path, problem)
+    if error == Error.ragged:
         noun = "value" if sink.expected_values() == 1 else "values"
         problem = f"expected {sink.expected_values()} {noun}, got {sink.got_values()}"
-        return InvalidShapeError(spec.name, place, problem)
-    if fault == Fault.empty_batch:
+        return InvalidShapeError(spec.name, path, problem)
+    if error == Error.empty_batch:
         return EmptyBatchError(spec.name)
-    if fault == Fault.outgrown:
+    if error == Error.outgrown:
         got = "more"
-    elif fault == Fault.too_deep:
-        noun = "axis" if spec.native.most_axes == 1 else "axes"
-        got = f"more than {spec.native.most_axes} {noun}"
+    elif error == Error.too_deep:
+        noun = "axis" if spec.native.max_axes == 1 else "axes"
+        got = f"more than {spec.native.max_axes} {noun}"
     else:
         sizes = sizes_tuple(sink.got_sizes(), sink.got_axes())
         got = f"[{', '.join(map(str, sizes))}]"
     return InvalidShapeError(spec.name, (), f"expected {spec.shape_text}, got {got}")
 
 
-cdef str got_text(Got got, object culprit):
-    if got == Got.number:
+cdef str got_text(JsonKind kind, object culprit):
+    if kind == JsonKind.number:
         return "number"
-    if got == Got.string:
+    if kind == JsonKind.string:
         return "string"
-    if got == Got.boolean:
+    if kind == JsonKind.boolean:
         return "boolean"
-    if got == Got.null:
+    if kind == JsonKind.null:
         return "null"
-    if got == Got.array:
+    if kind == JsonKind.array:
         return "array"
-    if got == Got.object:
+    if kind == JsonKind.object:
         return "object"
     return type(culprit).__name__
 

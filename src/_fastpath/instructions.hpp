@@ -1,15 +1,15 @@
-// Sets of instructions that some of the core is compiled for. They make no difference to what comes out.
+// Instruction sets that parts of the core are compiled for. The results do not depend on the set.
 #pragma once
 
 namespace gpux {
 
-// Each has what those before it have.
+// Each includes the ones before it.
 enum class Instructions { baseline, avx2, avx512 };
 
-// The best set of the processor that this runs on.
-inline Instructions best_instructions() {
+// The best set that this processor has.
+inline Instructions best_instructions() noexcept {
 #ifdef __x86_64__
-    // Each processor that has these has `lzcnt` and `popcnt`.
+    // Every processor with these has `lzcnt` and `popcnt`.
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("bmi2")) {
         return Instructions::baseline;
     }

@@ -4,10 +4,10 @@
 
 namespace gpux {
 
-// Exponents are cut here: past any that makes a difference, far from where sums overflow.
+// Exponents saturate here: past any that matters, far below the overflow of sums.
 constexpr std::int64_t kHugeExponent = std::int64_t{1} << 40;
 
-Exponent read_exponent(const char* at) {
+Exponent read_exponent(const char* at) noexcept {
     ++at;
     const bool is_below = *at == '-';
     at += is_below || *at == '+' ? 1 : 0;
@@ -21,7 +21,7 @@ Exponent read_exponent(const char* at) {
     return {is_below ? -written : written, at, at != first};
 }
 
-Decimal take_leading_digits(Decimal decimal, std::int64_t exponent) {
+Decimal read_leading_digits(Decimal decimal, std::int64_t exponent) noexcept {
     std::uint64_t digits = 0;
     std::int64_t taken = 0;
     bool in_fraction = false;
@@ -36,7 +36,7 @@ Decimal take_leading_digits(Decimal decimal, std::int64_t exponent) {
         }
         if (taken < kSafeDigits) {
             digits = digits * 10 + static_cast<std::uint64_t>(*at - '0');
-            taken += digits != 0 ? 1 : 0;  // zeros in front are not significant
+            taken += digits != 0 ? 1 : 0;  // leading zeros are not significant
             exponent -= in_fraction ? 1 : 0;
         } else {
             whole = whole && *at == '0';
@@ -49,32 +49,32 @@ Decimal take_leading_digits(Decimal decimal, std::int64_t exponent) {
     return decimal;
 }
 
-double to_float64(Decimal decimal) {
+double to_float64(Decimal decimal) noexcept {
     double value;
     const auto [end, error] = std::from_chars(decimal.begin, decimal.end, value);
-    (void)end;  // the whole text is a number, as scan_number() has it
+    (void)end;  // scan_number() has found the whole text to be a number
     if (error == std::errc{}) {
         return value;
     }
-    // Beyond float64, at either end: by the place of the first digit, which is far from 10^0.
+    // Beyond float64 at either end: the first digit's position, far from 10^0, decides.
     const double magnitude = decimal.digits != 0 && decimal.exponent > -kSafeDigits
                                  ? std::numeric_limits<double>::infinity()
                                  : 0.0;
     return decimal.negative ? -magnitude : magnitude;
 }
 
-Integer to_integer(Decimal decimal) {
+Integer to_integer(Decimal decimal) noexcept {
     std::uint64_t digits = decimal.digits;
     std::int64_t exponent = decimal.exponent;
     if (digits == 0 && decimal.whole) {
         return {0, Outcome::stored};
     }
     if (!decimal.whole) {
-        // Digits that are not zero follow the first nineteen. Only of twenty digits in all does the
-        // last one still fit in 64 bits; otherwise the number is too large, or has a fraction.
+        // Nonzero digits follow the first nineteen. Only with twenty in all can the number still fit
+        // in 64 bits; otherwise it is too large or has a fraction.
         const char* last = decimal.begin;
         std::int64_t significant = 0;
-        std::int64_t to_last = 0;  // significant digits up to the last one that is not zero
+        std::int64_t to_last = 0;  // significant digits up to the last nonzero one
         for (const char* at = decimal.begin; at < decimal.end && *at != 'e' && *at != 'E'; ++at) {
             if (is_digit(*at)) {
                 significant += significant > 0 || *at != '0' ? 1 : 0;
@@ -84,7 +84,7 @@ Integer to_integer(Decimal decimal) {
                 }
             }
         }
-        // The exponent of the last digit: decimal.exponent is that of the nineteenth.
+        // The exponent of the last nonzero digit: decimal.exponent is that of the nineteenth.
         const std::int64_t last_exponent = exponent - (to_last - kSafeDigits);
         if (last_exponent < 0) {
             return {0, Outcome::not_an_integer};

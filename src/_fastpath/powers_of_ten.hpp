@@ -1,4 +1,4 @@
-// The powers of ten as 128-bit fractions, made at compile time by exact integer arithmetic.
+// Powers of ten as 128-bit fractions, computed at compile time by exact integer arithmetic.
 #pragma once
 
 #include <array>
@@ -8,19 +8,19 @@ namespace gpux {
 
 __extension__ typedef unsigned __int128 uint128;
 
-// floor(10^power * 2^-exponent), where the exponent is the one for which this lies in
-// [2^127, 2^128): that is, exponent = floor(log2(10^power)) - 127.
+// floor(10^power * 2^-exponent) with exponent = floor(log2(10^power)) - 127, so that it lies in
+// [2^127, 2^128).
 struct PowerOfTen {
     std::uint64_t high;
     std::uint64_t low;
 };
 
-constexpr int kLeastPower = -292;
-constexpr int kMostPower = 324;
+constexpr int kMinPower = -292;
+constexpr int kMaxPower = 324;
 
 namespace powers_of_ten {
 
-// A natural number of up to 896 bits, its lowest 32 first. 5^324 has 753 bits.
+// A natural number of up to 896 bits, the lowest 32 first. 5^324 has 753 bits.
 struct Natural {
     static constexpr int kLimbs = 28;
     std::uint32_t limbs[kLimbs] = {};
@@ -43,42 +43,39 @@ struct Natural {
         }
     }
 
-    constexpr bool bit(int place) const {
-        return place >= 0 && (limbs[place / 32] >> place % 32 & 1) != 0;
-    }
+    constexpr bool bit(int index) const { return index >= 0 && (limbs[index / 32] >> index % 32 & 1) != 0; }
 
-    // The highest 128 bits, from the first one that is set.
+    // The highest 128 bits, from the highest set one.
     constexpr PowerOfTen top() const {
-        int place = 32 * kLimbs - 1;
-        while (!bit(place)) {
-            --place;
+        int highest = 32 * kLimbs - 1;
+        while (!bit(highest)) {
+            --highest;
         }
         PowerOfTen power{0, 0};
         for (int i = 0; i < 64; ++i) {
-            power.high = power.high << 1 | bit(place - i);
-            power.low = power.low << 1 | bit(place - 64 - i);
+            power.high = power.high << 1 | bit(highest - i);
+            power.low = power.low << 1 | bit(highest - 64 - i);
         }
         return power;
     }
 };
 
-// 10^n and 5^n have the same significant bits. For n >= 0 these are those of the integer 5^n; for
-// n < 0 those of floor(2^895 / 5^-n), which is found by dividing again and again, because
-// floor(floor(x / 5) / 5) = floor(x / 25). The smallest of them still has 895 - 678 bits, so that
-// its highest 128 are those of the quotient itself.
-constexpr std::array<PowerOfTen, kMostPower - kLeastPower + 1> make() {
-    std::array<PowerOfTen, kMostPower - kLeastPower + 1> powers{};
+// 10^n and 5^n have the same significant bits: for n >= 0 those of the integer 5^n; for n < 0 those of
+// floor(2^895 / 5^-n), computed by repeated division, as floor(floor(x / 5) / 5) = floor(x / 25). The
+// smallest of them still has 895 - 678 bits, so its highest 128 are those of the exact quotient.
+constexpr std::array<PowerOfTen, kMaxPower - kMinPower + 1> make() {
+    std::array<PowerOfTen, kMaxPower - kMinPower + 1> powers{};
     Natural natural;
     natural.limbs[0] = 1;
-    for (int n = 0; n <= kMostPower; ++n) {
-        powers[static_cast<unsigned>(n - kLeastPower)] = natural.top();
+    for (int n = 0; n <= kMaxPower; ++n) {
+        powers[static_cast<unsigned>(n - kMinPower)] = natural.top();
         natural.multiply_by_5();
     }
     natural = Natural{};
     natural.limbs[Natural::kLimbs - 1] = 0x80000000;
-    for (int n = -1; n >= kLeastPower; --n) {
+    for (int n = -1; n >= kMinPower; --n) {
         natural.divide_by_5();
-        powers[static_cast<unsigned>(n - kLeastPower)] = natural.top();
+        powers[static_cast<unsigned>(n - kMinPower)] = natural.top();
     }
     return powers;
 }
@@ -88,13 +85,13 @@ inline constexpr auto table = make();
 }  // namespace powers_of_ten
 
 constexpr const PowerOfTen& power_of_ten(int power) {
-    return powers_of_ten::table[static_cast<unsigned>(power - kLeastPower)];
+    return powers_of_ten::table[static_cast<unsigned>(power - kMinPower)];
 }
 
 // floor(log2(10^power)), floor(log10(2^power)) and floor(log10(3/4 * 2^power)) for all powers that
-// a float64 needs, by log2(10), log10(2) and log10(4/3) in fixed point;
-// tests/core/test_distances.py recomputes them. Right shifts of negative numbers round down with
-// the compilers that this is built by (as C++20 demands).
+// a float64 needs, by log2(10), log10(2) and log10(4/3) in fixed point; tests/core/test_distances.py
+// recomputes them. Right shifts of negative numbers round down, as C++20 requires and the supported
+// compilers do.
 constexpr int floor_log2_of_power_of_ten(int power) { return (power * 1741647) >> 19; }
 constexpr int floor_log10_of_power_of_two(int power) { return (power * 1262611) >> 22; }
 constexpr int floor_log10_of_three_quarters(int power) { return (power * 1262611 - 524031) >> 22; }

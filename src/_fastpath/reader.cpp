@@ -11,11 +11,11 @@
 namespace gpux {
 namespace {
 
-// Elements for which memory is made sure of at once.
-constexpr std::size_t kMostClaimed = 4096;
+// Elements to claim memory for at once.
+constexpr std::size_t kMaxClaimed = 4096;
 
-// read_float32s() takes as long as a few numbers do otherwise, so where it found none it is not tried
-// for so many times.
+// read_float32s() costs as much as a few numbers by the other way, so after it found none it is skipped
+// this often.
 constexpr int kMisses = 8;
 
 bool is_space(char character) {
@@ -25,24 +25,23 @@ bool is_space(char character) {
 struct Literal {
     const char* text;
     std::size_t size;
-    Got got;
+    JsonKind kind;
     std::uint8_t value;
 };
 constexpr Literal kLiterals[] = {
-    {"true", 4, Got::boolean, 1}, {"false", 5, Got::boolean, 0}, {"null", 4, Got::null, 0}
-};
+    {"true", 4, JsonKind::boolean, 1}, {"false", 5, JsonKind::boolean, 0}, {"null", 4, JsonKind::null, 0}};
 
 bool is_literal(const char* at, std::size_t left, const Literal& literal) {
     return left >= literal.size && std::memcmp(at, literal.text, literal.size) == 0;
 }
 
 bool starts_number(char character) {
-    // Without a branch, as signs are not to be foreseen: a bit for each of "-./0123456789".
-    const unsigned place = static_cast<unsigned char>(character - '-');
-    return (0x1FF9ull >> std::min(place, 63u)) & 1;
+    // No branch, as signs are unpredictable: a bit for each of "-./0123456789".
+    const unsigned index = static_cast<unsigned char>(character - '-');
+    return (0x1FF9ull >> std::min(index, 63u)) & 1;
 }
 
-// The number that follows from behind another one with no more than a comma and a space; or null.
+// The number that follows the end of another one after a comma and at most one space; or null.
 const char* next_number(const char* at) {
     if (*at != ',') {
         return nullptr;
@@ -51,9 +50,9 @@ const char* next_number(const char* at) {
     return starts_number(*next) ? next : nullptr;
 }
 
-// Whether none of eight bytes ends a plain run of a string: a quote, a backslash, a control
-// character or a byte beyond ASCII. Each test leaves the highest bit of a byte that it is about,
-// and of the lowest such byte exactly: a borrow can only mark bytes above a marked one.
+// Whether none of eight bytes ends a plain run of a string: a quote, a backslash, a control character or
+// a byte beyond ASCII. Each test sets the highest bit of a byte that matches, and exactly so for the
+// lowest one: a borrow can only mark bytes above a marked one.
 bool are_8_plain(const char* at) {
     constexpr std::uint64_t kOnes = 0x0101010101010101;
     constexpr std::uint64_t kHighs = 0x8080808080808080;
@@ -61,8 +60,7 @@ bool are_8_plain(const char* at) {
     std::memcpy(&bytes, at, sizeof bytes);
     const std::uint64_t quotes = bytes ^ (kOnes * '"');
     const std::uint64_t backslashes = bytes ^ (kOnes * '\\');
-    const std::uint64_t marked =
-        bytes | (quotes - kOnes) | (backslashes - kOnes) | (bytes - kOnes * 0x20);
+    const std::uint64_t marked = bytes | (quotes - kOnes) | (backslashes - kOnes) | (bytes - kOnes * 0x20);
     return (marked & kHighs) == 0;
 }
 
@@ -86,10 +84,8 @@ void append_utf8(std::string* text, unsigned point) {
 
 }  // namespace
 
-Reader::Reader(
-    const char* body, std::size_t size, const std::vector<Input>& inputs, void* owner,
-    bool (*grow)(void* owner, Memory* memory, std::size_t needed), Instructions instructions
-)
+Reader::Reader(const char* body, std::size_t size, const std::vector<Input>& inputs, void* owner,
+               bool (*grow)(void* owner, Memory* memory, std::size_t needed), Instructions instructions)
     : body_(body),
       end_(body + size),
       at_(body),
@@ -103,9 +99,9 @@ bool Reader::read() noexcept {
         seen_.assign(inputs_.size(), false);
         return read_object();
     } catch (const std::bad_alloc&) {
-        return fail(ReadFault::out_of_memory);
+        return fail(ReadError::out_of_memory);
     } catch (const std::length_error&) {
-        return fail(ReadFault::out_of_memory);
+        return fail(ReadError::out_of_memory);
     }
 }
 
@@ -116,7 +112,7 @@ bool Reader::read_object() {
         for (const Literal& literal : kLiterals) {
             is_value = is_value || is_literal(at_, left(), literal);
         }
-        return is_value ? fail(ReadFault::not_an_object) : fail_syntax("expected an object");
+        return is_value ? fail(ReadError::not_an_object) : fail_syntax("expected an object");
     }
     ++at_;
     skip_space();
@@ -154,12 +150,12 @@ bool Reader::read_member() {
         return false;
     }
     const char* const text = (name.decoded ? decoded_.data() : body_) + name.start;
-    const char* const behind = at_;
-    at_ = start;  // where a fault of the name is
+    const char* const after = at_;
+    at_ = start;  // where an error in the name is reported
     if (!find_input(text, name.size)) {
         return false;
     }
-    at_ = behind;
+    at_ = after;
     decoded_.resize(decoded);
     skip_space();
     if (!expect(':', "expected ':'")) {
@@ -169,7 +165,7 @@ bool Reader::read_member() {
     return read_value();
 }
 
-// Bodies mostly have the inputs in the model's order, so the one after the last is tried first.
+// Bodies mostly have the inputs in the model's order, so tries the one after the last first.
 bool Reader::find_input(const char* name, std::size_t size) {
     std::size_t tried = 0;
     std::size_t index = values_.empty() ? 0 : values_.back().input + 1;
@@ -182,18 +178,18 @@ bool Reader::find_input(const char* name, std::size_t size) {
     }
     if (tried == inputs_.size()) {
         name_.assign(name, size);
-        return fail(ReadFault::unknown_input);
+        return fail(ReadError::unknown_input);
     }
     input_ = index;
     if (seen_[index]) {
-        return fail(ReadFault::duplicate_input);
+        return fail(ReadError::duplicate_input);
     }
     const int group = inputs_[index].group;
     if (group != 0) {
         for (const Value& value : values_) {
             if (inputs_[value.input].group == 3 - group) {
                 other_input_ = value.input;
-                return fail(ReadFault::clashing_inputs);
+                return fail(ReadError::clashing_inputs);
             }
         }
     }
@@ -203,7 +199,7 @@ bool Reader::find_input(const char* name, std::size_t size) {
 
 bool Reader::read_value() {
     spec_ = inputs_[input_].spec;
-    sink_ = std::make_unique<Sink>(*spec_, Memory{nullptr, 0, owner_, grow_});
+    sink_.emplace(*spec_, Memory{nullptr, 0, owner_, grow_});
     const std::size_t first_string = strings_.size();
     if (!read_elements()) {
         return false;
@@ -223,7 +219,7 @@ bool Reader::read_value() {
     return true;
 }
 
-// A value with all that is inside it. `depth` lists are open around the present place.
+// A value with its nested values. `depth` is the number of open lists.
 bool Reader::read_elements() {
     int depth = 0;
     for (;;) {
@@ -248,7 +244,7 @@ bool Reader::read_elements() {
                 return false;
             }
         } else if (first == '{') {
-            return sink_->other(Got::object) || fail_value();
+            return sink_->other(JsonKind::object) || fail_value();
         } else if (!read_literal()) {
             return false;
         }
@@ -291,16 +287,16 @@ bool Reader::read_number() {
         case Type::boolean: return read_numbers<Boolean>();
         case Type::string: break;
     }
-    return sink_->other(Got::number) || fail_value();
+    return sink_->other(JsonKind::number) || fail_value();
 }
 
-// A number, and as many of its siblings as follow it directly: at_ stands behind the last one.
+// A number and the siblings that follow it directly; leaves at_ after the last one.
 template <class Element>
 bool Reader::read_numbers() {
     const bool is_in_list = sink_->depth() > 0;
     for (;;) {
-        // A number takes two bytes at least, its comma included.
-        std::size_t room = is_in_list ? std::min(left() / 2 + 1, kMostClaimed) : 1;
+        // A number takes at least two bytes, comma included.
+        std::size_t room = is_in_list ? std::min(left() / 2 + 1, kMaxClaimed) : 1;
         Element* const out = reinterpret_cast<Element*>(sink_->claim(&room));
         if (out == nullptr) {
             return fail_value();
@@ -326,7 +322,7 @@ bool Reader::read_numbers() {
                 sink_->commit(count);
                 number_ = decimal.begin;
                 number_size_ = static_cast<std::size_t>(decimal.end - decimal.begin);
-                sink_->refuse_number(outcome == Outcome::out_of_range);
+                sink_->reject_number(outcome == Outcome::out_of_range);
                 return fail_value();
             }
             ++count;
@@ -341,9 +337,8 @@ bool Reader::read_numbers() {
     }
 }
 
-// Numbers of the usual kinds, from at_ on: at most `room`, and none near an end of the body. Answers
-// how many; at_ then stands at a number that is left to others, or behind the last one, if none
-// follows it directly.
+// Numbers of common forms, from at_ on: at most `room`, and none near either end of the body. Returns the
+// count; at_ is then at a number for the general path, or after the last one if none follows directly.
 template <class Element>
 std::size_t Reader::read_plain_numbers(Element* out, std::size_t room) {
     constexpr std::ptrdiff_t kBlock = 64;
@@ -354,13 +349,13 @@ std::size_t Reader::read_plain_numbers(Element* out, std::size_t room) {
         if (misses_ > 0) {
             --misses_;
         } else if (has_avx2_ && at - body_ >= kFloat32sLookback) {
-            const char* behind;
-            count = read_float32s(at, end_, out, room, &behind);
+            const char* after;
+            count = read_float32s(at, end_, out, room, &after);
             misses_ = count == 0 ? kMisses : 0;
             if (count > 0) {
-                at = next_number(behind - 1);
+                at = next_number(after - 1);
                 if (at == nullptr) {
-                    at_ = behind - 1;
+                    at_ = after - 1;
                     return count;
                 }
             }
@@ -395,8 +390,8 @@ std::size_t Reader::read_plain_numbers(Element* out, std::size_t room) {
 bool Reader::read_literal() {
     for (const Literal& literal : kLiterals) {
         if (is_literal(at_, left(), literal)) {
-            const bool taken = literal.got == Got::boolean ? sink_->booleans(&literal.value, 1)
-                                                           : sink_->other(literal.got);
+            const bool taken = literal.kind == JsonKind::boolean ? sink_->booleans(&literal.value, 1)
+                                                                 : sink_->other(literal.kind);
             at_ += literal.size;
             return taken || fail_value();
         }
@@ -421,12 +416,12 @@ bool Reader::read_string_element() {
     return true;
 }
 
-// A string, from behind its opening quote to behind its closing one.
+// A string, from after its opening quote to after its closing one.
 bool Reader::read_string(String* string, std::size_t* characters) {
-    const char* run = at_;  // of bytes that stand for themselves
+    const char* run = at_;  // of unescaped bytes
     string->start = static_cast<std::size_t>(at_ - body_);
     string->decoded = false;
-    std::size_t continued = 0;  // bytes that are no character of their own
+    std::size_t continued = 0;  // bytes that continue a character
     std::size_t bytes = 0;
     for (;;) {
         while (left() >= 8 && are_8_plain(at_)) {
@@ -472,7 +467,7 @@ bool Reader::read_string(String* string, std::size_t* characters) {
     return true;
 }
 
-// A backslash and what follows, appended to decoded_.
+// An escape sequence, appended to decoded_.
 bool Reader::read_escape() {
     const char* const start = at_;
     ++at_;
@@ -532,8 +527,8 @@ bool Reader::read_hex(unsigned* unit) {
     return true;
 }
 
-// One character of two to four bytes. Source: RFC 3629, 4, whose grammar leaves out surrogates,
-// what is longer than it must be, and what is beyond U+10FFFF.
+// One character of two to four bytes. Source: RFC 3629, 4, whose grammar excludes surrogates, overlong
+// forms and code points beyond U+10FFFF.
 bool Reader::read_beyond_ascii() {
     const unsigned char* const bytes = reinterpret_cast<const unsigned char*>(at_);
     const unsigned char first = bytes[0];
@@ -551,12 +546,12 @@ bool Reader::read_beyond_ascii() {
         low = first == 0xF0 ? 0x90 : low;
         high = first == 0xF4 ? 0x8F : high;
     }
-    // The byte at the end of the body continues nothing, whatever it is.
-    bool is_right = size != 0 && left() >= size && bytes[1] >= low && bytes[1] <= high;
-    for (std::size_t i = 2; is_right && i < size; ++i) {
-        is_right = (bytes[i] & 0xC0) == 0x80;
+    // The byte after the body continues nothing, whatever it is.
+    bool is_valid = size != 0 && left() >= size && bytes[1] >= low && bytes[1] <= high;
+    for (std::size_t i = 2; is_valid && i < size; ++i) {
+        is_valid = (bytes[i] & 0xC0) == 0x80;
     }
-    if (!is_right) {
+    if (!is_valid) {
         return fail_syntax("not UTF-8");
     }
     at_ += size;
@@ -577,14 +572,14 @@ void Reader::skip_space() {
     }
 }
 
-bool Reader::fail(ReadFault fault) {
-    fault_ = fault;
+bool Reader::fail(ReadError error) {
+    error_ = error;
     return false;
 }
 
 bool Reader::fail_syntax(const char* problem) {
     problem_ = at_ >= end_ ? "the body ends here" : problem;
-    return fail(ReadFault::syntax);
+    return fail(ReadError::syntax);
 }
 
 }  // namespace gpux

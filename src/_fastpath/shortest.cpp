@@ -5,15 +5,14 @@ namespace gpux {
 
 namespace {
 
-// n * 2^q / 10^k, for n << shift, cut to an integer whose lowest bit is set as well if it was not
-// one before ("round to odd").
+// n * 2^q / 10^k, for n << shift, truncated to an integer whose lowest bit is also set if a fraction was
+// dropped ("round to odd").
 //
-// With power + 1 for the power, which was cut, the product is above the true one: by less than
-// 2^59 / 2^128 = 2^-69, as n is below 2^55 + 4. If the true one is an integer, the 64 places behind
-// the point that are looked at are zeros. If it is not, nor within 2^-63 of the next integer, they
-// are not all zeros, and the integer in front of them is the right one: which is all that matters
-// for those integers that the result is compared with, and none comes nearer to one of those
-// without being it (tests/core/test_distances.py).
+// With power + 1 for the truncated power, the product exceeds the exact value by less than
+// 2^59 / 2^128 = 2^-69, as n is below 2^55 + 4. If the exact value is an integer, the 64 fraction bits
+// tested are all zero. If it is neither an integer nor within 2^-63 of the next one, they are not, and
+// the integer part is exact. That suffices for the integers that the result is compared with, as no
+// value is that near to one of them without being equal (tests/core/test_distances.py).
 std::uint64_t round_to_odd(const PowerOfTen& power, std::uint64_t shifted) {
     const uint128 above = (static_cast<uint128>(power.high) << 64 | power.low) + 1;
     const uint128 low = static_cast<uint128>(shifted) * static_cast<std::uint64_t>(above);
@@ -28,17 +27,17 @@ template <class Format>
 ShortDecimal shortest_exactly(int exponent, typename Format::Bits mantissa) {
     const bool subnormal = exponent == 0;
     const std::uint64_t c = subnormal ? mantissa : mantissa | Format::kHidden;
-    const int q = (subnormal ? 1 : exponent) + Format::kLastPlace;
-    // Below a power of two the neighbour is half as far away, but for the least normal one.
+    const int q = (subnormal ? 1 : exponent) + Format::kQOffset;
+    // Below a power of two the neighbour is half as far away, except below the smallest normal one.
     const bool uneven = mantissa == 0 && exponent > 1;
     const int k = uneven ? floor_log10_of_three_quarters(q) : floor_log10_of_power_of_two(q);
     const PowerOfTen& power = power_of_ten(-k);
     // From 1 to 4, as in shortest(): with k for the narrower interval, 2^q / 10^k is in [1, 40/3).
     const int shift = q + floor_log2_of_power_of_ten(-k) + 1;
 
-    // Four times v and both ends of its interval, in units of 10^k. For odd c the ends do not
-    // belong to it; moving them by one is enough, as they are compared with multiples of four only,
-    // and one that is not an integer has been made odd. The value is compared with 4 s + 2.
+    // Four times v and the ends of its interval, in units of 10^k. For odd c the interval excludes its
+    // ends; moving them by one is enough, as they are compared with multiples of four only, and a
+    // non-integer has been made odd. The value is compared with 4 s + 2.
     const std::uint64_t odd = c & 1;
     const std::uint64_t value = round_to_odd(power, 4 * c << shift);
     const std::uint64_t lower = round_to_odd(power, (4 * c - (uneven ? 1 : 2)) << shift) + odd;

@@ -6,21 +6,23 @@ namespace gpux {
 
 namespace {
 
-// Elements converted at once on the stack on their way to the sink.
+// Elements converted on the stack per call of the sink.
 constexpr std::size_t kRun = 256;
 
-bool put(Sink& sink, const double* run, std::size_t count) { return sink.reals(run, count); }
-bool put(Sink& sink, const std::int64_t* run, std::size_t count) { return sink.integers(run, count); }
-bool put(Sink& sink, const std::uint64_t* run, std::size_t count) { return sink.naturals(run, count); }
-bool put(Sink& sink, const std::uint8_t* run, std::size_t count) { return sink.booleans(run, count); }
+bool send(Sink& sink, const double* run, std::size_t count) { return sink.doubles(run, count); }
+bool send(Sink& sink, const std::int64_t* run, std::size_t count) { return sink.int64s(run, count); }
+bool send(Sink& sink, const std::uint64_t* run, std::size_t count) { return sink.uint64s(run, count); }
+bool send(Sink& sink, const std::uint8_t* run, std::size_t count) { return sink.booleans(run, count); }
 
 double widen(Half element) { return to_double(element); }
 double widen(BFloat element) { return to_double(element); }
 std::uint8_t widen(Boolean element) { return element.value; }
 template <class Element>
-Element widen(Element element) { return element; }
+Element widen(Element element) {
+    return element;
+}
 
-// One row of siblings: each element widened, without loss, to the widest type of its kind.
+// Feeds one row of siblings, each widened without loss to the widest type of its kind.
 template <class Element, class Wide>
 bool feed_row(Sink& sink, const unsigned char* data, std::size_t size, std::ptrdiff_t stride) {
     Wide run[kRun];
@@ -31,7 +33,7 @@ bool feed_row(Sink& sink, const unsigned char* data, std::size_t size, std::ptrd
             std::memcpy(&element, data + static_cast<std::ptrdiff_t>(done + i) * stride, sizeof element);
             run[i] = widen(element);
         }
-        if (!put(sink, run, count)) {
+        if (!send(sink, run, count)) {
             return false;
         }
         done += count;
@@ -39,10 +41,10 @@ bool feed_row(Sink& sink, const unsigned char* data, std::size_t size, std::ptrd
     return true;
 }
 
-// Copies floats of `Bits`, and answers whether all are finite. Each is read once, so that it is the
-// stored one that was looked at. An exponent of ones, plus its lowest bit, carries into the bit of
-// the sign: no branches, nor comparisons, which SSE2 does not have for 64 bits. So the compiler
-// vectorizes this, and it takes as long as a mere copy.
+// Copies floats as `Bits`; returns whether all are finite. Reads each once, so that the checked value is
+// the stored one. An exponent of all ones plus its lowest bit carries into the sign bit: no branches,
+// and no comparisons, which SSE2 lacks for 64 bits. The compiler vectorizes this, and it runs as fast
+// as a plain copy.
 template <class Bits>
 bool copy_finite(unsigned char* out, const unsigned char* data, std::size_t count, Bits exponent) {
     constexpr Bits kSign = static_cast<Bits>(Bits{1} << (8 * sizeof(Bits) - 1));
@@ -68,7 +70,7 @@ bool copy_booleans(unsigned char* out, const unsigned char* data, std::size_t co
     return seen <= 1;
 }
 
-// Copies elements; answers whether their type takes them all just as they are.
+// Copies elements; returns whether all are valid unchanged.
 template <class Element>
 bool copy_checked(unsigned char* out, const unsigned char* data, std::size_t count) {
     if constexpr (std::is_same_v<Element, float>) {
@@ -82,22 +84,22 @@ bool copy_checked(unsigned char* out, const unsigned char* data, std::size_t cou
     } else if constexpr (std::is_same_v<Element, Boolean>) {
         return copy_booleans(out, data, count);
     } else {
-        std::memcpy(out, data, count * sizeof(Element));  // any bits are an integer
+        std::memcpy(out, data, count * sizeof(Element));  // all bit patterns are valid integers
         return true;
     }
 }
 
-// A row of the input's own type. If it has gaps, or something in it is refused, feed_row() takes it
-// from there, which knows what to say, or how to mend it (a boolean that is neither 0 nor 1).
+// Feeds a row of the input's own type. If it has gaps or an invalid element, feed_row() takes over,
+// which reports the error or normalizes the value (a boolean that is neither 0 nor 1).
 template <class Element, class Wide>
 bool copy_row(Sink& sink, const unsigned char* data, std::size_t size, std::ptrdiff_t stride) {
-    constexpr Got kGot = std::is_same_v<Element, Boolean> ? Got::boolean : Got::number;
+    constexpr JsonKind kKind = std::is_same_v<Element, Boolean> ? JsonKind::boolean : JsonKind::number;
     if (stride != static_cast<std::ptrdiff_t>(sizeof(Element))) {
         return feed_row<Element, Wide>(sink, data, size, stride);
     }
     while (size > 0) {
-        std::size_t room = size;  // less only where the row is longer than the model's fixed size
-        unsigned char* out = sink.claim(&room, kGot);
+        std::size_t room = size;  // less only if the row is longer than the model's fixed size
+        unsigned char* out = sink.claim(&room, kKind);
         if (out == nullptr) {
             return false;
         }
@@ -138,8 +140,8 @@ FeedRow row_feeder(Type type, bool own_type) {
     return nullptr;
 }
 
-bool feed_axes(Sink& sink, FeedRow feed_row, const unsigned char* data, int axes,
-               const std::ptrdiff_t* sizes, const std::ptrdiff_t* strides) {
+bool feed_axes(Sink& sink, FeedRow feed_row, const unsigned char* data, int axes, const std::ptrdiff_t* sizes,
+               const std::ptrdiff_t* strides) {
     if (axes == 0) {
         return feed_row(sink, data, 1, 0);
     }
@@ -160,7 +162,7 @@ bool feed_axes(Sink& sink, FeedRow feed_row, const unsigned char* data, int axes
 }  // namespace
 
 bool feed(Sink& sink, const unsigned char* data, Type type, int axes, const std::ptrdiff_t* sizes,
-          const std::ptrdiff_t* strides) {
+          const std::ptrdiff_t* strides) noexcept {
     return feed_axes(sink, row_feeder(type, type == sink.type()), data, axes, sizes, strides);
 }
 

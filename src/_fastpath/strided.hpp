@@ -1,5 +1,5 @@
-// Feeds a strided array (a buffer of PEP 3118, so any NumPy array of numbers, or a tensor of DLPack)
-// to a sink, as the same events that the equal nested lists would give.
+// Feeds a strided array (a PEP 3118 buffer, so any NumPy array of numbers, or a DLPack tensor) to a
+// sink, as the events of the equal nested lists.
 #pragma once
 
 #include <cstddef>
@@ -8,12 +8,12 @@
 
 namespace gpux {
 
-// `data` points at the first element; sizes and strides (in bytes, possibly negative) have `axes`
-// entries. `type` is what the bytes hold, in native order, and not string. Rows without gaps that are
-// of the input's own type are copied; all others go element by element through the widest type of
-// their kind. Answers false if the sink refused something. Runs without the GIL, so others may write
-// to the array meanwhile: each element is read once, and what is checked is what is stored.
+// `data` points at the first element; `sizes` and `strides` (in bytes, possibly negative) have `axes`
+// entries. `type` is the element type, in native byte order, not string. Contiguous rows of the
+// input's own type are copied; all others are converted element by element through the widest type of
+// their kind. Returns false if the sink rejected something. Runs without the GIL, so other threads may
+// write to the array meanwhile: each element is read once, and the checked value is the stored one.
 bool feed(Sink& sink, const unsigned char* data, Type type, int axes, const std::ptrdiff_t* sizes,
-          const std::ptrdiff_t* strides);
+          const std::ptrdiff_t* strides) noexcept;
 
 }  // namespace gpux

@@ -1,10 +1,10 @@
-# Values of Python: nested lists, what has the buffer protocol or DLPack, and what only has a shape.
+# Python values: nested lists, objects with the buffer protocol or DLPack, and bare shapes.
 
 cdef enum:
-    RUN = 32  # numbers collected on the stack before the sink is called: few, so that both overlap
+    RUN = 32  # numbers collected on the stack per call of the sink: few, so that both overlap
 
 
-# DLPack's device types: those whose memory the CPU reads, and what the others are called.
+# DLPack's device types: those whose memory the CPU can read, and the names of the others.
 HOST = (1, 0)
 READABLE = {1, 3, 11, 13}  # CPU, CUDAHost, ROCMHost, CUDAManaged
 DEVICES = {
@@ -14,48 +14,36 @@ DEVICES = {
 
 
 cdef size_t guess_bytes(InputSpec spec, object value):
-    """The bytes that a value needs if all its lists are as long as the first ones."""
+    """The bytes that a value needs if all of its lists are as long as the first at their depth."""
     cdef size_t needed = core.element_bytes(spec.native.type)
-    for _ in range(spec.native.most_axes):
+    for _ in range(spec.native.max_axes):
         if not isinstance(value, (list, tuple)) or PySequence_Fast_GET_SIZE(value) == 0:
             break
-        if <size_t>PySequence_Fast_GET_SIZE(value) > MOST_FIRST_BYTES // needed:
-            return MOST_FIRST_BYTES
+        if <size_t>PySequence_Fast_GET_SIZE(value) > MAX_FIRST_BYTES // needed:
+            return MAX_FIRST_BYTES
         needed *= PySequence_Fast_GET_SIZE(value)
         value = <object>PySequence_Fast_ITEMS(value)[0]
     return max(needed, spec.first_bytes)
 
 
 cdef boolean grow(void* owner, Memory* memory, size_t needed) noexcept with gil:
-    """Memory::grow of the core: moves the tensor to a larger block of the pool."""
+    """Memory::grow for the sink: moves the tensor to a larger block of the pool."""
     cdef _Walk walk = <_Walk>owner
     try:
-        # Taking and giving may raise, being Python code: the new block is the walk's before the old
-        # one is given back.
+        # The pool is Python code and may raise: the walk owns the new block before it gives back the old.
         before = walk.block
         larger = walk.pool.take(max(needed, 2 * memory.capacity))
         move(memory, larger.address, larger.nbytes)
         walk.block = larger
         walk.pool.give(before)
     except BaseException as error:
-        walk.error = error
+        walk.pool_error = error
         return False
     return True
 
 
 cdef class _Walk:
-    """One walk over one value: the sink, the block that it fills, and what an error needs."""
-
-    cdef Sink* sink
-    cdef InputSpec spec
-    cdef object pool
-    cdef object block       # memory.Block; None for strings
-    cdef list strings       # for strings
-    cdef object culprit     # the object at the place of the fault, where the core does not know it
-    cdef str problem        # of the culprit, where its type alone does not say it
-    cdef object cause       # the error that the problem stands for
-    cdef object error       # raised by the pool
-    cdef int unwrapped      # tolist() of tolist() of …, so far
+    """One walk over one value: the sink, the block that it fills, and the details of an error."""
 
     def __cinit__(self, InputSpec spec, value, pool):
         cdef Memory memory
@@ -76,10 +64,8 @@ cdef class _Walk:
     def __dealloc__(self):
         del self.sink
 
-    # The methods below answer False when the sink has found a fault.
-
     cdef bint value(self, object value) except -1:
-        """Any value, at the place where the sink stands."""
+        """Feeds any value at the sink's current path."""
         cdef double real
         cdef uint8_t truth
         if isinstance(value, (list, tuple)):
@@ -89,31 +75,31 @@ cdef class _Walk:
             return self.sink.booleans(&truth, 1)
         if isinstance(value, float):
             real = value
-            return self.sink.reals(&real, 1)
+            return self.sink.doubles(&real, 1)
         if isinstance(value, int):
             return self.integer(value)
         if isinstance(value, str):
             return self.string(value)
         if value is None:
-            return self.sink.other(Got.null)
+            return self.sink.other(JsonKind.null)
         if isinstance(value, dict):
-            return self.sink.other(Got.object)
+            return self.sink.other(JsonKind.object)
         if PyObject_CheckBuffer(value) and not isinstance(value, (bytes, bytearray)):
             return self.array(value)
-        if lends(value):
+        if has_dlpack(value):
             return self.tensor(value)
-        return self.refuse(value)
+        return self.reject(value)
 
-    cdef bint refuse(self, object value, str problem=None, object cause=None) except -1:
-        """What has no value that an input could take stands here."""
+    cdef bint reject(self, object value, str problem=None, object cause=None) except -1:
+        """Fails on an object that no input accepts."""
         self.culprit = value
         self.problem = problem
         self.cause = cause
-        return self.sink.other(Got.other)
+        return self.sink.other(JsonKind.other)
 
     cdef bint sequence(self, object values) except -1:
         """A list or tuple."""
-        # Other code may change a list meanwhile, so its length is asked each time.
+        # Other code may change a list meanwhile, so its length is read each time.
         cdef Py_ssize_t i = 0
         cdef Py_ssize_t taken
         if not self.sink.open():
@@ -121,12 +107,12 @@ cdef class _Walk:
         while i < PySequence_Fast_GET_SIZE(values):
             taken = self.run(values, i)
             if taken < 0:
-                self.culprit = self.item_at_fault(values)
+                self.culprit = self.rejected_item(values)
                 return False
             if taken == 0:
                 if i >= PySequence_Fast_GET_SIZE(values):
                     break
-                # A reference is held: the item's own code may drop the list's.
+                # Holds a reference: the item's own code may drop the list's.
                 item = <object>PySequence_Fast_ITEMS(values)[i]
                 if not self.value(item):
                     return False
@@ -135,103 +121,103 @@ cdef class _Walk:
         return self.sink.close()
 
     cdef Py_ssize_t run(self, object values, Py_ssize_t start) except -2:
-        """Plain numbers from `start` on, many at once.
+        """Feeds a run of numbers from `start` on.
 
-        Returns how many were taken, or -1 if the sink refused one. Only exact float and int are
-        looked at, for which no code of theirs runs: the borrowed pointers hold.
+        Returns the count, or -1 if the sink rejected one. Only exact float and int, which run no
+        Python code of their own: the borrowed pointers stay valid.
         """
-        cdef double reals[RUN]
-        cdef int64_t integers[RUN]
+        cdef double doubles[RUN]
+        cdef int64_t int64s[RUN]
         cdef PyObject** items = PySequence_Fast_ITEMS(values) + start
         cdef PyObject* item
-        cdef Py_ssize_t most = min(PySequence_Fast_GET_SIZE(values) - start, <Py_ssize_t>RUN)
+        cdef Py_ssize_t limit = min(PySequence_Fast_GET_SIZE(values) - start, <Py_ssize_t>RUN)
         cdef Py_ssize_t count = 0
         cdef int overflow = 0
         if self.spec.native.type == Type.float32 and PyFloat_CheckExact(items[0]):
             return self.run_of_float32(values, start)
         if core.is_float(self.spec.native.type):
-            while count < most:
+            while count < limit:
                 item = items[count]
                 if PyFloat_CheckExact(item):
-                    reals[count] = PyFloat_AS_DOUBLE(item)
+                    doubles[count] = PyFloat_AS_DOUBLE(item)
                 elif PyLong_CheckExact(item):
-                    integers[0] = PyLong_AsLongLongAndOverflow(item, &overflow)
+                    int64s[0] = PyLong_AsLongLongAndOverflow(item, &overflow)
                     if overflow != 0:
                         break
-                    reals[count] = <double>integers[0]
+                    doubles[count] = <double>int64s[0]
                 else:
                     break
                 count += 1
-            if count > 0 and not self.sink.reals(reals, count):
+            if count > 0 and not self.sink.doubles(doubles, count):
                 return -1
         elif self.strings is None:
-            while count < most:
+            while count < limit:
                 item = items[count]
                 if not PyLong_CheckExact(item):
                     break
-                integers[count] = PyLong_AsLongLongAndOverflow(item, &overflow)
+                int64s[count] = PyLong_AsLongLongAndOverflow(item, &overflow)
                 if overflow != 0:
                     break
                 count += 1
-            if count > 0 and not self.sink.integers(integers, count):
+            if count > 0 and not self.sink.int64s(int64s, count):
                 return -1
         return count
 
     cdef Py_ssize_t run_of_float32(self, object values, Py_ssize_t start) except -2:
-        """The same for float32, by far the most frequent: stored at once where they belong."""
+        """The same for float32, by far the most frequent: stores directly into the block."""
         cdef size_t room = PySequence_Fast_GET_SIZE(values) - start
         cdef float* out = <float*>self.sink.claim(&room)
         cdef PyObject** items
-        cdef Py_ssize_t most
+        cdef Py_ssize_t limit
         cdef Py_ssize_t count = 0
-        cdef double refused
+        cdef double rejected
         if out == NULL:
             return -1
-        # claim() may have asked the pool, which is Python code: other threads had their turn.
+        # claim() may have called the pool, Python code during which other threads may have run.
         items = PySequence_Fast_ITEMS(values) + start
-        most = min(<Py_ssize_t>room, PySequence_Fast_GET_SIZE(values) - start)
-        while count < most and PyFloat_CheckExact(items[count]):
+        limit = min(<Py_ssize_t>room, PySequence_Fast_GET_SIZE(values) - start)
+        while count < limit and PyFloat_CheckExact(items[count]):
             if not core.store(PyFloat_AS_DOUBLE(items[count]), out[count]):
                 break
             count += 1
         self.sink.commit(count)
-        if count == 0 and most > 0 and PyFloat_CheckExact(items[0]):
-            refused = PyFloat_AS_DOUBLE(items[0])
-            return 1 if self.sink.reals(&refused, 1) else -1
+        if count == 0 and limit > 0 and PyFloat_CheckExact(items[0]):
+            rejected = PyFloat_AS_DOUBLE(items[0])
+            return 1 if self.sink.doubles(&rejected, 1) else -1
         return count
 
     cdef bint integer(self, object value) except -1:
-        """An int of any size, or of a class derived from it."""
+        """An int of any size, or of a subclass."""
         cdef int overflow = 0
         cdef int64_t integer = PyLong_AsLongLongAndOverflow(<PyObject*>value, &overflow)
-        cdef uint64_t natural
+        cdef uint64_t large
         cdef double real
         if overflow == 0:
-            return self.sink.integers(&integer, 1)
+            return self.sink.int64s(&integer, 1)
         try:
             if core.is_float(self.spec.native.type):
                 real = PyLong_AsDouble(<PyObject*>value)
-                if not self.sink.reals(&real, 1):
+                if not self.sink.doubles(&real, 1):
                     self.culprit = value
                     return False
                 return True
-            natural = PyLong_AsUnsignedLongLong(<PyObject*>value)
-            return self.sink.naturals(&natural, 1)
+            large = PyLong_AsUnsignedLongLong(<PyObject*>value)
+            return self.sink.uint64s(&large, 1)
         except OverflowError:
             self.culprit = value
             return self.sink.huge_integer()
 
     cdef bint string(self, object value) except -1:
-        """A str, or of a class derived from it."""
+        """A str, or of a subclass."""
         cdef Py_ssize_t size = 0
         if not self.sink.expect_string():
             return False
         try:
             PyUnicode_AsUTF8AndSize(value, &size)
         except UnicodeEncodeError:
-            place = sizes_tuple(self.sink.place(), self.sink.place_axes())
+            path = sizes_tuple(self.sink.path(), self.sink.path_size())
             problem = "the string has a lone surrogate"
-            raise InvalidValueError(self.spec.name, place, problem) from None
+            raise InvalidValueError(self.spec.name, path, problem) from None
         if not self.sink.string(str.__len__(value)):
             return False
         self.strings.append(PyUnicode_FromObject(value))
@@ -240,7 +226,7 @@ cdef class _Walk:
     cdef bint array(self, object value) except -1:
         """Anything with the buffer protocol (PEP 3118): NumPy arrays and scalars, memoryview."""
         cdef Py_buffer view
-        cdef Py_ssize_t dense_strides[32]
+        cdef Py_ssize_t dense_strides[core.kMaxAxes]
         cdef Py_ssize_t stride
         cdef int axis
         cdef Type type = Type.string
@@ -248,27 +234,26 @@ cdef class _Walk:
         try:
             dtype = getattr(value, "dtype", None)
             kind = getattr(dtype, "kind", "")
-            # NumPy gives single dates out as their bytes, arrays of them not at all.
+            # NumPy exports date scalars as bytes, but no date arrays.
             if kind in ("m", "M"):
                 raise TypeError
-            # A buffer cannot say bfloat16, which NumPy has from ml_dtypes; but its bits can be had.
+            # The buffer protocol has no bfloat16, which NumPy has from ml_dtypes: views its bits.
             is_bfloat = kind == "V" and dtype.name == "bfloat16" and dtype.isnative
             bits = value.view("uint16") if is_bfloat else value
             PyObject_GetBuffer(bits, &view, PyBUF_STRIDES | PyBUF_FORMAT)
         except (AttributeError, BufferError, TypeError, ValueError):
-            # JAX' arrays have a buffer while they are on the host.
-            if lends(value) and place_of(value) != HOST:
+            # JAX arrays have a buffer only while on the host.
+            if has_dlpack(value) and device_of(value) != HOST:
                 return self.tensor(value)
-            return self.refuse(value)
+            return self.reject(value)
         try:
-            # An array without elements knows more axes than the equal lists, which end at the
-            # first empty one.
+            # An array without elements still has all of its axes; nested lists end at an empty one.
             if view.len == 0 and not self.sink.axes_below(view.ndim, view.shape):
                 return False
             if element_type(&view, &type):
                 if is_bfloat and type == Type.uint16:
                     type = Type.bfloat16
-                if view.strides == NULL:  # asked for, but ctypes leaves them out: C order
+                if view.strides == NULL:  # requested, but ctypes omits them: C order
                     stride = view.itemsize
                     for axis in range(min(view.ndim, core.kMaxAxes) - 1, -1, -1):
                         dense_strides[axis] = stride
@@ -281,19 +266,19 @@ cdef class _Walk:
                 return fed
         finally:
             PyBuffer_Release(&view)
-        # Arrays of objects or of text, foreign byte orders: slowly, through the equal lists.
+        # Arrays of objects or text, and foreign byte orders: slowly, through lists.
         if not hasattr(value, "tolist") or self.unwrapped == 2 * core.kMaxAxes:
-            return self.refuse(value)
-        # Bounded: NumPy's longdouble answers with itself, an array of objects may hold itself.
+            return self.reject(value)
+        # Bounded: NumPy's longdouble.tolist() returns itself, an object array may contain itself.
         self.unwrapped += 1
         fed = self.value(value.tolist())
         self.unwrapped -= 1
         return fed
 
     cdef bint tensor(self, object value) except -1:
-        """Anything with DLPack, without a buffer: tensors of PyTorch, CuPy, JAX and others."""
-        cdef Py_ssize_t sizes[32]
-        cdef Py_ssize_t strides[32]
+        """Anything with DLPack but no buffer: tensors of PyTorch, CuPy, JAX and others."""
+        cdef Py_ssize_t sizes[core.kMaxAxes]
+        cdef Py_ssize_t strides[core.kMaxAxes]
         cdef int axis
         cdef int axes
         cdef uintptr_t address
@@ -301,82 +286,82 @@ cdef class _Walk:
         cdef boolean fed
         view = None
         try:
-            place = place_of(value)
-            if place is None or place[0] in READABLE:
+            device = device_of(value)
+            if device is None or device[0] in READABLE:
                 view = take(value)
-                place = view.place
-            if place[0] not in READABLE:
+                device = view.device
+            if device[0] not in READABLE:
                 try:
-                    view = take(value, place=HOST)
+                    view = take(value, device=HOST)
                 except MemoryError:
                     raise
                 except Exception as error:
-                    device = device_text(place)
-                    problem = f"the tensor is on {device}, and its library cannot bring it to the host"
-                    return self.refuse(value, problem, error)
-        except BufferError as error:  # the protocol's own: this tensor cannot be lent
-            return self.refuse(value, f"the tensor cannot be taken: {error}", error)
+                    name = device_text(device)
+                    problem = f"the tensor is on {name}, and its library cannot bring it to the host"
+                    return self.reject(value, problem, error)
+        except BufferError as error:  # DLPack's error: the tensor cannot be exported
+            return self.reject(value, f"the tensor cannot be taken: {error}", error)
         if view.type_code == 0:
-            return self.refuse(value)
+            return self.reject(value)
         type = <Type><int>view.type_code
         address = view.address
         axes = len(view.shape)
         for axis in range(axes):
             sizes[axis] = view.shape[axis]
             strides[axis] = view.strides[axis]
-        if 0 in view.shape and not self.sink.axes_below(axes, sizes):  # as for an array
+        if 0 in view.shape and not self.sink.axes_below(axes, sizes):  # as in array()
             return False
         with nogil:
             fed = core.feed(self.sink[0], <unsigned char*>address, type, axes, sizes, strides)
         return fed
 
-    cdef object item_at_fault(self, object values):
-        """The item that the sink did not take, for the message."""
-        cdef Py_ssize_t index = self.sink.place()[self.sink.place_axes() - 1]
+    cdef object rejected_item(self, object values):
+        """The item that the sink rejected, for the message."""
+        cdef Py_ssize_t index = self.sink.path()[self.sink.path_size() - 1]
         if index < PySequence_Fast_GET_SIZE(values):
             return <object>PySequence_Fast_ITEMS(values)[index]
         return None
 
-    cdef object fault(self):
-        """The error that the sink's fault stands for."""
-        cdef Fault fault = self.sink.fault()
-        if fault == Fault.out_of_memory:
-            return self.error if self.error is not None else MemoryError()
-        # Only where the culprit itself is at fault, and not that anything stands in its place.
-        if self.problem is not None and fault in (Fault.wrong_type, Fault.wrong_type_at_top):
-            place = sizes_tuple(self.sink.place(), self.sink.place_axes())
-            return InvalidValueError(self.spec.name, place, self.problem)
+    cdef object exception(self):
+        """The exception for the sink's error."""
+        cdef Error error = self.sink.error()
+        if error == Error.out_of_memory:
+            return self.pool_error if self.pool_error is not None else MemoryError()
+        # Only if the culprit itself is invalid, not if any element would be at its path.
+        if self.problem is not None and error in (Error.wrong_type, Error.wrong_type_at_top):
+            path = sizes_tuple(self.sink.path(), self.sink.path_size())
+            return InvalidValueError(self.spec.name, path, self.problem)
         return value_error(self.spec, self.sink, self.culprit, self.number_text())
 
     cdef str number_text(self):
         cdef Number number = self.sink.number()
         if isinstance(self.culprit, int):
-            # Quoted whole only while it is short: Python refuses to print very long integers.
+            # Quoted only if short: Python refuses to print very long integers.
             bits = int.bit_length(self.culprit)
             return int.__repr__(self.culprit) if bits <= 256 else f"an integer of {bits} bits"
-        if number.kind == NumberKind.real:
-            return repr(number.as_real)
-        if number.kind == NumberKind.integer:
-            return str(number.as_integer)
-        return str(number.as_natural)
+        if number.kind == NumberKind.float64:
+            return repr(number.as_float64)
+        if number.kind == NumberKind.int64:
+            return str(number.as_int64)
+        return str(number.as_uint64)
 
 
-cdef bint lends(object value) except -1:
+cdef bint has_dlpack(object value) except -1:
     """Whether an object has DLPack's `__dlpack__`."""
-    # Its type is asked, as Python does for its own protocols: some objects answer to any name.
+    # On its type, as for Python's own protocols: some instances have an attribute of any name.
     return hasattr(type(value), "__dlpack__")
 
 
-cdef str device_text(tuple place):
+cdef str device_text(tuple device):
     """A device as PyTorch writes it: `cuda:0`."""
-    name = DEVICES.get(place[0])
-    return f"device type {place[0]}" if name is None else f"{name}:{place[1]}"
+    name = DEVICES.get(device[0])
+    return f"device type {device[0]}" if name is None else f"{name}:{device[1]}"
 
 
 cdef bint element_type(Py_buffer* view, Type* type):
-    """The type that a buffer's format names: a plain number in this machine's byte order."""
+    """Sets the type of a buffer's elements; False unless they are plain numbers in native order."""
     cdef bytes format = view.format if view.format != NULL else b"B"
-    if format[:1] in (b"@", b"=", b"<"):  # all machines that are built for are little endian
+    if format[:1] in (b"@", b"=", b"<"):  # all supported machines are little-endian
         format = format[1:]
     cdef Py_ssize_t size = view.itemsize
     if format == b"?":
@@ -403,39 +388,39 @@ cdef bint element_type(Py_buffer* view, Type* type):
 
 
 def walk(InputSpec spec not None, value, pool not None):
-    """Checks one value against a model input and writes it down as that input's tensor.
+    """Validates one value against a model input and converts it to that input's tensor.
 
     Args:
         spec: the input.
         value: a bool, int, float or str; lists or tuples of them; anything with the buffer
-            protocol (NumPy's arrays and scalars, those of ml_dtypes' bfloat16 too) or with DLPack's
-            `__dlpack__` (tensors of PyTorch, CuPy, JAX), alone or inside lists. Whatever is met is
-            judged by the same rules (tensor.py says which kinds of input take which axes). What
-            lies where the CPU cannot read it, its library is asked to bring to the host.
-        pool: where blocks come from: `take(nbytes)` answers one with `address` and `nbytes` at
-            least as large, `give(block)` takes it back.
+            protocol (NumPy arrays and scalars, also of ml_dtypes' bfloat16) or DLPack's
+            `__dlpack__` (tensors of PyTorch, CuPy, JAX), alone or inside lists. The same rules
+            apply to all (gpux.tensors.signature says which kinds of input accept which ranks). A
+            tensor that the CPU cannot read is brought to the host by its library.
+        pool: source of blocks: `take(nbytes)` returns a block with `address` and `nbytes`, at
+            least the requested size; `give(block)` returns it to the pool.
 
     Returns:
-        (content, shape, as_items, as_one_item): `content` is the block that holds the elements in C
+        (content, shape, as_items, as_one_item): `content` is the block with the elements in C
         order, in the input's type, or a flat list of str for a string input. The caller owns the
-        block and gives it back.
+        block and must return it to the pool.
 
     Raises:
         ClientError: one of InvalidTypeError, InvalidValueError, InvalidShapeError, EmptyBatchError.
-            The block has gone back to the pool.
+            The block is back in the pool.
         MemoryError: the pool had none.
-        Whatever a value's own code raises, but for what means that it cannot be lent: those become
-            an InvalidValueError, with the reason.
+        Whatever the value's own code raises, except errors that mean it cannot be exported: those
+            become an InvalidValueError with the reason.
 
-    The GIL is held for lists and released for the elements of arrays and tensors, which nobody must
-    change meanwhile: which of its values is taken is open then, though none is taken unchecked.
+    Holds the GIL for lists, releases it for the elements of arrays and tensors. If another thread
+    changes an array meanwhile, the tensor holds old or new values, all of them checked.
     """
     cdef _Walk state = _Walk(spec, value, pool)
     cdef bint done = False
     try:
         if not (state.value(value) and state.sink.finish()):
-            error = state.fault()
-            if state.cause is not None:  # an error of the pool's keeps its own
+            error = state.exception()
+            if state.cause is not None:  # a pool error keeps its own cause
                 error.__cause__ = state.cause
             raise error
         done = True
@@ -452,25 +437,25 @@ cdef boolean never_grow(void* owner, Memory* memory, size_t needed) noexcept nog
 
 
 def fit(InputSpec spec not None, shape not None):
-    """What walk() says of the shape of an array whose elements all fit.
+    """Checks only the shape of an array, as walk() does.
 
-    For arrays whose elements are on a device, where nobody looks at them.
+    For arrays on a device, whose elements are not checked.
 
     Args:
         spec: the input.
-        shape: the array's sizes.
+        shape: the array's shape.
 
     Returns:
-        (shape, as_items, as_one_item), as walk() does.
+        (shape, as_items, as_one_item), as from walk().
 
     Raises:
-        InvalidShapeError, EmptyBatchError: the input takes no such shape.
+        InvalidShapeError, EmptyBatchError: the input does not accept the shape.
 
-    Nothing is stored, and the GIL is held.
+    Stores nothing. Holds the GIL.
     """
     cdef Memory memory
     cdef Sink* sink
-    cdef Py_ssize_t sizes[32]
+    cdef Py_ssize_t sizes[core.kMaxAxes]
     cdef int axes = min(len(shape), core.kMaxAxes + 1)
     cdef int axis
     if any([size < 0 for size in shape]):
@@ -484,7 +469,7 @@ def fit(InputSpec spec not None, shape not None):
     memory.grow = never_grow
     sink = new Sink(spec.native, memory)
     try:
-        # No input takes more axes than there are sizes here.
+        # No input accepts more axes than `sizes` holds.
         if not (sink.axes_below(axes, sizes) and sink.finish()):
             raise value_error(spec, sink, None, "")
         return sizes_tuple(sink.shape(), sink.axes()), sink.as_items(), sink.as_one_item()

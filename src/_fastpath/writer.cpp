@@ -8,45 +8,45 @@
 
 #define GPUX_UNLIKELY(condition) __builtin_expect(!!(condition), 0)
 
-// Words are stored with the first letter in the lowest byte.
+// Text is stored in words, the first character in the lowest byte.
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
 
 namespace gpux {
 
 namespace {
 
-// Longest texts: "-1.7976931348623157e+308" (24) for float64, "-1234567890123456.0" (19) for the
+// The longest texts: "-1.7976931348623157e+308" (24) for float64, "-1234567890123456.0" (19) for the
 // narrower floats, which have fewer digits but the same fixed notation up to 10^16.
-constexpr std::size_t kMostFloat64 = 25;
-constexpr std::size_t kMostFloat = 20;
-constexpr std::size_t kMostInteger = 20;
-constexpr std::size_t kMostBoolean = 5;
-// Texts are stored in whole words, of which the next element or bracket overwrites what is too
-// much: behind the last one of a tensor so many bytes may be touched. The farthest: a sign,
-// "0.000", 17 digits, of which only one counts.
+constexpr std::size_t kMaxFloat64 = 25;
+constexpr std::size_t kMaxFloat = 20;
+constexpr std::size_t kMaxInteger = 20;
+constexpr std::size_t kMaxBoolean = 5;
+// Texts are stored in whole words, whose excess the next element or bracket overwrites: up to this many
+// bytes after the end of a tensor may be written. The farthest: a sign, "0.000" and 17 digits of which
+// only one counts.
 constexpr std::size_t kSlack = 32;
 
-std::size_t most_bytes_of_element(Type type) {
+std::size_t max_bytes_of_element(Type type) {
     switch (type) {
-        case Type::float64: return kMostFloat64;
+        case Type::float64: return kMaxFloat64;
         case Type::float32:
         case Type::float16:
-        case Type::bfloat16: return kMostFloat;
-        case Type::boolean: return kMostBoolean;
-        default: return kMostInteger;
+        case Type::bfloat16: return kMaxFloat;
+        case Type::boolean: return kMaxBoolean;
+        default: return kMaxInteger;
     }
 }
 
-char* put(char* out, const char* text, std::size_t size) {
+char* append(char* out, const char* text, std::size_t size) {
     std::memcpy(out, text, size);
     return out + size;
 }
 
-// The element at a place of a tensor, whose memory need not be aligned.
+// One element of a tensor, whose memory need not be aligned.
 template <class Element>
-GPUX_INLINE Element load(const unsigned char* data, int place) {
+GPUX_INLINE Element load(const unsigned char* data, int index) {
     Element element;
-    std::memcpy(&element, data + static_cast<std::size_t>(place) * sizeof element, sizeof element);
+    std::memcpy(&element, data + static_cast<std::size_t>(index) * sizeof element, sizeof element);
     return element;
 }
 
@@ -56,10 +56,9 @@ GPUX_INLINE void store_8(char* out, std::uint64_t bytes) { std::memcpy(out, &byt
 
 constexpr std::uint64_t kZeros = 0x3030303030303030;
 
-// The eight digits of a number below 10^8: one in each byte, the first one in the lowest. Each step
-// halves the lanes, to a quotient and a remainder side by side, by one multiplication for all
-// lanes. The reciprocals are exact for what a lane can hold: 109951163 / 2^40 below 10^8, 10486 /
-// 2^20 below 10^4, 103 / 2^10 below 100.
+// The eight digits of a number below 10^8, a byte each, the first in the lowest. Each step splits all
+// lanes into quotient and remainder by one multiplication. The reciprocals are exact for the values of
+// a lane: 109951163 / 2^40 below 10^8, 10486 / 2^20 below 10^4, 103 / 2^10 below 100.
 GPUX_INLINE std::uint64_t eight_digits(std::uint64_t number) {
     const std::uint64_t high = number * 109951163 >> 40;
     const std::uint64_t fours = (number << 32) - high * ((std::uint64_t{10000} << 32) - 1);
@@ -69,8 +68,8 @@ GPUX_INLINE std::uint64_t eight_digits(std::uint64_t number) {
     return (twos << 8) - quotients * ((10 << 8) - 1);
 }
 
-// The same for many; with vector instructions, which multiply 32 bits better than 64. (5243 / 2^19
-// below 10^4.)
+// The same for many numbers. Vector instructions (kHalves) multiply 32 bits better than 64. (5243 / 2^19
+// is exact below 10^4.)
 template <bool kHalves, int kCount>
 GPUX_INLINE void eight_digits(const std::uint64_t* numbers, std::uint64_t* digits) {
     if constexpr (!kHalves) {
@@ -94,7 +93,7 @@ GPUX_INLINE void eight_digits(const std::uint64_t* numbers, std::uint64_t* digit
     std::memcpy(digits, lanes, sizeof lanes);
 }
 
-// 1 to 8: up to which of eight digits they are not all zero.
+// 1 to 8: the digits up to the last nonzero one of eight.
 GPUX_INLINE std::uint32_t digits_until_zeros(std::uint64_t digits) {
     return static_cast<std::uint32_t>(71 - __builtin_clzll(digits | 1)) >> 3;
 }
@@ -111,51 +110,49 @@ constexpr std::uint64_t power_of_10(int power) {
 
 constexpr int kDecimals = 32;
 
-constexpr std::int32_t kNull = 1 << 20;  // the exponent of what is not finite
+constexpr std::int32_t kNull = 1 << 20;  // the exponent that marks a non-finite value
 
-// A block of floats as decimals: their digits as text, from the first one that is not zero on,
-// filled up with zeros.
+// A block of floats as decimals: their digits as text, from the first nonzero one, padded with zeros.
 template <class Format>
 struct Decimals {
     static constexpr int kSize = kDecimals;
     static constexpr bool kWide = Format::kMantissa > 23;  // 17 digits instead of 9
-    // The tens are made to have 15 or 16 digits, or 6 to 8; those of a 16-bit float by so many
-    // zeros.
-    static constexpr int kScale = kWide ? 0 : 7 - Format::kLeastDigits;
+    // The tens are scaled to 15 or 16 digits, or to 6 to 8: those of a 16-bit float by this many zeros.
+    static constexpr int kScale = kWide ? 0 : 7 - Format::kMinDigits;
 
-    // Zero has as few digits as the tens may have, and its first place is that of 10^0.
+    // Zero counts as the fewest digits that the tens may have, the first of them that of 10^0.
     static constexpr std::int32_t kZeroExponent = kWide ? -15 : kScale - 6;
 
     std::uint64_t first[kDecimals];
     std::uint64_t second[kWide ? kDecimals : 1];
     std::uint32_t last[kDecimals];
-    std::uint32_t count[kDecimals];    // of digits, without the zeros behind
-    std::int32_t exponent[kDecimals];  // of the first digit's place
+    std::uint32_t count[kDecimals];    // of digits, without trailing zeros
+    std::int32_t exponent[kDecimals];  // the power of ten of the first digit
     std::uint32_t negative[kDecimals];
 };
 
-// Zeros, powers of two, subnormals, infinities, NaN, and what shortest() is not certain of.
+// Zeros, powers of two, subnormals, infinities, NaN, and values where shortest() is not certain.
 template <class Format>
 __attribute__((noinline)) ShortDecimal special_decimal(typename Format::Bits magnitude) {
     const int exponent = static_cast<int>(magnitude >> Format::kMantissa);
-    if (exponent == Format::kMostExponent) {
+    if (exponent == Format::kMaxExponent) {
         return {0, kNull};
     }
     if (magnitude == 0) {
         return {0, Decimals<Format>::kZeroExponent};
     }
     ShortDecimal found = shortest_exactly<Format>(exponent, magnitude & (Format::kHidden - 1));
-    while (found.digits < power_of_10(Format::kLeastDigits - 1)) {
+    while (found.digits < power_of_10(Format::kMinDigits - 1)) {
         found.digits *= 10;
         --found.exponent;
     }
     return found;
 }
 
-// Fills a block. Loops without branches, one for each step: where the processor has instructions
-// for several numbers at once, they become such (kHalves), and elsewhere it overlaps the numbers.
+// Converts a block. One branch-free loop per step: the compiler vectorizes them if the processor has the
+// instructions (kHalves); otherwise the processor overlaps the numbers.
 template <bool kHalves, class Bits, class Format>
-GPUX_INLINE void fill(Decimals<Format>& __restrict block, const unsigned char* __restrict data) {
+GPUX_INLINE void fill_floats(Decimals<Format>& __restrict block, const unsigned char* __restrict data) {
     constexpr bool kWide = Decimals<Format>::kWide;
     constexpr int kScale = Decimals<Format>::kScale;
     std::uint64_t tens[kDecimals];
@@ -172,15 +169,13 @@ GPUX_INLINE void fill(Decimals<Format>& __restrict block, const unsigned char* _
         ones[i] = found.ones;
         block.exponent[i] = found.exponent;
         block.negative[i] = static_cast<std::uint32_t>(bits >> (8 * sizeof(Bits) - 1));
-        special[i] = (mantissa == 0) | (exponent == 0) | (exponent == Format::kMostExponent) |
-                     !found.certain;
+        special[i] = (mantissa == 0) | (exponent == 0) | (exponent == Format::kMaxExponent) | !found.certain;
         any_special |= special[i];
     }
     if (GPUX_UNLIKELY(any_special != 0)) {
         for (int i = 0; i < kDecimals; ++i) {
             if (special[i] != 0) {
-                const ShortDecimal found =
-                    special_decimal<Format>(load<Bits>(data, i) & Format::kMagnitude);
+                const ShortDecimal found = special_decimal<Format>(load<Bits>(data, i) & Format::kMagnitude);
                 tens[i] = found.digits / 10;
                 ones[i] = found.digits % 10;
                 block.exponent[i] = found.exponent;
@@ -192,7 +187,7 @@ GPUX_INLINE void fill(Decimals<Format>& __restrict block, const unsigned char* _
         // The tens have 15 or 16 digits: 7 or 8, and 8.
         std::uint64_t halves[2 * kDecimals];
         for (int i = 0; i < kDecimals; ++i) {
-            // By 2^90 / 10^8, rounded up by less than 2^-64 of itself: exact below 2^64.
+            // 2^90 / 10^8, rounded up by a relative error below 2^-64: exact below 2^64.
             halves[i] = multiply<kHalves>(tens[i], 0xABCC77118461CEFD).high >> 26;
             halves[kDecimals + i] = tens[i] - halves[i] * 100'000'000;
         }
@@ -227,8 +222,8 @@ GPUX_INLINE void fill(Decimals<Format>& __restrict block, const unsigned char* _
         // The tens have 6 to 8 digits.
         eight_digits<kHalves, kDecimals>(tens, digits);
         for (int i = 0; i < kDecimals; ++i) {
-            const std::uint64_t shorter_by =
-                std::uint64_t{tens[i] < 10'000'000} + std::uint64_t{tens[i] < 1'000'000};
+            const std::uint64_t shorter_by = std::uint64_t{tens[i] < 10'000'000} +
+                                             std::uint64_t{tens[i] < 1'000'000};
             const std::uint64_t zeros = 8 * shorter_by;
             digits[i] = digits[i] >> zeros | ones[i] << 8 << (56 - zeros);
             ones[i] >>= zeros;
@@ -243,40 +238,39 @@ GPUX_INLINE void fill(Decimals<Format>& __restrict block, const unsigned char* _
     }
 }
 
-// How a decimal d0 d1 d2 … with d0's place 10^exponent is laid out in fixed notation, for the
-// exponents of nearly all values: the digits are stored from byte `offset` on, and the first eight
-// bytes are then written anew, as `whole` of the digits themselves, `rest` of the digits moved up
-// by `shift` bits, and `fixed`.
+// The fixed notation of a decimal d0 d1 d2 … whose d0 counts 10^exponent, for the exponents of nearly
+// all values: stores the digits from byte `offset` on, then overwrites the first eight bytes with the
+// digits masked by `whole`, the digits shifted up by `shift` bits masked by `rest`, and `fixed`.
 struct Layout {
     std::uint64_t whole;
     std::uint64_t rest;
     std::uint64_t fixed;
     std::uint8_t shift;
     std::uint8_t offset;
-    std::uint8_t least;  // bytes: at least "0.0", "10.0"
+    std::uint8_t min_size;  // bytes: at least "0.0", "10.0"
 };
 
-constexpr int kLeastLaidOut = -4;
-constexpr int kMostLaidOut = 6;
+constexpr int kMinLaidOut = -4;
+constexpr int kMaxLaidOut = 6;
 
-constexpr std::array<Layout, kMostLaidOut - kLeastLaidOut + 1> make_layouts() {
-    std::array<Layout, kMostLaidOut - kLeastLaidOut + 1> layouts{};
-    for (int exponent = kLeastLaidOut; exponent <= kMostLaidOut; ++exponent) {
-        Layout& layout = layouts[exponent - kLeastLaidOut];
+constexpr std::array<Layout, kMaxLaidOut - kMinLaidOut + 1> make_layouts() {
+    std::array<Layout, kMaxLaidOut - kMinLaidOut + 1> layouts{};
+    for (int exponent = kMinLaidOut; exponent <= kMaxLaidOut; ++exponent) {
+        Layout& layout = layouts[exponent - kMinLaidOut];
         if (exponent < 0) {  // "0.", zeros, digits
             layout.offset = static_cast<std::uint8_t>(1 - exponent);
             layout.rest = ~std::uint64_t{0};
             for (int i = 0; i < layout.offset; ++i) {
                 layout.fixed |= static_cast<std::uint64_t>(i == 1 ? '.' : '0') << 8 * i;
             }
-            layout.least = 3;
+            layout.min_size = 3;
         } else {  // digits, ".", digits
             const int dot = exponent + 1;
             layout.offset = 1;
             layout.whole = (std::uint64_t{1} << 8 * dot) - 1;
             layout.fixed = static_cast<std::uint64_t>('.') << 8 * dot;
             layout.rest = ~layout.whole & ~(std::uint64_t{0xFF} << 8 * dot);
-            layout.least = static_cast<std::uint8_t>(dot + 2);
+            layout.min_size = static_cast<std::uint8_t>(dot + 2);
         }
         layout.shift = static_cast<std::uint8_t>(8 * layout.offset);
     }
@@ -285,7 +279,7 @@ constexpr std::array<Layout, kMostLaidOut - kLeastLaidOut + 1> make_layouts() {
 
 constexpr auto kLayouts = make_layouts();
 
-// Digits as text, from where the first one belongs.
+// Stores the digits as text; `out` is the first one's position.
 template <class Format>
 GPUX_INLINE void store_digits(char* out, const Decimals<Format>& block, int i) {
     store_8(out, block.first[i]);
@@ -297,22 +291,22 @@ GPUX_INLINE void store_digits(char* out, const Decimals<Format>& block, int i) {
     }
 }
 
-// The layouts below 10^-4 and from 10^7 on.
+// The layouts below 10^-4 and from 10^7.
 template <class Format>
 __attribute__((noinline)) char* write_outside(char* out, const Decimals<Format>& block, int i) {
     const int exponent = block.exponent[i];
     const unsigned count = block.count[i];
     if (exponent == kNull - Decimals<Format>::kZeroExponent) {
-        return put(out, "null,", 5);
+        return append(out, "null,", 5);
     }
     if (exponent >= -4 && exponent < 16) {
         const unsigned whole = static_cast<unsigned>(exponent) + 1;
         char digits[24];
         std::memset(digits, '0', sizeof digits);
         store_digits(digits, block, i);
-        out = put(out, digits, whole);
+        out = append(out, digits, whole);
         *out++ = '.';
-        out = put(out, digits + whole, count > whole ? count - whole : 1);
+        out = append(out, digits + whole, count > whole ? count - whole : 1);
         *out++ = ',';
         return out;
     }
@@ -332,26 +326,26 @@ __attribute__((noinline)) char* write_outside(char* out, const Decimals<Format>&
     return out;
 }
 
-// An element with a comma behind it.
+// An element and a comma.
 template <class Format>
 GPUX_INLINE char* write_element(char* out, const Decimals<Format>& block, int i) {
     *out = '-';
     out += block.negative[i];
-    const unsigned place = static_cast<unsigned>(block.exponent[i] - kLeastLaidOut);
-    if (GPUX_UNLIKELY(place > kMostLaidOut - kLeastLaidOut)) {
+    const unsigned index = static_cast<unsigned>(block.exponent[i] - kMinLaidOut);
+    if (GPUX_UNLIKELY(index > kMaxLaidOut - kMinLaidOut)) {
         return write_outside(out, block, i);
     }
-    const Layout& layout = kLayouts[place];
+    const Layout& layout = kLayouts[index];
     store_digits(out + layout.offset, block, i);
     const std::uint64_t first = block.first[i];
     store_8(out, (first & layout.whole) | (first << layout.shift & layout.rest) | layout.fixed);
     const unsigned size = layout.offset + block.count[i];
-    out += size > layout.least ? size : layout.least;
+    out += size > layout.min_size ? size : layout.min_size;
     *out++ = ',';
     return out;
 }
 
-// The elements from `begin` to before `end`, with a comma behind each.
+// The elements from `begin` to before `end`, each followed by a comma.
 template <class Format>
 GPUX_INLINE char* write_elements(char* out, const Decimals<Format>& block, int begin, int end) {
     for (int i = begin; i < end; ++i) {
@@ -364,8 +358,8 @@ GPUX_INLINE char* write_elements(char* out, const Decimals<Format>& block, int b
 
 constexpr int kTexts = 64;
 
-// A block of them as text of at most 8 bytes, comma included. If an integer is too large for that:
-// the magnitudes of all, and which ones are negative.
+// A block of them as texts of at most 8 bytes, comma included. If an integer is too large for that
+// (any_large): the magnitudes of all in `text`, and 1 for each negative one in `size`.
 struct Texts {
     static constexpr int kSize = kTexts;
 
@@ -374,14 +368,13 @@ struct Texts {
     bool any_large;
 };
 
-// 1 if the number reaches the limit, else 0; both are below 2^31: the sign of the difference tells.
+// 1 if number >= limit, else 0, by the sign of the difference. Both must be below 2^31.
 GPUX_INLINE std::uint32_t reaches(std::uint32_t number, std::uint32_t limit) {
     return 1 - ((number - limit) >> 31);
 }
 
-template <bool, class Integer>
-GPUX_INLINE std::enable_if_t<std::is_integral_v<Integer>> fill(
-    Texts& __restrict block, const unsigned char* __restrict data) {
+template <class Integer>
+GPUX_INLINE void fill_integers(Texts& __restrict block, const unsigned char* __restrict data) {
     std::uint64_t magnitudes[kTexts];
     std::uint64_t negative[kTexts];
     std::uint64_t any = 0;
@@ -403,7 +396,7 @@ GPUX_INLINE std::enable_if_t<std::is_integral_v<Integer>> fill(
     std::uint32_t lasts[kTexts];   // four digits
     std::uint32_t counts[kTexts];
     for (int i = 0; i < kTexts; ++i) {
-        // As in eight_digits(); and n / 10000 = n / 16 / 625, with 6711 / 2^22 exact below 2^15.
+        // As eight_digits(), with n / 10000 = n / 16 / 625, where 6711 / 2^22 is exact below 2^15.
         const std::uint32_t magnitude = static_cast<std::uint32_t>(magnitudes[i]);
         const std::uint32_t first = (magnitude >> 4) * 6711 >> 22;
         const std::uint32_t last = magnitude - first * 10000;
@@ -411,12 +404,11 @@ GPUX_INLINE std::enable_if_t<std::is_integral_v<Integer>> fill(
         const std::uint32_t hundreds = last * 5243 >> 19;
         const std::uint32_t twos = (last << 16) - hundreds * ((100 << 16) - 1);
         lasts[i] = (twos << 8) - (twos * 103 >> 10 & 0x000F000F) * ((10 << 8) - 1);
-        counts[i] = 1 + reaches(magnitude, 10) + reaches(magnitude, 100) +
-                    reaches(magnitude, 1'000) + reaches(magnitude, 10'000) +
-                    reaches(magnitude, 100'000);
+        counts[i] = 1 + reaches(magnitude, 10) + reaches(magnitude, 100) + reaches(magnitude, 1'000) +
+                    reaches(magnitude, 10'000) + reaches(magnitude, 100'000);
     }
     for (int i = 0; i < kTexts; ++i) {
-        // The six digits in front of a comma, of which the first ones are then shifted out.
+        // The six digits before a comma; leading zeros are then shifted out.
         const std::uint64_t digits = std::uint64_t{lasts[i]} << 24 | std::uint64_t{firsts[i]} << 8;
         const std::uint64_t seven = digits | kZeros >> 8 | std::uint64_t{','} << 56;
         const std::uint64_t text = seven >> (56 - 8 * std::uint64_t{counts[i]});
@@ -425,9 +417,7 @@ GPUX_INLINE std::enable_if_t<std::is_integral_v<Integer>> fill(
     }
 }
 
-template <bool, class Element>
-GPUX_INLINE std::enable_if_t<std::is_same_v<Element, Boolean>> fill(
-    Texts& __restrict block, const unsigned char* __restrict data) {
+GPUX_INLINE void fill_booleans(Texts& __restrict block, const unsigned char* __restrict data) {
     constexpr std::uint64_t kTrue = 0x2C65757274;     // "true,", the first letter lowest
     constexpr std::uint64_t kFalse = 0x2C65736C6166;  // "false,"
     for (int i = 0; i < kTexts; ++i) {
@@ -459,7 +449,7 @@ __attribute__((noinline)) char* write_large(char* out, std::uint64_t number) {
     return out;
 }
 
-// The elements from `begin` to before `end`, with a comma behind each.
+// The elements from `begin` to before `end`, each followed by a comma.
 GPUX_INLINE char* write_elements(char* out, const Texts& block, int begin, int end) {
     if (GPUX_UNLIKELY(block.any_large)) {
         for (int i = begin; i < end; ++i) {
@@ -477,21 +467,17 @@ GPUX_INLINE char* write_elements(char* out, const Texts& block, int begin, int e
 
 // Rows.
 
-// The elements of a tensor, which are dense in memory whatever its rows are: filled block by block,
-// written row by row.
+// The elements of a tensor, dense in memory: converted block by block, written row by row.
 template <class Block, class Element>
 class Elements {
 public:
     using Fill = void (*)(Block&, const unsigned char*);
 
-    // `padding` is an element that takes fill() no time.
+    // `padding` is an element that fill() converts on its fast path.
     Elements(Fill fill, const void* data, std::int64_t count, Element padding)
-        : fill_(fill),
-          data_(static_cast<const unsigned char*>(data)),
-          left_(count),
-          padding_(padding) {}
+        : fill_(fill), data_(static_cast<const unsigned char*>(data)), left_(count), padding_(padding) {}
 
-    // The next `count` elements, with a comma behind each.
+    // The next `count` elements, each followed by a comma.
     char* write(char* out, std::int64_t count) {
         while (count > 0) {
             if (next_ == Block::kSize) {
@@ -541,29 +527,39 @@ char* write_axes(char* out, Rows& rows, int axes, const std::int64_t* shape) {
             *out++ = ',';
         }
     }
-    // Over the last comma, if there is one.
+    // Overwrites the last comma, if there is one.
     out -= out != start;
     *out++ = ']';
     return out;
 }
 
-// The same source, compiled for each set of instructions.
+// Compiled once for each instruction set.
+template <bool kHalves, class Block, class Element>
+GPUX_INLINE void fill(Block& block, const unsigned char* data) {
+    if constexpr (!std::is_same_v<Block, Texts>) {
+        fill_floats<kHalves, Element>(block, data);
+    } else if constexpr (std::is_same_v<Element, Boolean>) {
+        fill_booleans(block, data);
+    } else {
+        fill_integers<Element>(block, data);
+    }
+}
+
 template <class Block, class Element>
 void fill_baseline(Block& block, const unsigned char* data) {
-    fill<false, Element>(block, data);
+    fill<false, Block, Element>(block, data);
 }
 
 #ifdef __x86_64__
 template <class Block, class Element>
-__attribute__((target("avx2,bmi,bmi2,lzcnt"))) void fill_avx2(Block& block,
-                                                              const unsigned char* data) {
-    fill<true, Element>(block, data);
+__attribute__((target("avx2,bmi,bmi2,lzcnt"))) void fill_avx2(Block& block, const unsigned char* data) {
+    fill<true, Block, Element>(block, data);
 }
 
 template <class Block, class Element>
-__attribute__((target("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,bmi,bmi2,lzcnt"))) void
-fill_avx512(Block& block, const unsigned char* data) {
-    fill<true, Element>(block, data);
+__attribute__((target("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,bmi,bmi2,lzcnt"))) void fill_avx512(
+    Block& block, const unsigned char* data) {
+    fill<true, Block, Element>(block, data);
 }
 #endif
 
@@ -578,8 +574,8 @@ auto choose_fill(Instructions instructions) -> typename Elements<Block, Element>
     }
 }
 
-// What write_tensor is given.
-struct Source {
+// The arguments of write_tensor().
+struct TensorView {
     int axes;
     const std::int64_t* shape;
     const void* data;
@@ -587,44 +583,43 @@ struct Source {
 };
 
 template <class Block, class Element>
-char* write_all(char* out, const Source& source, Element padding) {
+char* write_all(char* out, const TensorView& tensor, Element padding) {
     std::int64_t count = 1;
-    for (int axis = 0; axis < source.axes; ++axis) {
-        count *= source.shape[axis];
+    for (int axis = 0; axis < tensor.axes; ++axis) {
+        count *= tensor.shape[axis];
     }
-    Elements<Block, Element> elements(choose_fill<Block, Element>(source.instructions), source.data,
-                                      count, padding);
-    if (source.axes == 0) {
+    Elements<Block, Element> elements(choose_fill<Block, Element>(tensor.instructions), tensor.data, count,
+                                      padding);
+    if (tensor.axes == 0) {
         return elements.write(out, 1) - 1;
     }
-    return write_axes(out, elements, source.axes, source.shape);
+    return write_axes(out, elements, tensor.axes, tensor.shape);
 }
 
 template <class Format>
-char* write_floats(char* out, const Source& source) {
-    // 1.5 is not special.
+char* write_floats(char* out, const TensorView& tensor) {
+    // 1.5, which is not special.
     using Bits = typename Format::Bits;
-    const Bits padding =
-        static_cast<Bits>((Format::kMostExponent >> 1) * Format::kHidden + Format::kHidden / 2);
-    return write_all<Decimals<Format>>(out, source, padding);
+    const Bits padding = static_cast<Bits>((Format::kMaxExponent >> 1) * Format::kHidden +
+                                           Format::kHidden / 2);
+    return write_all<Decimals<Format>>(out, tensor, padding);
 }
 
 template <class Integer>
-char* write_integers(char* out, const Source& source) {
-    return write_all<Texts>(out, source, Integer{0});
+char* write_integers(char* out, const TensorView& tensor) {
+    return write_all<Texts>(out, tensor, Integer{0});
 }
 
-// a * b + c, or false if it passes size_t.
+// a * b + c; false if it overflows size_t.
 bool multiply_add(std::size_t a, std::size_t b, std::size_t c, std::size_t* out) {
     return !__builtin_mul_overflow(a, b, out) && !__builtin_add_overflow(*out, c, out);
 }
 
 }  // namespace
 
-std::size_t most_bytes(Type type, int axes, const std::int64_t* shape) {
-    // From the inside out: an element, then for each axis "[", the children, a comma behind each,
-    // "]".
-    std::size_t bytes = most_bytes_of_element(type);
+std::size_t max_bytes(Type type, int axes, const std::int64_t* shape) noexcept {
+    // From the inside out: an element; then for each axis "[", its children with a comma each, "]".
+    std::size_t bytes = max_bytes_of_element(type);
     for (int axis = axes - 1; axis >= 0; --axis) {
         std::size_t with_comma;
         if (__builtin_add_overflow(bytes, std::size_t{1}, &with_comma) ||
@@ -636,22 +631,22 @@ std::size_t most_bytes(Type type, int axes, const std::int64_t* shape) {
 }
 
 char* write_tensor(char* out, Type type, int axes, const std::int64_t* shape, const void* data,
-                   Instructions instructions) {
-    const Source source{axes, shape, data, instructions};
+                   Instructions instructions) noexcept {
+    const TensorView tensor{axes, shape, data, instructions};
     switch (type) {
-        case Type::float32: return write_floats<Float32>(out, source);
-        case Type::float64: return write_floats<Float64>(out, source);
-        case Type::float16: return write_floats<Float16>(out, source);
-        case Type::bfloat16: return write_floats<BFloat16>(out, source);
-        case Type::int8: return write_integers<std::int8_t>(out, source);
-        case Type::int16: return write_integers<std::int16_t>(out, source);
-        case Type::int32: return write_integers<std::int32_t>(out, source);
-        case Type::int64: return write_integers<std::int64_t>(out, source);
-        case Type::uint8: return write_integers<std::uint8_t>(out, source);
-        case Type::uint16: return write_integers<std::uint16_t>(out, source);
-        case Type::uint32: return write_integers<std::uint32_t>(out, source);
-        case Type::uint64: return write_integers<std::uint64_t>(out, source);
-        case Type::boolean: return write_all<Texts>(out, source, Boolean{0});
+        case Type::float32: return write_floats<Float32>(out, tensor);
+        case Type::float64: return write_floats<Float64>(out, tensor);
+        case Type::float16: return write_floats<Float16>(out, tensor);
+        case Type::bfloat16: return write_floats<BFloat16>(out, tensor);
+        case Type::int8: return write_integers<std::int8_t>(out, tensor);
+        case Type::int16: return write_integers<std::int16_t>(out, tensor);
+        case Type::int32: return write_integers<std::int32_t>(out, tensor);
+        case Type::int64: return write_integers<std::int64_t>(out, tensor);
+        case Type::uint8: return write_integers<std::uint8_t>(out, tensor);
+        case Type::uint16: return write_integers<std::uint16_t>(out, tensor);
+        case Type::uint32: return write_integers<std::uint32_t>(out, tensor);
+        case Type::uint64: return write_integers<std::uint64_t>(out, tensor);
+        case Type::boolean: return write_all<Texts>(out, tensor, Boolean{0});
         case Type::string: break;
     }
     return out;

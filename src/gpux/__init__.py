@@ -33,4 +33,4 @@ __version__: str
 def __getattr__(name: str) -> Any:
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return version(DISTRIBUTION)  # of the installed metadata, which only few callers need
+    return version(DISTRIBUTION)  # lazy: reads the installed metadata, which few need

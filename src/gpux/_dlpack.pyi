@@ -1,4 +1,4 @@
-"""DLPack, taken and lent without a copy: src/_fastpath/dlpack.pyx."""
+"""DLPack consumer and producer, without copies: src/_fastpath/dlpack.pyx."""
 
 from collections.abc import Sequence
 from typing import Any, final
@@ -7,7 +7,7 @@ __all__ = ["View", "capsule", "device_of", "take"]
 
 @final
 class View:
-    """Memory that a producer has lent. Immutable; made by take() only."""
+    """Memory borrowed from a producer. Immutable; created by take() only."""
 
     @property
     def address(self) -> int: ...
@@ -30,7 +30,7 @@ def take(value: Any, stream: int | None = None, device: tuple[int, int] | None =
     """Borrows the memory of another library's tensor."""
 
 def device_of(value: object) -> tuple[int, int] | None:
-    """Where a tensor lies, as its `__dlpack_device__` says."""
+    """The device of a tensor, as its `__dlpack_device__` reports it."""
 
 def capsule(
     owner: object,
@@ -40,4 +40,4 @@ def capsule(
     device: tuple[int, int],
     versioned: bool,
 ) -> object:
-    """Lends memory: what a `__dlpack__` answers."""
+    """Exports memory: the return value of a `__dlpack__`."""

@@ -1,4 +1,4 @@
-"""The fast path, in Cython over a C++ core: src/_fastpath/."""
+"""The fast path, in Cython over a C++ core: src/_fastpath/fastpath.pyx."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
@@ -10,11 +10,11 @@ from gpux.tensors.signature import TensorSpec
 __all__ = ["Body", "InputSpec", "InputTable", "activate", "decode", "encode", "fit", "walk"]
 
 class Body(Buffer):
-    """Memory for the body of a request: filled as it comes, then bytes."""
+    """Memory for a request body: a writable buffer while it is received, then bytes."""
 
     def __init__(self, nbytes: int) -> None: ...
     def take(self) -> bytes:
-        """The body as bytes, without a copy."""
+        """Returns the body as bytes, without a copy."""
 
 class _Block(Protocol):
     @property
@@ -29,7 +29,7 @@ class _Pool(Protocol[_B]):
     def give(self, block: _B, /) -> None: ...
 
 class InputSpec:
-    """What the fast path needs to know of one model input. Immutable; shared by all threads."""
+    """One model input, as the fast path needs it. Immutable; shared by all threads."""
 
     @property
     def name(self) -> str: ...
@@ -45,15 +45,15 @@ class InputTable:
 def walk(
     spec: InputSpec, value: object, pool: _Pool[_B]
 ) -> tuple[_B | list[str], tuple[int, ...], bool, bool]:
-    """Checks one value against a model input and writes it down as that input's tensor."""
+    """Validates one value against a model input and converts it to that input's tensor."""
 
 def fit(spec: InputSpec, shape: Sequence[int]) -> tuple[tuple[int, ...], bool, bool]:
-    """What walk() says of the shape of an array whose elements all fit."""
+    """Checks only the shape of an array, as walk() does."""
 
 def decode(
     body: bytes, table: InputTable, pool: _Pool[_B]
 ) -> list[tuple[str, _B | list[str], tuple[int, ...], bool, bool]]:
-    """Reads the body of a request."""
+    """Reads a request body."""
 
 def activate(name: str, type_code: int, shape: tuple[int, ...], source: int, target: int) -> None:
     """Applies an activation over the last axis of a tensor."""
@@ -61,4 +61,4 @@ def activate(name: str, type_code: int, shape: tuple[int, ...], source: int, tar
 def encode(
     members: list[tuple[bytes, bytes] | tuple[bytes, int, tuple[int, ...], int]],
 ) -> bytes:
-    """Writes an answer as one JSON object."""
+    """Writes a response as one JSON object."""

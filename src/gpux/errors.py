@@ -1,33 +1,33 @@
-"""The family of errors: whose fault it is, where it is, and which HTTP status says so.
+"""The exception hierarchy: whose fault an error is, where it is, and its HTTP status.
 
 GpuxError
-├── StartError                       nothing was started; the command ends with exit code 2
+├── StartError                       nothing was started; the command exits with code 2
 │   ├── ConfigurationError           an option, an environment variable, gpux.yml
 │   ├── RuntimeMissingError          no usable ONNX Runtime, or two of them
-│   └── ModelError                   a file that is no model, or a model that cannot be served
-├── ClientError                      the request is wrong and nothing was run           4xx
+│   └── ModelError                   not a model file, or a model that cannot be served
+├── ClientError                      the request is invalid; nothing was run            4xx
 │   ├── InvalidJSONError             the body is not JSON                               400
 │   ├── InvalidBodyError             JSON, but not an object of inputs                  400
-│   ├── InputError                   one input is at fault: `.name`                     400
+│   ├── InputError                   one input is invalid: `.name`                      400
 │   │   ├── MissingInputError
 │   │   ├── UnknownInputError
-│   │   ├── DuplicateInputError      its name stands twice
+│   │   ├── DuplicateInputError      its name occurs twice
 │   │   ├── InvalidTypeError         the value as a whole
 │   │   ├── InvalidValueError        one element: `.path`
 │   │   ├── InvalidShapeError        its lists: `.path`
 │   │   └── EmptyBatchError
-│   ├── DisagreementError            inputs that do not fit each other                  400
-│   ├── ClashingInputsError          a text, and what is made from it                   400
-│   ├── InvalidHeaderError           a header of ours has a value that cannot be used   400
-│   ├── ClientGoneError              its connection closed before anything was run      499
+│   ├── DisagreementError            inputs with contradictory sizes                    400
+│   ├── ClashingInputsError          a text, and an input made from it                  400
+│   ├── InvalidHeaderError           a header that the server reads is invalid          400
+│   ├── ClientGoneError              the connection closed before anything was run      499
 │   ├── BodyTooLargeError            413
 │   └── UnsupportedMediaTypeError    415
-└── ServiceError                     the request may be right                           5xx
+└── ServiceError                     the request may be valid                           5xx
     ├── InferenceError               ONNX Runtime failed: `__cause__` is for the log    500
-    ├── UnavailableError             not taking requests now: `.retry_after_seconds`    503
+    ├── UnavailableError             not accepting requests: `.retry_after_seconds`     503
     └── DeadlineError                it took too long                                   504
 
-str(error) is what the client reads. Each class that concerns a request has `status`, the HTTP
+str(error) is the message for the client. Classes that concern a request have `status`, the HTTP
 status.
 """
 
@@ -35,23 +35,23 @@ import difflib
 from collections.abc import Iterable, Sequence
 from importlib.metadata import requires
 
-# The name on the package index, where `gpux` is another project's.
+# The name on the package index, where `gpux` belongs to another project.
 DISTRIBUTION = "gpux-server"
 
-# A name sent by a client is quoted in the answer, so its length is bounded.
+# A name sent by a client is quoted in the response, so its length is bounded.
 _MAX_QUOTED_NAME = 100
 
 
 class GpuxError(Exception):
-    """Everything that this package raises on purpose."""
+    """Base class of every error that this package raises deliberately."""
 
 
 class StartError(GpuxError):
-    """The server cannot start, for a reason that its user can mend."""
+    """The server cannot start, for a reason that its user can fix."""
 
 
 class ConfigurationError(StartError):
-    """An option, an environment variable or gpux.yml has a value that cannot be used."""
+    """An option, an environment variable or gpux.yml has an invalid value."""
 
 
 class RuntimeMissingError(StartError):
@@ -63,7 +63,7 @@ class ModelError(StartError):
 
 
 class ClientError(GpuxError):
-    """The request is wrong; nothing of it was run."""
+    """The request is invalid; none of it was run."""
 
     status = 400
 
@@ -72,7 +72,7 @@ class InvalidJSONError(ClientError):
     """The body is not JSON.
 
     Args:
-        byte: position of the first byte that cannot be, from 0.
+        byte: offset of the first invalid byte, from 0.
         problem: what is wrong there.
     """
 
@@ -89,10 +89,10 @@ class InvalidBodyError(ClientError):
 
 
 class InputError(ClientError):
-    """One input is at fault.
+    """One input is invalid.
 
     Args:
-        name: the input's name, as the model or the client has it.
+        name: the input's name, as in the model or the request.
         detail: the whole message.
     """
 
@@ -102,7 +102,7 @@ class InputError(ClientError):
 
 
 class MissingInputError(InputError):
-    """The model needs an input that the request does not have."""
+    """The request lacks a required input."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name, f"Missing required input: {_quote(name)}")
@@ -126,7 +126,7 @@ class UnknownInputError(InputError):
 
 
 class DuplicateInputError(InputError):
-    """The request has an input twice."""
+    """The request contains an input twice."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name, f"Duplicate input: {_quote(name)}")
@@ -145,7 +145,7 @@ class InvalidTypeError(InputError):
 
 
 class InvalidValueError(InputError):
-    """An element inside a value cannot be taken.
+    """An element of a value is invalid.
 
     Args:
         name: the input.
@@ -159,12 +159,12 @@ class InvalidValueError(InputError):
 
 
 class InvalidShapeError(InputError):
-    """The lists of a value do not make the tensor that the model declares.
+    """The nested lists of a value do not form a tensor of the declared shape.
 
     Args:
         name: the input.
-        path: the index in each list around the list at fault; empty for the value as a whole.
-        problem: what was expected and what came.
+        path: the index in each list around the invalid list; empty for the value as a whole.
+        problem: what was expected and what was found.
     """
 
     def __init__(self, name: str, path: Sequence[int], problem: str) -> None:
@@ -180,11 +180,11 @@ class EmptyBatchError(InputError):
 
 
 class DisagreementError(ClientError):
-    """Two inputs give different sizes to one axis.
+    """Two inputs have different sizes along one axis.
 
     Args:
-        axis: the axis' name.
-        first, second: an input's name and the size it gives.
+        axis: the name of the axis.
+        first, second: the name of an input, and its size along the axis.
     """
 
     def __init__(self, axis: str, first: tuple[str, int], second: tuple[str, int]) -> None:
@@ -195,10 +195,10 @@ class DisagreementError(ClientError):
 
 
 class ClashingInputsError(ClientError):
-    """A text was sent, and what is made from it as well.
+    """A text was sent together with an input that is made from it.
 
     Args:
-        text, made: the two inputs.
+        text, made: the names of the two inputs.
     """
 
     def __init__(self, text: str, made: str) -> None:
@@ -209,11 +209,11 @@ class ClashingInputsError(ClientError):
 
 
 class InvalidHeaderError(ClientError):
-    """A header that the server knows has a value that cannot be used."""
+    """A header that the server reads has an invalid value."""
 
 
 class ClientGoneError(ClientError):
-    """Its connection closed before anything was run. The status, nginx's, is for the log alone."""
+    """The connection closed before anything was run. The status, nginx's, is only for the log."""
 
     status = 499
 
@@ -222,7 +222,7 @@ class ClientGoneError(ClientError):
 
 
 class BodyTooLargeError(ClientError):
-    """The body is over the limit, in bytes."""
+    """The body exceeds the limit, in bytes."""
 
     status = 413
 
@@ -237,16 +237,16 @@ class UnsupportedMediaTypeError(ClientError):
 
 
 class ServiceError(GpuxError):
-    """The server could not answer a request that may be right."""
+    """The server failed to process a request that may be valid."""
 
     status = 500
 
 
 class InferenceError(ServiceError):
-    """ONNX Runtime failed while it ran the model.
+    """ONNX Runtime failed while running the model.
 
     Args:
-        reason: what the client may read; no paths of the server.
+        reason: for the client, without paths of the server.
     """
 
     def __init__(self, reason: str) -> None:
@@ -254,11 +254,11 @@ class InferenceError(ServiceError):
 
 
 class UnavailableError(ServiceError):
-    """The server takes no requests now.
+    """The server is not accepting requests.
 
     Args:
         reason: why.
-        retry_after_seconds: when it is worth trying again.
+        retry_after_seconds: when a retry is worthwhile.
     """
 
     status = 503
@@ -269,7 +269,7 @@ class UnavailableError(ServiceError):
 
 
 class DeadlineError(ServiceError):
-    """The answer was not there at its deadline."""
+    """The response was not ready by its deadline."""
 
     status = 504
 
@@ -290,15 +290,15 @@ def _at(path: Iterable[int]) -> str:
 
 
 def install_command(extra: str) -> str:
-    """The pip command that installs what an extra of this package needs.
+    """Returns the pip command that installs the requirements of an extra of this package.
 
-    It names the extra's own requirements and not the extra, so that it works however this package
-    was installed: from a clone, from a wheel or from an index.
+    It names the requirements and not the extra, so that it works however this package was
+    installed: from a clone, from a wheel or from an index.
     """
     marker = f'extra == "{extra}"'
-    needed = [
+    requirements = [
         text.partition(";")[0].strip()
         for text in requires(DISTRIBUTION) or ()
         if marker in text.replace("'", '"')
     ]
-    return f"pip install {' '.join(map(repr, needed))}"
+    return f"pip install {' '.join(map(repr, requirements))}"

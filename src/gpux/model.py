@@ -1,4 +1,4 @@
-"""One loaded model: its signature, its session, and the way of a request through it."""
+"""A loaded model: its signature, its session, and how a request passes through it."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,15 @@ from gpux.execution.cuda_graphs import GraphCache
 from gpux.execution.deadline import Deadline
 from gpux.execution.gpu import GpuExecution
 from gpux.execution.session import Session, create_session
-from gpux.inputs.model_io import ServedOutput, declare, describe
+from gpux.inputs.model_io import ServedOutput, describe, merge_config
 from gpux.inputs.reader import InputReader
 from gpux.inputs.tokenizer import TextEncoder, open_tokenizer
 from gpux.tensors.memory import Pool, StringTensor, Tensor, allocate
-from gpux.tensors.outputs import Other, Output, OutputValues, to_python
+from gpux.tensors.outputs import NonTensor, Output, OutputValues, to_python
 from gpux.tensors.request import Request
-from gpux.tensors.signature import BY_NAME, BY_ONNX, MAX_AXES, OtherSpec, Signature, TensorSpec
+from gpux.tensors.signature import BY_NAME, BY_ONNX, MAX_AXES, NonTensorSpec, Signature, TensorSpec
 
-# What ONNX Runtime reports for a model that states no version.
+# ONNX Runtime's value for a model without a version.
 _NO_VERSION = 2**63 - 1
 
 
@@ -33,18 +33,18 @@ def load(
     threads: int | None = None,
     config: str | Path | None = None,
 ) -> "Model":
-    """Loads a model, as `gpux serve` would without its environment and options.
+    """Loads a model as `gpux serve` would, but without its environment variables and options.
 
     Args:
         path: an .onnx file; a folder with gpux.yml or model.onnx; a gpux.yml.
-        provider: `cpu`; `cuda`; or `auto`, which is CUDA where ONNX Runtime can use it and the CPU
-            elsewhere. By default what gpux.yml says, or `auto`.
-        threads: CPU threads that one run may use; by default what gpux.yml says, or one for each
-            core that the process may use.
-        config: a gpux.yml that is not in the model's folder.
+        provider: `cpu`, `cuda`, or `auto` for CUDA if ONNX Runtime can use it and else the CPU.
+            Defaults to that of gpux.yml, or `auto`.
+        threads: CPU threads per run; defaults to that of gpux.yml, or one per core that the process
+            may use.
+        config: a gpux.yml outside the model's folder.
 
     Raises:
-        StartError: no runtime, no model, a model that cannot be served, or a gpux.yml that
+        StartError: ONNX Runtime or the model is missing, the model cannot be served, or gpux.yml
             contradicts it; nothing stays loaded.
     """
     settings = read_settings(
@@ -65,39 +65,39 @@ def load_model(settings: Settings) -> "Model":
     """Loads the model that the settings name.
 
     Raises:
-        StartError: as load().
+        StartError: as load() does.
     """
     return Model(create_session(settings), settings)
 
 
 class Model:
-    """A model that is ready to run. Any number of threads may use it at once.
+    """A model that is ready to run. Thread-safe.
 
     Args:
-        session: of its file.
+        session: the model's.
         settings: what to serve, and how.
 
     Attributes:
-        name: as /info has it.
+        name: as in /info.
         file: the .onnx file.
-        io: what it takes and answers.
-        signature: the model's own inputs, and the outputs that are answered.
+        io: the inputs and outputs that clients see.
+        signature: the model's own inputs, and the outputs that are served.
         inputs: reads the values of requests.
-        text_encoder: makes ids of texts, where the model takes them.
+        text_encoder: encodes texts as ids; None if the model accepts no texts.
         config: its gpux.yml.
-        execution: runs them.
-        provider: `cpu` or `cuda`: the one really in use.
-        device: `cpu`, or `cuda:` and its number.
-        placement: the nodes that each provider runs; None where ONNX Runtime does not tell.
-        pool: lends the blocks of requests.
+        execution: runs requests.
+        provider: `cpu` or `cuda`: the one actually in use.
+        device: `cpu`, or `cuda:` and its index.
+        placement: the nodes that each provider runs; None if ONNX Runtime does not report them.
+        pool: supplies the blocks of requests.
     """
 
     def __init__(self, session: Session, settings: Settings) -> None:
         config = self.config = settings.config
         self.file = settings.model
-        own = _read_signature(session.raw, self.file)
-        tokenizer = open_tokenizer(settings.tokenizer, own, config)
-        self.io = declare(own, config, has_tokenizer=tokenizer is not None)
+        declared = _read_signature(session.raw, self.file)
+        tokenizer = open_tokenizer(settings.tokenizer, declared, config)
+        self.io = merge_config(declared, config, has_tokenizer=tokenizer is not None)
         self.signature = self.io.signature
         _check_types(self.signature, self.file)
         self.name = settings.name
@@ -133,8 +133,8 @@ class Model:
                 arrays or other buffers, or single values.
 
         Returns:
-            By output name: NumPy arrays that own their memory (float32 for a bfloat16 output,
-            object for strings); lists and dicts for sequences and maps.
+            By output name: NumPy arrays that own their memory (float32 for bfloat16 outputs, object
+            for strings); lists and dicts for sequences and maps.
 
         Raises:
             ClientError: the values do not fit the model.
@@ -147,44 +147,42 @@ class Model:
             request.release()
 
     def run(self, request: Request, deadline: Deadline | None = None) -> OutputValues:
-        """Runs one request; the caller waits without the GIL.
+        """Runs one request. The caller waits without the GIL.
 
         Args:
-            request: stays the caller's, who may release it when the answer has been read.
-            deadline: at which the run is stopped.
+            request: still the caller's, to be released once the outputs have been read.
+            deadline: when the run is stopped.
 
         Raises:
-            DeadlineError: it was stopped.
-            InferenceError: ONNX Runtime failed; its own words are the cause.
+            DeadlineError: the run was stopped.
+            InferenceError: ONNX Runtime failed; its exception is the cause.
         """
         return self.postprocess(self.execution.run(request, deadline), unbatched=request.unbatched)
 
     def postprocess(self, outputs: Sequence[Output], *, unbatched: bool) -> OutputValues:
-        """The answer that a run's outputs make.
+        """Turns the outputs of a run into those of the response.
 
         Args:
             outputs: in the order of the signature.
-            unbatched: the request was one item.
+            unbatched: whether the request was a single item.
         """
         values = dict(zip(self._output_names, outputs, strict=True))
         return {
-            answered.name: self._postprocess(
-                answered, values[answered.spec.name], unbatched=unbatched
-            )
-            for answered in self.io.outputs
+            served.name: self._postprocess(served, values[served.spec.name], unbatched=unbatched)
+            for served in self.io.outputs
         }
 
-    def _postprocess(self, answered: ServedOutput, value: Output, *, unbatched: bool) -> Output:
-        """The value as it is answered: activated, and without batch axis if it is one item's."""
-        spec = answered.spec
-        if isinstance(spec, OtherSpec) or isinstance(value, Other):
-            assert isinstance(value, Other)
+    def _postprocess(self, served: ServedOutput, value: Output, *, unbatched: bool) -> Output:
+        """The value as served: with its activation, and without the batch axis if unbatched."""
+        spec = served.spec
+        if isinstance(spec, NonTensorSpec) or isinstance(value, NonTensor):
+            assert isinstance(value, NonTensor)
             if unbatched and isinstance(value.value, list) and len(value.value) == 1:
-                return Other(value.value[0], value.float_type)
+                return NonTensor(value.value[0], value.float_type)
             return value
-        if answered.activation is not None:
+        if served.activation is not None:
             assert isinstance(value, Tensor)
-            value = _activate(answered.activation, value)
+            value = _activate(served.activation, value)
         if not self.signature.loses_leading_axis(spec, value.shape, unbatched=unbatched):
             return value
         if isinstance(value, StringTensor):
@@ -192,13 +190,13 @@ class Model:
         return replace(value, shape=value.shape[1:])
 
     def pools(self) -> dict[str, Pool]:
-        """The pools of blocks, by what they hold."""
+        """The pools of blocks, by where their memory lies."""
         if isinstance(self.execution, GpuExecution):
             return {"pinned": self.pool, "device": self.execution.device_pool}
         return {"host": self.pool}
 
     def gpu_memory(self) -> dict[str, int]:
-        """Bytes of the GPU that are used, by whomever, and free; nothing on the CPU."""
+        """Bytes of GPU memory that are used, by any process, and free; empty on the CPU."""
         stream = self._session.stream
         if stream is None:
             return {}
@@ -206,7 +204,7 @@ class Model:
         return {"used": all_bytes - free_bytes, "free": free_bytes}
 
     def describe(self) -> dict[str, Any]:
-        """What /info says of the model, ready for JSON."""
+        """The model's part of /info, as JSON values."""
         meta = self._session.raw.get_modelmeta()
         facts = {
             "producer": meta.producer_name,
@@ -228,7 +226,7 @@ class Model:
             "nodes": placement and {name: len(nodes) for name, nodes in placement.items()},
             **self.execution.describe(),
             "inputs": [describe(accepted) for accepted in self.io.inputs],
-            "outputs": [describe(answered) for answered in self.io.outputs],
+            "outputs": [describe(served) for served in self.io.outputs],
             "metadata": {
                 **{key: value for key, value in facts.items() if value},
                 **meta.custom_metadata_map,
@@ -238,7 +236,7 @@ class Model:
 
 
 def _activate(activation: str, tensor: Tensor) -> Tensor:
-    """The tensor with an activation applied, in memory of its own: others may read the output."""
+    """Applies an activation into new memory, as the output may share its own with others."""
     block = allocate(tensor.nbytes)
     activate(activation, tensor.type.code, tensor.shape, tensor.address, block.address)
     return Tensor(tensor.type, tensor.shape, block.address, block)
@@ -254,21 +252,21 @@ def _read_signature(session: Any, file: Path) -> Signature:
             )
         inputs.append(_read_tensor(node, file))
     outputs = [
-        _read_tensor(node, file) if node.type in BY_ONNX else OtherSpec(node.name, node.type)
+        _read_tensor(node, file) if node.type in BY_ONNX else NonTensorSpec(node.name, node.type)
         for node in session.get_outputs()
     ]
     return Signature(tuple(inputs), tuple(outputs))
 
 
 def _check_types(signature: Signature, file: Path) -> None:
-    """Refuses outputs that cannot be answered; gpux.yml may leave them out."""
+    """Rejects outputs that JSON cannot express; gpux.yml may leave them out."""
     for spec in signature.outputs:
-        if isinstance(spec, OtherSpec) and not spec.onnx.startswith(("seq(", "map(")):
+        if isinstance(spec, NonTensorSpec) and not spec.onnx.startswith(("seq(", "map(")):
             raise ModelError(
                 f"{file}: output '{spec.name}' has type {spec.onnx}, "
                 "which cannot be answered as JSON"
             )
-        # Such a model runs through NumPy, which has no bfloat16.
+        # Such a model is run through NumPy, which has no bfloat16.
         if (
             not signature.is_numeric
             and isinstance(spec, TensorSpec)

@@ -1,6 +1,6 @@
 """`gpux.wsgi:app` for any WSGI server: `GPUX_MODEL=PATH waitress-serve gpux.wsgi:app`.
 
-The app is made on first access, from the environment (see gpux.config.settings), not at import.
+The app is created on first access, not at import, from the environment (see config/settings.py).
 """
 
 import atexit
@@ -26,7 +26,7 @@ def __getattr__(name: str) -> Any:
                 application = build(settings, os.environ)
                 application.service.load()
             except StartError as error:
-                # A server without its app would only answer errors: end it, with the reason.
+                # Without the app, the server could only respond with errors: exit with the reason.
                 print(f"gpux: {error}", file=sys.stderr)
                 raise SystemExit(2) from error
             atexit.register(application.recorders.close)

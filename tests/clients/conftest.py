@@ -1,4 +1,4 @@
-"""Servers for the page's programs, each from nothing but its folder or its file."""
+"""Servers for the programs of the API page, each started from a folder or a file alone."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def transformer(
     server_for: Callable[[Path], ServerProcess], tmp_path_factory: pytest.TempPathFactory
 ) -> ServerProcess:
-    """A server that takes what the page's programs send, text as well as ids and their mask."""
+    """A server that accepts what the page's programs send: text, or ids with their mask."""
     folder = tmp_path_factory.mktemp("transformer")
     inputs = "input_ids", "attention_mask"
     return server_for(bert_models.write_folder(folder, inputs=inputs))
@@ -23,7 +23,7 @@ def transformer(
 
 @pytest.fixture(scope="session")
 def example(server_for: Callable[[Path], ServerProcess]) -> Callable[[str], ServerProcess]:
-    """A server for an example, by its name."""
+    """Finds the server of an example by its name."""
     return lambda name: server_for(EXAMPLES / name)
 
 
@@ -33,10 +33,10 @@ def text_server(
     server: Callable[[str], ServerProcess],
     example: Callable[[str], ServerProcess],
 ) -> ServerProcess:
-    """A server that answers `sentiment` for a text, as the API page has it.
+    """A server that returns `sentiment` for a text, as on the API page.
 
-    Of either kind: one for strings that knows the page's sentence by heart, the example, which was
-    trained, and one beside a tokenizer.
+    One of each kind: a string model with fixed results for the page's sentences, the trained
+    example, and a transformer with a tokenizer.
     """
     if request.param == "strings":
         return server("text")

@@ -1,4 +1,4 @@
-"""Pages of other origins in a real browser: what CORS lets them do, and what not."""
+"""CORS in a real browser: what pages of other origins may do, and what not."""
 
 import json
 import threading
@@ -11,19 +11,20 @@ import pytest
 from playwright.sync_api import Browser, Error, Page, sync_playwright
 
 from tests.support import onnx_models
-from tests.support.client_programs import FETCH, aim, find_tool
+from tests.support.client_programs import FETCH, find_tool, retarget
 from tests.support.servers import JSON_HEADERS, PATIENCE_SECONDS, ServerProcess, serve
+
+pytestmark = pytest.mark.full
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 ModelFile = Callable[[str], Path]
 Serve = Callable[[str], ServerProcess]
 
-# The page's program, as the body of a function.
+# The API page's program, as the body of a function.
 CALL = f"async () => {{\n{FETCH}return [response.status, result];\n}}"
-ANSWER = [200, {"sentiment": [0.125, 0.875]}]
+RESPONSE = [200, {"sentiment": [0.125, 0.875]}]
 
-# Any other request.
 REQUEST = """\
 async ([url, method, body, headers]) => {
   const response = await fetch(url, { method, body, headers });
@@ -41,7 +42,7 @@ class _Blank(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Callable[[str], str]]:
-    """A web site as two origins, by name: localhost and 127.0.0.1."""
+    """A web site with two origins, by host name: localhost and 127.0.0.1."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Blank) as http:
         thread = threading.Thread(target=http.serve_forever)
         thread.start()
@@ -61,7 +62,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A page of its own profile: no preflight is remembered."""
+    """A page with a profile of its own, so that no preflight is cached."""
     page = browser.new_page()
     yield page
     page.close()
@@ -69,7 +70,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def folder(site: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose gpux.yml lets the site on localhost in."""
+    """A model whose gpux.yml allows the site on localhost."""
     folder = tmp_path_factory.mktemp("model")
     onnx_models.write("text", folder).rename(folder / "model.onnx")
     settings = {"serving": {"cors_origins": ["https://app.example", site("localhost")]}}
@@ -84,7 +85,7 @@ def listing(
     folder: Path,
     model_file: ModelFile,
 ) -> Iterator[ServerProcess]:
-    """A server that lists the site on localhost, and not the one on 127.0.0.1."""
+    """A server that allows the site on localhost, but not the one on 127.0.0.1."""
     origin = site("localhost")
     ways = {
         "file": lambda: serve(folder),
@@ -99,61 +100,61 @@ def listing(
 
 @pytest.fixture(scope="module")
 def small_server(site: Callable[[str], str], model_file: ModelFile) -> Iterator[ServerProcess]:
-    """A server that lists the site on localhost, and refuses bodies over a KiB."""
+    """A server that allows the site on localhost and rejects bodies over 1 KiB."""
     options = "--cors-origins", site("localhost"), "--max-body", "1KiB"
     with serve(model_file("text"), *options) as server:
         yield server
 
 
 def run_in(page: Page, function: str, argument: object = None) -> Any:
-    """What an asynchronous function answers, if it does so in time: Playwright waits for ever."""
-    late = f"new Promise((_, fail) => setTimeout(fail, {1000 * PATIENCE_SECONDS}, 'too late'))"
-    return page.evaluate(f"(given) => Promise.race([({function})(given), {late}])", argument)
+    """The result of an asynchronous function, with a timeout: Playwright has none."""
+    timeout = f"new Promise((_, fail) => setTimeout(fail, {1000 * PATIENCE_SECONDS}, 'too late'))"
+    return page.evaluate(f"(given) => Promise.race([({function})(given), {timeout}])", argument)
 
 
-def check_refused(page: Page, server: ServerProcess, answer: object = ANSWER[1]) -> None:
-    """The browser keeps the page from what the server answers to anyone else."""
-    assert server.predict({"text": "I love GPUX!"}) == answer
+def check_blocked(page: Page, server: ServerProcess, result: object = RESPONSE[1]) -> None:
+    """Checks that the browser hides from the page what the server sends to any other client."""
+    assert server.predict({"text": "I love GPUX!"}) == result
     with (
         page.expect_console_message(lambda message: "blocked by CORS policy" in message.text),
         pytest.raises(Error, match="Failed to fetch"),
     ):
-        run_in(page, aim(CALL, server))
+        run_in(page, retarget(CALL, server))
 
 
 def test_listed_origin_is_let_in(
     page: Page, site: Callable[[str], str], listing: ServerProcess
 ) -> None:
     page.goto(site("localhost"))
-    assert run_in(page, aim(CALL, listing)) == ANSWER
+    assert run_in(page, retarget(CALL, listing)) == RESPONSE
 
 
 def test_the_example_lets_it_in(page: Page, site: Callable[[str], str]) -> None:
     with serve(EXAMPLES / "sentiment", "--cors-origins", site("localhost")) as server:
         page.goto(site("localhost"))
-        answer = server.predict({"text": "I love GPUX!"})
-        assert run_in(page, aim(CALL, server)) == [200, answer]
+        result = server.predict({"text": "I love GPUX!"})
+        assert run_in(page, retarget(CALL, server)) == [200, result]
         page.goto(site("127.0.0.1"))
-        check_refused(page, server, answer)
+        check_blocked(page, server, result)
 
 
 def test_other_origin_is_refused(
     page: Page, site: Callable[[str], str], listing: ServerProcess
 ) -> None:
     page.goto(site("127.0.0.1"))
-    check_refused(page, listing)
+    check_blocked(page, listing)
 
 
 def test_any_origin(page: Page, site: Callable[[str], str], model_file: ModelFile) -> None:
     with serve(model_file("text"), "--cors-origins", "*") as server:
         for name in ("localhost", "127.0.0.1"):
             page.goto(site(name))
-            assert run_in(page, aim(CALL, server)) == ANSWER
+            assert run_in(page, retarget(CALL, server)) == RESPONSE
 
 
 def test_no_origin(page: Page, site: Callable[[str], str], server: Serve) -> None:
     page.goto(site("localhost"))
-    check_refused(page, server("text"))
+    check_blocked(page, server("text"))
 
 
 @pytest.mark.parametrize(

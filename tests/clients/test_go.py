@@ -1,11 +1,15 @@
-"""The page's Go program, built with a `main` that calls it."""
+"""The API page's Go program, built with a `main` that calls it."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.client_programs import GO, aim, find_tool, run_to_end
+import pytest
+
+from tests.support.client_programs import GO, find_tool, retarget, run_to_end
 from tests.support.servers import ServerProcess
+
+pytestmark = pytest.mark.full
 
 Serve = Callable[[str], ServerProcess]
 
@@ -36,7 +40,7 @@ go 1.19
 
 
 def run_go(server: ServerProcess, folder: Path, *texts: str) -> list[str]:
-    files = {"predict.go": aim(GO, server), "main.go": MAIN, "go.mod": MODULE}
+    files = {"predict.go": retarget(GO, server), "main.go": MAIN, "go.mod": MODULE}
     for name, content in files.items():
         (folder / name).write_text(content)
     run_to_end([find_tool("go"), "build", "-o", "client"], folder=folder)
@@ -52,5 +56,5 @@ def test_answers(text_server: ServerProcess, tmp_path: Path) -> None:
 
 
 def test_error_is_no_answer(server: Serve, tmp_path: Path) -> None:
-    # The page's program looks at no status and finds no `sentiment`.
+    # The page's program ignores the status and finds no `sentiment`.
     assert run_go(server("sentiment"), tmp_path, "I love GPUX!") == ['{"sentiment":null}']

@@ -1,16 +1,25 @@
-"""The page's JavaScript programs in Node: its own fetch, and axios; how each reads an error."""
+"""The API page's JavaScript programs in Node: fetch and axios, and how each reports errors."""
 
 import json
 from collections.abc import Callable
 
 import pytest
 
-from tests.support.client_programs import AXIOS, FETCH, aim, find_node_folder, find_tool, run_to_end
+from tests.support.client_programs import (
+    AXIOS,
+    FETCH,
+    find_node_folder,
+    find_tool,
+    retarget,
+    run_to_end,
+)
 from tests.support.servers import ServerProcess
+
+pytestmark = pytest.mark.full
 
 Serve = Callable[[str], ServerProcess]
 
-# An answer that is an error is a value to fetch, and thrown by axios.
+# fetch returns an error response as a value; axios throws it.
 FETCH_ERROR = f"""\
 {FETCH}\
 if (!response.ok) {{
@@ -28,10 +37,10 @@ try {{
 
 def run_node(server: ServerProcess, program: str, package: str | None) -> list[str]:
     command = [find_tool("node"), "--input-type=module", "-"]
-    code = aim(program, server)
+    code = retarget(program, server)
     if package is None:
         return run_to_end(command, code)
-    # What a program on the standard input imports is looked for where it runs.
+    # Imports of a program on stdin are resolved from its working directory.
     folder = find_node_folder(package)
     return run_to_end(command, f"import {package} from '{package}';\n{code}", folder)
 

@@ -1,4 +1,4 @@
-"""The programs are those of the API page, letter for letter."""
+"""The programs are those of the API page, character for character."""
 
 from pathlib import Path
 

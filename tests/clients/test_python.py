@@ -1,4 +1,4 @@
-"""The page's Python programs: requests, its connection pool, its errors."""
+"""The API page's Python programs: requests, connection pooling, error handling."""
 
 import sys
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from tests.support.client_programs import (
     CONNECTION_POOLING,
     ERROR_HANDLING,
     PYTHON,
-    aim,
+    retarget,
     run_to_end,
 )
 from tests.support.servers import ServerProcess
@@ -25,27 +25,27 @@ def run_python(program: str) -> list[str]:
 
 def test_client_of_one_server(text_server: ServerProcess) -> None:
     sentiment = text_server.predict({"text": "I love GPUX!"})["sentiment"]
-    printed = run_python(aim(PYTHON, text_server))
-    # Its second half sends ids, and prints whatever is answered: only the transformer takes them.
-    answer = text_server.post(IDS)
-    assert printed == [f"Sentiment: {sentiment}", str(answer.json)]
+    printed = run_python(retarget(PYTHON, text_server))
+    # The second half sends ids and prints the response: only the transformer accepts them.
+    response = text_server.post(IDS)
+    assert printed == [f"Sentiment: {sentiment}", str(response.json)]
     takes_ids = "input_ids" in text_server.request("GET", "/info").body.decode()
     if takes_ids:
-        assert list(answer.json) == ["sentiment"]
+        assert list(response.json) == ["sentiment"]
     else:
         unknown = "Unknown input: 'input_ids'; the model's inputs are 'text'"
-        assert (answer.status, answer.detail) == (400, unknown)
+        assert (response.status, response.detail) == (400, unknown)
 
 
 def test_client_of_a_server_for_each_model(server: Serve) -> None:
     text, sentiment = server("text"), server("sentiment")
-    printed = run_python(aim(PYTHON, text, sentiment))
+    printed = run_python(retarget(PYTHON, text, sentiment))
     assert printed == ["Sentiment: [0.125, 0.875]", str(sentiment.predict(IDS))]
 
 
 IMAGE = {"image": [[row, column, 0, 16, 8, 4, 2, 1] for row in range(4) for column in (0, 9)]}
 TEXT = {"text": "I love GPUX!"}
-# What the page leaves open, for the examples and for the transformer.
+# Bodies, which the page leaves open, for the examples and for the transformer.
 BODIES = [("sentiment", TEXT), ("digits", IMAGE), (None, TEXT), (None, IDS)]
 
 
@@ -53,7 +53,7 @@ BODIES = [("sentiment", TEXT), ("digits", IMAGE), (None, TEXT), (None, IDS)]
 def find(
     transformer: ServerProcess, example: Callable[[str], ServerProcess]
 ) -> Callable[[str | None], ServerProcess]:
-    """A server by its example's name; None for the transformer."""
+    """Finds a server by its example's name; None is the transformer."""
     return lambda name: transformer if name is None else example(name)
 
 
@@ -62,7 +62,7 @@ def test_connection_pooling(
     find: Callable[[str | None], ServerProcess], name: str | None, body: object
 ) -> None:
     server = find(name)
-    program = aim(CONNECTION_POOLING, server).replace("{...}", repr(body))
+    program = retarget(CONNECTION_POOLING, server).replace("{...}", repr(body))
     program += """\
 again = session.post(response.url, json={})
 pools = session.get_adapter(response.url).poolmanager.pools
@@ -71,12 +71,12 @@ print(response.json())
 print(response.status_code, again.status_code, pool.num_connections, pool.num_requests)
 session.close()
 """
-    # Two requests, the second refused, over one connection.
+    # Two requests, the second rejected, over one connection.
     assert run_python(program) == [str(server.predict(body)), "200 400 1 2"]
 
 
 def handle_errors(server: ServerProcess, body: object) -> list[str]:
-    """What the page's program prints, and the answer where it has none to print."""
+    """What the page's program prints: its error message, or else the result."""
     before = f"import requests\nurl, data = {server.url!r}, {body!r}\n"
     return run_python(before + ERROR_HANDLING + "else:\n    print(result)\n")
 
@@ -120,6 +120,6 @@ def test_error_handling_of_a_refusal(
     ids=["success", "missing", "type", "inference"],
 )
 def test_error_handling(server: Serve, model: str, body: object) -> None:
-    answer = server(model).post(body)
-    expected = answer.json if answer.status == 200 else f"HTTP error: {answer.detail}"
+    response = server(model).post(body)
+    expected = response.json if response.status == 200 else f"HTTP error: {response.detail}"
     assert handle_errors(server(model), body) == [str(expected)]

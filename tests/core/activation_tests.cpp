@@ -1,5 +1,4 @@
-// Activations, beside the formulas in long double: each element must be the one nearest to it, or as
-// good as that.
+// Activations against the formulas in long double: each element must be the nearest one, or nearly.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -24,17 +23,25 @@ double value_of(float element) { return element; }
 double value_of(Half element) { return to_double(element); }
 double value_of(BFloat element) { return to_double(element); }
 
-// Significant bits, the place of the last bit of the smallest values, and the largest exponent.
+// Significant bits, the exponent of the smallest subnormal, and the largest exponent.
 template <class Element>
 struct Format;
 template <>
-struct Format<double> { static constexpr int kBits = 53, kLeast = -1074, kMost = 1024; };
+struct Format<double> {
+    static constexpr int kBits = 53, kMinUlp = -1074, kMaxExponent = 1024;
+};
 template <>
-struct Format<float> { static constexpr int kBits = 24, kLeast = -149, kMost = 128; };
+struct Format<float> {
+    static constexpr int kBits = 24, kMinUlp = -149, kMaxExponent = 128;
+};
 template <>
-struct Format<Half> { static constexpr int kBits = 11, kLeast = -24, kMost = 16; };
+struct Format<Half> {
+    static constexpr int kBits = 11, kMinUlp = -24, kMaxExponent = 16;
+};
 template <>
-struct Format<BFloat> { static constexpr int kBits = 8, kLeast = -133, kMost = 128; };
+struct Format<BFloat> {
+    static constexpr int kBits = 8, kMinUlp = -133, kMaxExponent = 128;
+};
 
 std::vector<long double> formula(Activation activation, const std::vector<double>& row) {
     std::vector<long double> out;
@@ -47,7 +54,7 @@ std::vector<long double> formula(Activation activation, const std::vector<double
         switch (activation) {
             case Activation::softmax: out.push_back(std::exp(x - largest)); break;
             case Activation::sigmoid: out.push_back(1 / (1 + std::exp(-x))); break;
-            // Its exponents reach beyond the squares of every float64.
+            // long double's exponents hold the square of every float64.
             case Activation::normalize: out.push_back(x); break;
         }
         sum += activation == Activation::normalize ? x * x : out.back();
@@ -62,8 +69,8 @@ std::vector<long double> formula(Activation activation, const std::vector<double
     return out;
 }
 
-// Whether what was answered is at most a little more than half of its last place off: a float64 has
-// been through some roundings, the others through no more than one that shows.
+// Whether an element is off by little more than half a unit in the last place: the narrower types show
+// one rounding, float64 several.
 template <class Element>
 bool is_near(Element element, long double wanted) {
     using F = Format<Element>;
@@ -73,40 +80,38 @@ bool is_near(Element element, long double wanted) {
     }
     if (!std::isfinite(found)) {
         return found == static_cast<double>(wanted) ||
-               std::fabs(wanted) >= std::ldexp(2.0L - std::ldexp(1.0L, -F::kBits), F::kMost - 1);
+               std::fabs(wanted) >= std::ldexp(2.0L - std::ldexp(1.0L, -F::kBits), F::kMaxExponent - 1);
     }
     int exponent = 0;
     std::frexp(wanted, &exponent);
-    const int place = wanted == 0 ? F::kLeast : std::max(exponent - F::kBits, F::kLeast);
-    // In float64: exp() of up to -745 passes an error of its argument on as many times as large.
-    const long double places = F::kBits == 53 ? 800.0L : 0.501L;
-    return std::fabs(found - wanted) <= std::ldexp(places, place);
+    const int ulp = wanted == 0 ? F::kMinUlp : std::max(exponent - F::kBits, F::kMinUlp);
+    // In float64: exp() amplifies an error of its argument, down to -745, by as much.
+    const long double ulps = F::kBits == 53 ? 800.0L : 0.501L;
+    return std::fabs(found - wanted) <= std::ldexp(ulps, ulp);
 }
 
 template <class Element>
 void check_rows(Activation activation, Type type, const std::vector<std::vector<double>>& rows) {
     const std::size_t size = rows[0].size();
     const std::size_t count = rows.size() * size;
-    // Memory of exactly the size, of both sides.
+    // Memory of exactly the size, so that the sanitizers see each overrun.
     const std::unique_ptr<Element[]> in(new Element[count]);
     const std::unique_ptr<Element[]> out(new Element[count]);
-    std::vector<std::vector<double>> taken = rows;
+    std::vector<std::vector<double>> stored = rows;
     for (std::size_t i = 0; i < count; ++i) {
         (void)store(rows[i / size][i % size], in[i]);
-        taken[i / size][i % size] = value_of(in[i]);
+        stored[i / size][i % size] = value_of(in[i]);
     }
     activate(activation, type, rows.size(), size, in.get(), out.get());
     for (std::size_t row = 0; row < rows.size(); ++row) {
-        const std::vector<long double> wanted = formula(activation, taken[row]);
+        const std::vector<long double> wanted = formula(activation, stored[row]);
         for (std::size_t i = 0; i < size; ++i) {
             const Element found = out[row * size + i];
-            check(
-                is_near(found, wanted[i]),
-                "activation " + std::to_string(static_cast<int>(activation)) + " of " +
-                    std::to_string(taken[row][i]) + " among " + std::to_string(size) + " of type " +
-                    std::to_string(static_cast<int>(type)) + ": " + std::to_string(value_of(found)) +
-                    ", not " + std::to_string(wanted[i])
-            );
+            check(is_near(found, wanted[i]),
+                  "activation " + std::to_string(static_cast<int>(activation)) + " of " +
+                      std::to_string(stored[row][i]) + " among " + std::to_string(size) + " of type " +
+                      std::to_string(static_cast<int>(type)) + ": " + std::to_string(value_of(found)) +
+                      ", not " + std::to_string(wanted[i]));
         }
     }
 }
@@ -122,7 +127,7 @@ void test_type(Type type) {
                 for (auto& row : rows) {
                     for (double& x : row) {
                         x = scale * normal(random);
-                        // Finite in the type: infinities have rows of their own.
+                        // Finite in the type: infinities are tested below.
                         Element element;
                         x = store(x, element) ? x : normal(random);
                     }
@@ -133,11 +138,11 @@ void test_type(Type type) {
         check_rows<Element>(activation, type, {{0.0, 0.0}, {-0.0, 0.0}, {1.0, 1.0}, {-700.0, 700.0}});
         check_rows<Element>(activation, type, {{kNan, 1.0}, {1.0, kNan}, {kNan, kNan}});
         check_rows<Element>(activation, type, {{-kInfinity, 1.0}});
-        // Of one row nothing goes into the next.
+        // No row affects the next.
         check_rows<Element>(activation, type, {{kNan}, {1.0}, {kInfinity}, {2.0}});
     }
-    // By hand.
-    const auto answer = [&](Activation activation, std::vector<double> row) {
+    // Known results.
+    const auto apply = [&](Activation activation, std::vector<double> row) {
         std::vector<Element> in(row.size());
         std::vector<Element> out(row.size());
         for (std::size_t i = 0; i < row.size(); ++i) {
@@ -151,13 +156,13 @@ void test_type(Type type) {
         return values;
     };
     using Row = std::vector<double>;
-    check(answer(Activation::softmax, {3, 3, 3, 3}) == Row{0.25, 0.25, 0.25, 0.25}, "equal ones");
-    check(answer(Activation::softmax, {-kInfinity, 5}) == Row{0, 1}, "one that is impossible");
-    check(answer(Activation::sigmoid, {0, kInfinity, -kInfinity}) == Row{0.5, 1, 0}, "the ends");
-    check(answer(Activation::normalize, {3, 4}) == answer(Activation::normalize, {6, 8}), "a direction");
-    check(answer(Activation::normalize, {0, 0}) == Row{0, 0}, "no direction");
-    check(answer(Activation::normalize, {0, -8}) == Row{0, -1}, "one axis");
-    check(answer(Activation::softmax, {}).empty(), "no elements");
+    check(apply(Activation::softmax, {3, 3, 3, 3}) == Row{0.25, 0.25, 0.25, 0.25}, "equal ones");
+    check(apply(Activation::softmax, {-kInfinity, 5}) == Row{0, 1}, "one that is impossible");
+    check(apply(Activation::sigmoid, {0, kInfinity, -kInfinity}) == Row{0.5, 1, 0}, "the ends");
+    check(apply(Activation::normalize, {3, 4}) == apply(Activation::normalize, {6, 8}), "a direction");
+    check(apply(Activation::normalize, {0, 0}) == Row{0, 0}, "no direction");
+    check(apply(Activation::normalize, {0, -8}) == Row{0, -1}, "one axis");
+    check(apply(Activation::softmax, {}).empty(), "no elements");
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// What the tests of the core share: a case is checked, what is wrong is told and counted, and main()
-// (core_tests.cpp) asks at the end.
+// Shared by the tests of the core: check() counts the cases and reports failures, and main()
+// (core_tests.cpp) reads the counts at the end.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +24,7 @@ inline void check(bool holds, const std::string& what) {
     }
 }
 
-// A text in memory of exactly its size, which ends with the NUL behind it.
+// A text in memory of exactly its size and a terminating NUL.
 class Text {
 public:
     explicit Text(const std::string& text) : size_(text.size()), bytes_(new char[size_ + 1]) {
@@ -39,16 +39,16 @@ private:
     std::unique_ptr<char[]> bytes_;
 };
 
-// Of a long text, as much as a message needs.
+// A text, shortened for a message.
 inline std::string quoted(const std::string& text) {
     return text.size() <= 80 ? text : text.substr(0, 80) + "...";
 }
 
-// read_float32s() may leave a number to others, but what it takes has these bits, as have its
-// neighbours, which are spelled in several ways.
+// Checks read_float32s() with the number among others, spelled in several ways: it may decline the number,
+// but must otherwise produce these bits, and the neighbours' own.
 void check_among_others(const std::string& text, std::uint64_t bits);
 
-// One for each file.
+// One per file.
 void test_numbers();
 void test_float32s();
 void test_reader();

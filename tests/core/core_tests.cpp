@@ -1,10 +1,10 @@
-// The core by itself: tables for each of its parts, and the fuzzer's corpus.
+// Tests of the core without Python: tables for each part, and the fuzzer's corpus.
 //
 //     core_tests CORPUS
 //
-// CORPUS is a folder of bodies for fuzz_reader.cpp. Each goes through the fuzzer's entry as it is, cut
-// at each place, and without each of its bytes. `make core` builds this with ASan and UBSan; it ends
-// with 1 if anything is wrong.
+// CORPUS is a folder of bodies for fuzz_reader.cpp. Each goes through the fuzzer's entry point whole, cut
+// at each byte, and without each byte. `make core` builds this with ASan and UBSan. Exits with 1 on any
+// failure.
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
@@ -21,7 +21,7 @@ namespace gpux::tests {
 namespace {
 
 void replay_one(const std::string& text) {
-    // Memory of exactly this size: the vector has no more.
+    // A vector, which allocates exactly this size.
     const std::vector<std::uint8_t> bytes(text.begin(), text.end());
     check(LLVMFuzzerTestOneInput(bytes.data(), bytes.size()) == 0, "the fuzzer's entry answers 0");
 }
@@ -36,8 +36,8 @@ bool replay(const std::filesystem::path& folder) {
         std::ifstream stream(file, std::ios::binary);
         const std::string text{std::istreambuf_iterator<char>(stream), {}};
         replay_one(text);
-        // Of long ones not every place, which would take minutes; odd steps, so that it is not always
-        // a digit or always a comma.
+        // Not every byte of long ones, which would take minutes; odd steps, so as to meet both digits
+        // and commas.
         const std::size_t step = text.size() > 2000 ? text.size() / 500 | 1 : 1;
         for (std::size_t at = 1; at < text.size(); at += step) {
             replay_one(text.substr(0, at));

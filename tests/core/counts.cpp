@@ -1,9 +1,9 @@
-// What callgrind counts for counts.py: each case, a body decoded or a tensor encoded, is run once
-// between two switches, and dumped under its name. The first line of the output names the compiler.
+// The program that counts.py runs under callgrind: each case decodes a body or encodes a tensor once, with
+// collection switched on, and dumps the counts under its name. The first line of output names the compiler.
 //
-// The bodies are made here, by a generator and std::to_chars, whose results are the same bytes on
-// every machine. The writer's sets of instructions are chosen outright. What is counted is checked:
-// a body gives the numbers that it was made of, and a text is read again.
+// The bodies come from a random generator and std::to_chars, which produce the same bytes on every
+// machine. The writer's instruction sets are chosen explicitly. All results are checked: a body must
+// decode to its numbers, and a text must read back.
 #include <charconv>
 #include <cstdint>
 #include <cstdio>
@@ -24,8 +24,8 @@ using gpux::tests::require;
 using gpux::tests::Signature;
 using gpux::tests::spec_of;
 
-// SplitMix64 (G. L. Steele, D. Lea, C. H. Flood, Fast splittable pseudorandom number generators,
-// 2014).
+// SplitMix64.
+// Source: G. L. Steele, D. Lea, C. H. Flood, Fast splittable pseudorandom number generators, 2014.
 class Random {
 public:
     std::uint64_t bits() {
@@ -35,9 +35,9 @@ public:
         return mixed ^ (mixed >> 31);
     }
     std::uint64_t below(std::uint64_t limit) { return bits() % limit; }
-    // From 0 to 1.
+    // In [0, 1).
     double unit() { return static_cast<double>(bits() >> 11) * 0x1p-53; }
-    // Near enough to a normal deviate: the sum of twelve, with small numbers that need an exponent.
+    // Roughly a normal deviate, the sum of twelve uniform ones; some are small and need an exponent.
     double deviate() {
         double sum = -6;
         for (int i = 0; i < 12; ++i) {
@@ -50,7 +50,7 @@ private:
     std::uint64_t state_ = 1;
 };
 
-// JSON of a tensor as Python's json spaces it.
+// A tensor as JSON, with the spaces of Python's json.
 class Json {
 public:
     template <class Number>
@@ -63,8 +63,8 @@ public:
 
 private:
     template <class Number>
-    void put(const std::vector<Number>& numbers, const std::vector<std::size_t>& shape,
-             std::size_t axis, std::size_t* next) {
+    void put(const std::vector<Number>& numbers, const std::vector<std::size_t>& shape, std::size_t axis,
+             std::size_t* next) {
         if (axis == shape.size()) {
             char text[32];
             text_.append(text, std::to_chars(text, text + sizeof text, numbers[(*next)++]).ptr);
@@ -81,7 +81,7 @@ private:
     std::string text_;
 };
 
-// Counts the work, under its name.
+// Counts a case.
 template <class Work>
 void count(const char* name, Work work) {
     CALLGRIND_TOGGLE_COLLECT;
@@ -90,14 +90,14 @@ void count(const char* name, Work work) {
     CALLGRIND_DUMP_STATS_AT(name);
 }
 
-// Where the reader's tensors go: one block for each input, large enough from the first on, as the
-// server's pool has it after the first requests.
+// The reader's memory: a block per input that never needs to grow, as in the server's pool after the
+// first requests.
 struct Blocks {
     const Reader* reader = nullptr;
     std::vector<std::vector<unsigned char>> bytes;
 };
 
-bool lend(void* owner, Memory* memory, std::size_t needed) {
+bool provide(void* owner, Memory* memory, std::size_t needed) {
     Blocks& blocks = *static_cast<Blocks*>(owner);
     std::vector<unsigned char>& block = blocks.bytes[blocks.reader->current()];
     memory->data = block.data();
@@ -105,7 +105,7 @@ bool lend(void* owner, Memory* memory, std::size_t needed) {
     return needed <= block.size();
 }
 
-// Counts the reading of a body, which must succeed; answers the tensors, by input.
+// Counts the decoding of a body, which must succeed. Returns the tensors, by input.
 std::vector<std::vector<unsigned char>> decode(const char* name, const Signature& signature,
                                                const std::string& body) {
     Blocks blocks;
@@ -115,7 +115,7 @@ std::vector<std::vector<unsigned char>> decode(const char* name, const Signature
     }
     bool done = false;
     count(name, [&] {
-        Reader reader(body.c_str(), body.size(), signature.inputs, &blocks, lend);
+        Reader reader(body.c_str(), body.size(), signature.inputs, &blocks, provide);
         blocks.reader = &reader;
         done = reader.read();
     });
@@ -129,12 +129,11 @@ void decode_tensor(const char* name, Type type, std::initializer_list<std::int64
     Signature signature;
     signature.add("x", spec_of(type, declared));
     const auto tensors = decode(name, signature, "{\"x\": " + value + "}");
-    require(std::memcmp(tensors[0].data(), expected.data(), expected.size() * sizeof(Element)) == 0,
-            name);
+    require(std::memcmp(tensors[0].data(), expected.data(), expected.size() * sizeof(Element)) == 0, name);
 }
 
-// Counts the writing of a tensor by each set of instructions that valgrind knows, which has no
-// AVX-512. Its text must be read as the same elements.
+// Counts the encoding of a tensor by each instruction set that valgrind has, which lacks AVX-512. The text
+// must read back to the same elements.
 template <class Element>
 void encode(const std::string& name, Type type, const std::vector<std::int64_t>& shape,
             const std::vector<Element>& elements) {
@@ -148,11 +147,10 @@ void encode(const std::string& name, Type type, const std::vector<std::int64_t>&
             continue;
         }
         const std::string what = "encode " + name + ", " + set.name;
-        std::vector<char> text(most_bytes(type, axes, shape.data()));
+        std::vector<char> text(max_bytes(type, axes, shape.data()));
         char* end = nullptr;
         count(what.c_str(), [&] {
-            end = write_tensor(text.data(), type, axes, shape.data(), elements.data(),
-                               set.instructions);
+            end = write_tensor(text.data(), type, axes, shape.data(), elements.data(), set.instructions);
         });
         Signature signature;
         signature.add("x", spec_of(type, {}));
@@ -185,14 +183,12 @@ void decode_all() {
     const auto deviates = draw<float>(16 * 256, [&] { return random.deviate(); });
     const auto units = draw<double>(16 * 256, [&] { return random.unit(); });
     const auto wide = draw<double>(16 * 256, [&] { return random.deviate() * 1e5; });
-    const auto pixels = draw<float>(3 * 32 * 32, [&] {
-        return static_cast<double>(random.below(10'000)) / 1e4;
-    });
+    const auto pixels = draw<float>(3 * 32 * 32,
+                                    [&] { return static_cast<double>(random.below(10'000)) / 1e4; });
     const auto bytes = draw<std::uint8_t>(3 * 32 * 32, [&] { return random.below(256); });
     const auto ids = draw<std::int64_t>(32 * 128, [&] { return random.below(30'522); });
-    const auto large = draw<std::int64_t>(32 * 128, [&] {
-        return static_cast<std::int64_t>(random.bits()) >> random.below(60);
-    });
+    const auto large = draw<std::int64_t>(
+        32 * 128, [&] { return static_cast<std::int64_t>(random.bits()) >> random.below(60); });
     const auto row = draw<double>(4, [&] { return random.deviate(); });
 
     decode_tensor("decode floats, shortest", Type::float32, {-1, 256}, Json::of(deviates, {16, 256}),
@@ -202,11 +198,10 @@ void decode_all() {
     decode_tensor("decode float64", Type::float64, {-1, 256}, Json::of(wide, {16, 256}), wide);
     decode_tensor("decode image, 4 decimals", Type::float32, {-1, 3, 32, 32},
                   Json::of(pixels, {1, 3, 32, 32}), pixels);
-    decode_tensor("decode image, bytes", Type::uint8, {-1, 3, 32, 32},
-                  Json::of(bytes, {1, 3, 32, 32}), bytes);
+    decode_tensor("decode image, bytes", Type::uint8, {-1, 3, 32, 32}, Json::of(bytes, {1, 3, 32, 32}),
+                  bytes);
     decode_tensor("decode integers", Type::int64, {-1, 128}, Json::of(large, {32, 128}), large);
-    decode_tensor("decode a row of four", Type::float32, {-1, 4}, Json::of(row, {1, 4}),
-                  cast<float>(row));
+    decode_tensor("decode a row of four", Type::float32, {-1, 4}, Json::of(row, {1, 4}), cast<float>(row));
 
     Signature tokens;
     tokens.add("input_ids", spec_of(Type::int64, {-1, -1}));
@@ -218,7 +213,7 @@ void decode_all() {
     require(std::memcmp(read[0].data(), ids.data(), 8 * ids.size()) == 0, "token ids");
     require(std::memcmp(read[1].data(), mask.data(), 8 * mask.size()) == 0, "their mask");
 
-    // Words, of which some have escapes or lie beyond ASCII.
+    // Words, some with escapes or beyond ASCII.
     Signature words;
     words.add("text", spec_of(Type::string, {-1}));
     std::string texts;
@@ -231,7 +226,7 @@ void decode_all() {
     }
     decode("decode strings", words, "{\"text\": [" + texts + "]}");
 
-    // Several inputs and all sorts of numbers, laid out by hand.
+    // Several inputs and all kinds of numbers, pretty-printed.
     Signature mixed;
     mixed.add("numbers", spec_of(Type::float32, {-1, 8}));
     mixed.add("flags", spec_of(Type::boolean, {-1}));
@@ -248,21 +243,20 @@ void decode_all() {
         lines += std::string(comma) + "\"line " + std::to_string(i) + "\"";
     }
     decode("decode mixed", mixed,
-           "{\n  \"numbers\": [" + rows + "\n  ],\n  \"flags\": [" + flags + "],\n  \"half\": [" +
-               halves + "],\n  \"text\": [" + lines + "],\n  \"rate\": 16000\n}\n");
+           "{\n  \"numbers\": [" + rows + "\n  ],\n  \"flags\": [" + flags + "],\n  \"half\": [" + halves +
+               "],\n  \"text\": [" + lines + "],\n  \"rate\": 16000\n}\n");
 }
 
 void encode_all() {
     Random random;
     const auto deviates = draw<float>(16 * 256, [&] { return random.deviate(); });
     encode("floats", Type::float32, {16, 256}, deviates);
-    encode("float64", Type::float64, {16, 256},
-           draw<double>(16 * 256, [&] { return random.unit(); }));
+    encode("float64", Type::float64, {16, 256}, draw<double>(16 * 256, [&] { return random.unit(); }));
     encode("rows of three", Type::float32, {1365, 3},
            std::vector<float>(deviates.begin(), deviates.begin() + 3 * 1365));
     encode("a row of three", Type::float32, {1, 3},
            std::vector<float>(deviates.begin(), deviates.begin() + 3));
-    // Zeros, whole numbers, and what needs an exponent.
+    // Zeros, whole numbers, and numbers that need an exponent.
     encode("mixed floats", Type::float32, {16, 256}, draw<float>(16 * 256, [&] {
                switch (random.below(4)) {
                    case 0: return 0.0;
@@ -280,14 +274,13 @@ void encode_all() {
            }));
     encode("bytes", Type::uint8, {3, 32, 32},
            draw<std::uint8_t>(3 * 32 * 32, [&] { return random.below(256); }));
-    encode("booleans", Type::boolean, {4096},
-           draw<std::uint8_t>(4096, [&] { return random.below(2); }));
+    encode("booleans", Type::boolean, {4096}, draw<std::uint8_t>(4096, [&] { return random.below(2); }));
 }
 
 }  // namespace
 
 int main() {
-    // What the counts depend on, beside the sources.
+    // The counts depend on the compiler.
     std::printf("g++ %d.%d.%d, %s\n", __GNUC__, __GNUC_MINOR__, __GNUC_PATCHLEVEL__,
 #if defined(__x86_64__)
                 "x86-64"

@@ -1,13 +1,13 @@
-"""Instruction counts of decoding and encoding, beside the baseline in counts.json.
+"""Compares the instruction counts of decoding and encoding with the baseline in counts.json.
 
     counts.py DRIVER [--write]
 
-DRIVER is counts.cpp, compiled as the wheel is. It runs under callgrind, and what is counted is the
-core's own: the instructions in DRIVER itself, and the calls out of it (memcpy, malloc, from_chars),
-but not what happens there, as the C library does it otherwise on another processor. So the counts
-are the same on every machine that has the same compiler; another one has a baseline of its own, and
-where there is none the counts are only shown. Exit codes: 0; 1 where a count is more than 3 % above
-the baseline, or the cases are others; 2 where nothing could be counted.
+DRIVER is counts.cpp, compiled like the wheel. It runs under callgrind, which counts the core alone:
+the instructions in DRIVER and its calls into libraries (memcpy, malloc, from_chars), but not the
+instructions there, which differ between processors. The counts are therefore the same on every
+machine with the same compiler. Each compiler has its own baseline; without one, the counts are only
+shown. Exit codes: 0; 1 if a count is more than 3 % above the baseline, or the cases differ; 2 if
+counting failed.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BASELINE = Path(__file__).with_suffix(".json")
-MOST = 1.03
+MAX_RATIO = 1.03
 _CALLGRIND = (
     *("valgrind", "--tool=callgrind", "--quiet", "--collect-atstart=no"),
     *("--compress-strings=no", "--compress-pos=no"),
@@ -31,11 +31,11 @@ _CALLGRIND = (
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """What one case took.
+    """The cost of one case.
 
     Attributes:
         instructions: in the core.
-        calls: out of it.
+        calls: from the core into libraries.
     """
 
     instructions: int
@@ -47,15 +47,15 @@ Counts = Mapping[str, Count]
 
 
 class CannotCountError(Exception):
-    """Something is missing, or failed; says what."""
+    """Counting failed; the message says why."""
 
 
 def read_dump(lines: Iterable[str], object_file: str) -> tuple[str, Count]:
-    """What one dump of callgrind says of one object file.
+    """Sums one object file's counts in a callgrind dump.
 
     Args:
-        lines: of the dump, with names and positions that are not compressed.
-        object_file: as callgrind names it.
+        lines: the dump, with uncompressed names and positions.
+        object_file: its name in the dump.
 
     Returns:
         The name that the program gave the dump, and the count.
@@ -64,7 +64,7 @@ def read_dump(lines: Iterable[str], object_file: str) -> tuple[str, Count]:
     """
     name = ""
     inside = False
-    called_object: str | None = None  # of the next call, if it is not the caller's own
+    called_object: str | None = None  # of the next call, if not the caller's own
     costs_are_calls = False
     instructions = calls = 0
     for line in lines:
@@ -79,7 +79,7 @@ def read_dump(lines: Iterable[str], object_file: str) -> tuple[str, Count]:
             if inside and called_object not in (None, object_file):
                 calls += int(value.split()[0])
             called_object = None
-            costs_are_calls = True  # of the next line
+            costs_are_calls = True  # on the next line
         elif re.match(r"[+*\-\d]", line):
             if inside and not costs_are_calls:
                 instructions += int(line.split()[1])
@@ -91,10 +91,10 @@ def count(driver: Path) -> tuple[str, Counts]:
     """Runs the driver under callgrind.
 
     Returns:
-        Its compiler, and the counts.
+        The driver's compiler, and the counts.
 
     Raises:
-        CannotCountError: there is no valgrind, or the driver failed.
+        CannotCountError: valgrind is missing, or the driver failed.
     """
     if shutil.which("valgrind") is None:
         raise CannotCountError("valgrind is not installed: apt-get install valgrind")
@@ -106,7 +106,7 @@ def count(driver: Path) -> tuple[str, Counts]:
         if done.returncode != 0:
             raise CannotCountError(f"{' '.join(command)} failed:\n{done.stderr.strip()}")
         counts = {}
-        # The dumps have numbers; the one without a number was made at the end.
+        # The dumps are numbered, except the one at exit.
         for file in sorted(Path(folder).glob("dump.*"), key=lambda file: int(file.suffix[1:])):
             with file.open() as lines:
                 name, counts[name] = read_dump(lines, str(driver))
@@ -114,11 +114,11 @@ def count(driver: Path) -> tuple[str, Counts]:
 
 
 def compare(counts: Counts, baseline: Counts | None) -> tuple[list[str], bool]:
-    """A table of counts beside the baseline's, and whether they hold it.
+    """Returns a table of counts against the baseline, and whether all hold it.
 
     Args:
-        counts: of this run.
-        baseline: None where there is none for this compiler.
+        counts: the counts of this run.
+        baseline: None if this compiler has none.
     """
     rows = [["", "instructions", "of baseline", "calls", "of baseline", ""]]
     holds = True
@@ -145,13 +145,13 @@ def compare(counts: Counts, baseline: Counts | None) -> tuple[list[str], bool]:
         )
     for name in baseline or {}:
         if name not in counts:
-            # A processor without a set of instructions cannot count it.
+            # Its instruction set is missing on this processor.
             rows.append([name, "", "", "", "", "not counted here"])
     return _align(rows), holds
 
 
 def _exceeds(count: int, other: int) -> bool:
-    return count > MOST * other
+    return count > MAX_RATIO * other
 
 
 def _share(count: int, of: int | None) -> str:
@@ -162,15 +162,15 @@ def _align(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
-            cell.rjust(width) if 0 < place < len(row) - 1 else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(width) if 0 < column < len(row) - 1 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]
 
 
 def read_baselines(file: Path) -> dict[str, dict[str, Count]]:
-    """The kept counts, by compiler and case."""
+    """Reads the stored counts, by compiler and case."""
     return {
         compiler: {name: Count(*pair) for name, pair in cases.items()}
         for compiler, cases in json.loads(file.read_text()).items()
@@ -178,7 +178,7 @@ def read_baselines(file: Path) -> dict[str, dict[str, Count]]:
 
 
 def write_baselines(file: Path, baselines: Mapping[str, Counts]) -> None:
-    """Keeps counts: a case a line, so that a change of one is one line of a diff."""
+    """Stores counts, one case per line for readable diffs."""
     compilers = []
     for compiler, cases in sorted(baselines.items()):
         lines = [
@@ -190,7 +190,7 @@ def write_baselines(file: Path, baselines: Mapping[str, Counts]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; answers the exit code."""
+    """Runs the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description="Counts the instructions of the core.")
     parser.add_argument("driver", type=Path, help="counts.cpp, compiled")
     parser.add_argument("--write", action="store_true", help="keep the counts as the baseline")

@@ -1,12 +1,12 @@
-"""Random decimals of all lengths, read as each float type, bit for bit against Python and NumPy.
+"""Reads random decimals as each float type and compares the bits with Python and NumPy.
 
     python tests/core/decimals.py [NUMBERS] [SEED]
 
-NUMBERS is how many each type reads; those that it is too small for are refused, beyond that count.
-Each is read in the middle of a long list, by the reader's fast paths, and near the end of a short
-one, by the others. The oracle is float(), which is David Gay's algorithm, and NumPy's rounding of
-float64 to float32 and float16; to bfloat16 it is done here, on integers. Ends with 1 and a few
-examples if anything differs.
+NUMBERS is the count per type, besides the decimals that are out of its range and must be rejected.
+Each is read in the middle of a long list, by the reader's fast paths, and some near the end of a
+short one, by the general path. The oracle is float(), which is David Gay's algorithm, with NumPy's
+rounding of float64 to float32 and float16, and the rounding to bfloat16 below. Exits with 1 and a
+few examples if anything differs.
 """
 
 import random
@@ -19,8 +19,8 @@ import numpy
 
 from gpux._fastpath import InputSpec, InputTable, decode
 from gpux.errors import ClientError
-from gpux.memory import Block, Pool
-from gpux.tensor import BY_NAME, TensorSpec
+from gpux.tensors.memory import Block, Pool
+from gpux.tensors.signature import BY_NAME, TensorSpec
 
 Array = numpy.ndarray[Any, Any]
 
@@ -44,13 +44,13 @@ def to_float16(values: Array) -> Array:
 
 
 def to_bfloat16(values: Array) -> Array:
-    """Rounded once, to nearest even: a scaled significand, which rint() rounds exactly."""
+    """Rounds once, to nearest even: scales the significand to an integer for rint()."""
     magnitude = numpy.abs(values)
     _, exponent = numpy.frexp(magnitude)
-    # Eight significant bits, fewer for subnormals, whose last place is 2**-133.
-    place = numpy.maximum(exponent - 8, -133)
-    # Both steps are exact: of a double that is normal, or below half of the last place.
-    rounded = numpy.ldexp(numpy.rint(numpy.ldexp(magnitude, -place)), place)
+    # Eight significant bits, fewer for subnormals, whose last bit is 2**-133.
+    ulp = numpy.maximum(exponent - 8, -133)
+    # Both scalings are exact, as the float64 is normal or below half of the last bit.
+    rounded = numpy.ldexp(numpy.rint(numpy.ldexp(magnitude, -ulp)), ulp)
     with numpy.errstate(over="ignore"):
         single = rounded.astype(numpy.float32)  # exact, or infinite
     bits: Array = (single.view(numpy.uint32) >> 16).astype(numpy.uint16)
@@ -77,22 +77,22 @@ def digits(source: random.Random, count: int) -> str:
 
 
 def plain(source: random.Random) -> str:
-    """`1.234`, as most floats are written: the fast path has each length."""
+    """`1.234`, as most floats are written, of each length that the fast path has."""
     return f"{source.randrange(10)}.{digits(source, source.randint(1, 19))}"
 
 
 def scaled(source: random.Random) -> str:
     """Up to 20 digits with a point anywhere, and mostly a small exponent."""
     text = digits(source, source.randint(1, 20))
-    place = source.randint(1, len(text))
-    integer = text[:place].lstrip("0") or "0"
-    fraction = "." + text[place:] if place < len(text) else ""
+    point = source.randint(1, len(text))
+    integer = text[:point].lstrip("0") or "0"
+    fraction = "." + text[point:] if point < len(text) else ""
     exponent = source.choice(["", f"e{source.randint(-45, 38)}", f"E{source.randint(-30, 20):+d}"])
     return integer + fraction + exponent
 
 
 def wide(source: random.Random) -> str:
-    """The whole range of float64, beyond its ends too."""
+    """The whole range of float64 and beyond."""
     text = digits(source, source.randint(1, 25)).lstrip("0") or "0"
     return f"{text}e{source.randint(-345, 308) - len(text) + 1}"
 
@@ -107,7 +107,7 @@ def long(source: random.Random) -> str:
 
 
 def float64s(source: random.Random) -> str:
-    """Any float64, the shortest text or 17 digits."""
+    """Any float64, as its shortest text or with 17 to 19 digits."""
     value = numpy.uint64(source.getrandbits(63)).view(numpy.float64)
     if not numpy.isfinite(value):
         return "1"
@@ -115,7 +115,7 @@ def float64s(source: random.Random) -> str:
 
 
 def unit(source: random.Random) -> str:
-    """Pixels and probabilities, as texts of float64 and of float32."""
+    """Pixels and probabilities, as float64 and float32 texts."""
     value = source.random()
     return source.choice(
         [repr(value), f"{value:.17f}", f"{value:.9f}", f"{value:.7g}", f"{value:.4f}"]
@@ -123,7 +123,7 @@ def unit(source: random.Random) -> str:
 
 
 def near_float32(source: random.Random) -> str:
-    """Midpoints between float32 neighbours, in full or to so many digits."""
+    """Midpoints between float32 neighbours, exact or rounded to fewer digits."""
     bits = numpy.uint32(source.randrange(0x7F800000 - 1))
     low, high = (numpy.uint32(each).view(numpy.float32) for each in (bits, bits + numpy.uint32(1)))
     middle = (float(low) + float(high)) / 2
@@ -158,7 +158,7 @@ def decimals(source: random.Random, count: int) -> Iterator[str]:
 
 
 def read(type_name: str, texts: list[str], separator: str, behind: str) -> Array:
-    """The bits that the reader makes of numbers."""
+    """Reads numbers and returns their bits."""
     body = f'{{"x":[{separator.join(texts)}]}}{behind}'.encode()
     ((_, block, _, _, _),) = decode(body, TABLES[type_name], POOL)
     assert isinstance(block, Block)
@@ -168,7 +168,7 @@ def read(type_name: str, texts: list[str], separator: str, behind: str) -> Array
     return written.view(f"u{width}")
 
 
-def is_refused(type_name: str, text: str) -> bool:
+def is_rejected(type_name: str, text: str) -> bool:
     try:
         read(type_name, [text], "", "")
     except ClientError as error:
@@ -177,7 +177,7 @@ def is_refused(type_name: str, text: str) -> bool:
 
 
 def compare(texts: list[str], source: random.Random, read_as: Counter[str]) -> Iterator[str]:
-    """What differs, in words; counts what was read."""
+    """Yields a message per difference; adds to the counts of numbers read."""
     with numpy.errstate(over="ignore"):
         values = numpy.array([float(text) for text in texts])
         for name, (convert, infinity) in TYPES.items():
@@ -192,13 +192,13 @@ def compare(texts: list[str], source: random.Random, read_as: Counter[str]) -> I
             found = read(name, taken, separator, " " * 100)
             for i in numpy.flatnonzero(found != wanted)[:5]:
                 yield f"{name} {taken[i]}: {found[i]:#x}, not {wanted[i]:#x}"
-            # Some once more, each as the last number of a body.
+            # Some again, each as the last number of a body.
             for i in source.sample(range(len(taken)), min(len(taken), len(texts) // 50)):
                 (last,) = read(name, [taken[i]], "", "")
                 if last != wanted[i]:
                     yield f"{name} {taken[i]} at the end: {last:#x}, not {wanted[i]:#x}"
             for text in source.sample(beyond, min(len(beyond), len(texts) // 50)):
-                if not is_refused(name, text):
+                if not is_rejected(name, text):
                     yield f"{name} {text}: not refused"
 
 

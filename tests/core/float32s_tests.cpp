@@ -1,4 +1,4 @@
-// Many float32s of a list at once, beside strtod() and a second rounding; what is left to others.
+// read_float32s() against strtod() and a second rounding, and the text that it declines.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -26,27 +26,27 @@ std::uint64_t bits_of(float number) {
 
 struct Found {
     std::size_t count;
-    std::size_t behind;
+    std::size_t after;
 };
 
-// What read_float32s() takes of a text, in memory that ends right behind what it may look at and
-// write to; the numbers must be those that strtod() reads there, rounded once more.
-Found take(const std::string& text, std::size_t room) {
+// Runs read_float32s() on memory that ends where it may read and write. The numbers must be those that
+// strtod() reads, rounded once more.
+Found read_text(const std::string& text, std::size_t room) {
     const Text body("[[[" + text);
     const std::unique_ptr<float[]> out(new float[room]);
-    const char* behind = nullptr;
+    const char* after = nullptr;
     const char* const begin = body.begin() + kFloat32sLookback;
-    const std::size_t count = read_float32s(begin, body.end(), out.get(), room, &behind);
+    const std::size_t count = read_float32s(begin, body.end(), out.get(), room, &after);
     const char* at = begin;
     for (std::size_t i = 0; i < count; ++i) {
         char* stop = nullptr;
         const float expected = static_cast<float>(std::strtod(at, &stop));
         check(bits_of(out[i]) == bits_of(expected), "a number of " + quoted(text));
-        check(*stop == ',', "a comma behind each number of " + quoted(text));
+        check(*stop == ',', "a comma after each number of " + quoted(text));
         at = stop + 1;
     }
-    check(behind == at, "the place behind the last number of " + quoted(text));
-    return {count, static_cast<std::size_t>(behind - begin)};
+    check(after == at, "the position after the last number of " + quoted(text));
+    return {count, static_cast<std::size_t>(after - begin)};
 }
 
 }  // namespace
@@ -56,11 +56,12 @@ void test_float32s() {
         return;
     }
     const std::string end(80, ' ');
-    // What is taken, and what is left to others.
+    // How many numbers are read before other text.
     struct Case {
         const char* text;
         std::size_t count;
     };
+    // clang-format off
     for (const Case& one : {
              Case{"1,2,3,", 3}, {"1, 2, 3, ", 3}, {"-1,-2.5, -3.25,", 3}, {"0,0.0,-0.0,-0,", 4},
              {"1.5,10.5,100.5,1000.5,", 3}, {"999.999,0.001,", 2}, {"255,0,17,", 3},
@@ -71,30 +72,31 @@ void test_float32s() {
              {"1,null,", 1}, {"1,\xB5,", 1}, {"1,[2,3],", 1}, {"1,2a,", 1}, {"1,\"2\",", 1}, {"1,2:", 1},
              {"1,2/,", 1}, {"1,1.:,", 1}, {"1,:1,", 1}, {"1,/1,", 1}, {",", 0}, {"]", 0},
          }) {
-        check(take(one.text + end, 100).count == one.count, "how many of " + quoted(one.text));
+        // clang-format on
+        check(read_text(one.text + end, 100).count == one.count, "how many of " + quoted(one.text));
     }
-    // The same behind more than a block of others, at each place of a block.
+    // The same after other numbers, at each offset in a block.
     for (std::size_t others = 0; others < 80; ++others) {
         std::string start;
         for (std::size_t i = 0; i < others; ++i) {
             start += i % 3 == 0 ? "1," : i % 3 == 1 ? "-2.25, " : "17.125,";
         }
         for (const char* const wrong : {"01,", "1..5,", "--1,", "1e5,", "1000,", "1 ,"}) {
-            check(take(start + wrong + end, 100).count == others, "what is wrong, behind others");
+            check(read_text(start + wrong + end, 100).count == others, "what is wrong, after others");
         }
     }
-    // No more than there is room for, nor anything near the end.
+    // No more than `room`, and no reads past the end.
     std::string many;
     for (int i = 0; i < 300; ++i) {
         many += i % 2 == 0 ? "0.5," : "-123.0625, ";
     }
     for (std::size_t room = 0; room <= 300; ++room) {
-        check(take(many + end, room).count == room, "as many as there is room for");
+        check(read_text(many + end, room).count == room, "as many as there is room for");
     }
     for (std::size_t size = 0; size < 300; ++size) {
-        take(many.substr(0, size), 400);
+        read_text(many.substr(0, size), 400);
     }
-    // Lengths of all kinds, and decimals next to the middle between two float32s.
+    // All lengths, and decimals next to the midpoint of two float32s.
     std::mt19937_64 random(1);
     for (int i = 0; i < 3000; ++i) {
         std::string text;
@@ -108,7 +110,7 @@ void test_float32s() {
             }
             text += random() % 2 == 0 ? "," : ", ";
         }
-        check(take(text + end, 100).count == 40, "all of " + quoted(text));
+        check(read_text(text + end, 100).count == 40, "all of " + quoted(text));
     }
     for (int i = 0; i < 3000; ++i) {
         const float value = static_cast<float>(random() % 100'000'000) / 1e5f;
@@ -120,7 +122,7 @@ void test_float32s() {
         text += text.back() == '.' ? "0" : "";
         std::string below = text;
         below.back() -= below.back() > '0' ? 1 : 0;
-        take(text + "," + text + "1, " + below + "9," + text.substr(0, 14) + ", " + end, 100);
+        read_text(text + "," + text + "1, " + below + "9," + text.substr(0, 14) + ", " + end, 100);
     }
 }
 
@@ -136,12 +138,11 @@ void check_among_others(const std::string& text, std::uint64_t bits) {
         }
         const Text body(list + std::string(80, ' '));
         std::vector<float> out(2 * kOthers + 1);
-        const char* behind = nullptr;
-        const std::size_t count = read_float32s(
-            body.begin() + kFloat32sLookback, body.end(), out.data(), out.size(), &behind
-        );
+        const char* after = nullptr;
+        const std::size_t count = read_float32s(body.begin() + kFloat32sLookback, body.end(), out.data(),
+                                                out.size(), &after);
         check(count == kOthers || count == out.size(), "those before: " + quoted(text));
-        check(behind[-1] == ',', "it stands behind a comma: " + quoted(text));
+        check(after[-1] == ',', "it stands after a comma: " + quoted(text));
         for (std::size_t i = 0; i < count; ++i) {
             const float other = std::strtof(spelling.c_str(), nullptr);
             const std::uint64_t expected = i == kOthers ? bits : bits_of(other);

@@ -1,7 +1,7 @@
-// Numbers: where their text ends or is wrong, and what they are in each type.
+// Numbers: where their text ends or is invalid, and their value in each type.
 //
-// Floats are compared with bits that are written down here, and with strtod() and a second rounding
-// that is done by arithmetic; integers with 128-bit ones.
+// Floats are compared with known bits, and with strtod() and a second rounding by arithmetic; integers
+// with 128-bit ones.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -43,21 +43,25 @@ void test_scan() {
         const char* text;
         std::size_t stop;
     };
+    // clang-format off
     for (const Case& one : {
              Case{"0", 1}, {"-0", 2}, {"7", 1}, {"-7", 2}, {"10", 2}, {"0.5", 3}, {"-0.5", 4},
              {"1e5", 3}, {"1E5", 3}, {"1e+5", 4}, {"1e-5", 4}, {"1.25e007", 8}, {"0e0", 3},
-             // What follows is for others to judge.
+             // The caller checks the text that follows.
              {"00", 1}, {"01", 1}, {"-01", 2}, {"0x", 1}, {"1,2", 1}, {"1]", 1}, {"1 2", 1},
              {"1.5.5", 3}, {"1e5.5", 3}, {"1e5e5", 3}, {"12345678", 8}, {"123456789", 9},
              {"1234567a", 7}, {"12345678.12345678", 17}, {"1234567890123456789012345", 25},
          }) {
+        // clang-format on
         check_scan(one.text, true, one.stop);
     }
+    // clang-format off
     for (const Case& one : {
              Case{"-", 1}, {"--1", 1}, {"-a", 1}, {"-.5", 1}, {"1.", 2}, {"1.e5", 2}, {"-1.", 3},
              {"1.x", 2}, {"1e", 2}, {"1e+", 3}, {"1e-", 3}, {"1ex", 2}, {"1e+-5", 3}, {"0.5e", 4},
              {"12345678.", 9}, {"123456789e", 10},
          }) {
+        // clang-format on
         check_scan(one.text, false, one.stop);
     }
     check_scan(zeros(1), true, 1);
@@ -66,8 +70,8 @@ void test_scan() {
     check_scan("1." + zeros(800) + "e", false, 803);
 }
 
-// scan_plain_number() beside scan_number(): it may leave a number to the other one, but what it takes
-// is one, and the same. `must` says that it may not leave it.
+// scan_plain_number() against scan_number(): it may decline a text unless `must`, but what it accepts must
+// be the same number.
 void check_plain(const std::string& text, bool must) {
     const std::string padded = std::string(kLookback, '[') + text + ",[[";
     const Text body(padded);
@@ -83,12 +87,10 @@ void check_plain(const std::string& text, bool must) {
     const char* stop = nullptr;
     const bool is_number = scan_number(begin, body.end(), &decimal, &stop);
     check(is_number && decimal.end == end, "no number: " + text);
-    check(
-        plain.begin == begin && plain.end == end && plain.whole && decimal.whole &&
-            plain.digits == decimal.digits && plain.exponent == decimal.exponent &&
-            plain.negative == decimal.negative,
-        "the same number: " + text
-    );
+    check(plain.begin == begin && plain.end == end && plain.whole && decimal.whole &&
+              plain.digits == decimal.digits && plain.exponent == decimal.exponent &&
+              plain.negative == decimal.negative,
+          "the same number: " + text);
 }
 
 void test_plain() {
@@ -119,10 +121,10 @@ void test_plain() {
                 check_plain(sign + integer, size <= 16);
                 const std::string fraction = sign + digits(1) + "." + digits(size);
                 check_plain(fraction, size <= 18);
-                // Any other byte at any place.
+                // Any other byte at any index.
                 for (std::string text : {sign + integer, fraction}) {
-                    const std::size_t place = random() % text.size();
-                    text[place] = static_cast<char>(random());
+                    const std::size_t index = random() % text.size();
+                    text[index] = static_cast<char>(random());
                     check_plain(text, false);
                 }
             }
@@ -131,11 +133,11 @@ void test_plain() {
 }
 
 void test_digits() {
-    // Each byte at each of eight places.
+    // Each byte at each of eight positions.
     for (unsigned byte = 0; byte < 256; ++byte) {
-        for (std::size_t place = 0; place < 8; ++place) {
+        for (std::size_t index = 0; index < 8; ++index) {
             std::string text = "90817263";
-            text[place] = static_cast<char>(byte);
+            text[index] = static_cast<char>(byte);
             const std::uint64_t values = load_8_digits(text.data());
             const bool is_one = byte >= '0' && byte <= '9';
             check(are_digits(values) == is_one, "eight digits with " + std::to_string(byte));
@@ -159,12 +161,11 @@ void test_digits() {
             bool taken = read_last_digits(bytes.data(), kept, &found);
             check(taken && found == wanted, "the last digits of " + bytes);
             if (kept > 0) {
-                const std::size_t place = static_cast<std::size_t>(
-                    16 - kept + static_cast<std::ptrdiff_t>(random() % static_cast<unsigned>(kept))
-                );
-                bytes[place] = static_cast<char>(random());
+                const std::size_t index = static_cast<std::size_t>(
+                    16 - kept + static_cast<std::ptrdiff_t>(random() % static_cast<unsigned>(kept)));
+                bytes[index] = static_cast<char>(random());
                 taken = read_last_digits(bytes.data(), kept, &found);
-                check(taken == is_digit(bytes[place]), "the last digits of " + bytes);
+                check(taken == is_digit(bytes[index]), "the last digits of " + bytes);
             }
         }
         std::string block(64, ' ');
@@ -188,9 +189,9 @@ std::uint64_t bits_of_element(float element) {
 std::uint64_t bits_of_element(Half element) { return element.bits; }
 std::uint64_t bits_of_element(BFloat element) { return element.bits; }
 
-constexpr std::uint64_t kRefused = ~std::uint64_t{0};
+constexpr std::uint64_t kRejected = ~std::uint64_t{0};
 
-// The bits that a text becomes; kRefused if it is out of range.
+// The bits of a text's value; kRejected if it is out of range.
 template <class Element>
 std::uint64_t read(const std::string& text) {
     const Text body(text);
@@ -203,14 +204,14 @@ std::uint64_t read(const std::string& text) {
     Element element;
     const Outcome outcome = convert(decimal, element);
     check(outcome != Outcome::not_an_integer, "a float: " + quoted(text));
-    const std::uint64_t bits = outcome == Outcome::stored ? bits_of_element(element) : kRefused;
-    // The same by the other way, where it is taken.
+    const std::uint64_t bits = outcome == Outcome::stored ? bits_of_element(element) : kRejected;
+    // The same by scan_plain_number(), unless it declines.
     const Text padded(std::string(kLookback, '[') + text + ",[[");
     const char* const begin = padded.begin() + kLookback;
     if (scan_plain_number(begin, begin + text.size(), &decimal)) {
         Element other;
         const bool stored = convert(decimal, other) == Outcome::stored;
-        check((stored ? bits_of_element(other) : kRefused) == bits, "as a plain number: " + text);
+        check((stored ? bits_of_element(other) : kRejected) == bits, "as a plain number: " + text);
     }
     if constexpr (std::is_same_v<Element, float>) {
         check_among_others(text, bits);
@@ -218,30 +219,28 @@ std::uint64_t read(const std::string& text) {
     return bits;
 }
 
-// A float64 rounded to so many significant bits, of which none is below 2^least.
-double rounded(double value, int significant, int least) {
+// A float64 rounded to `significant` bits, none below 2^min_ulp.
+double rounded(double value, int significant, int min_ulp) {
     int exponent = 0;
     std::frexp(value, &exponent);
-    const int place = std::max(exponent - significant, least);
-    return std::ldexp(std::nearbyint(std::ldexp(value, -place)), place);
+    const int ulp = std::max(exponent - significant, min_ulp);
+    return std::ldexp(std::nearbyint(std::ldexp(value, -ulp)), ulp);
 }
 
-// Beside strtod(), which rounds correctly, and the second rounding.
+// Against strtod(), which rounds correctly, and a second rounding.
 void check_floats(const std::string& text) {
     const double value = std::strtod(text.c_str(), nullptr);
     const bool is_finite = std::isfinite(value);
-    check(read<double>(text) == (is_finite ? bits_of(value) : kRefused), "float64: " + quoted(text));
+    check(read<double>(text) == (is_finite ? bits_of(value) : kRejected), "float64: " + quoted(text));
 
     const float single = static_cast<float>(value);
-    check(
-        read<float>(text) == (std::isfinite(single) ? bits_of_element(single) : kRefused),
-        "float32: " + quoted(text)
-    );
+    check(read<float>(text) == (std::isfinite(single) ? bits_of_element(single) : kRejected),
+          "float32: " + quoted(text));
 
     const double half = is_finite ? rounded(value, 11, -24) : value;
     const std::uint64_t half_bits = read<Half>(text);
     if (std::fabs(half) > 65504.0) {
-        check(half_bits == kRefused, "float16, out of range: " + quoted(text));
+        check(half_bits == kRejected, "float16, out of range: " + quoted(text));
     } else {
         const double found = to_double(Half{static_cast<std::uint16_t>(half_bits)});
         check(bits_of(found) == bits_of(half), "float16: " + quoted(text));
@@ -250,7 +249,7 @@ void check_floats(const std::string& text) {
     const double brain = is_finite ? rounded(value, 8, -133) : value;
     const std::uint64_t brain_bits = read<BFloat>(text);
     if (std::fabs(brain) > 0x1.FEp127) {
-        check(brain_bits == kRefused, "bfloat16, out of range: " + quoted(text));
+        check(brain_bits == kRejected, "bfloat16, out of range: " + quoted(text));
     } else {
         const double found = to_double(BFloat{static_cast<std::uint16_t>(brain_bits)});
         check(bits_of(found) == bits_of(brain), "bfloat16: " + quoted(text));
@@ -271,119 +270,111 @@ void check_bits(const char* type, const std::vector<FloatCase>& cases) {
 }
 
 void test_floats() {
-    check_bits<double>(
-        "float64",
-        {
-            {"0", 0},
-            {"-0", 1ull << 63},
-            {"-0.0e5", 1ull << 63},
-            {"1", 0x3FF0000000000000},
-            {"0.1", 0x3FB999999999999A},
-            {"0.30000000000000004", 0x3FD3333333333334},
-            // Ties, of which the even one is taken, and what decides them 780 digits later.
-            {"9007199254740993", 0x4340000000000000},
-            {"9007199254740995", 0x4340000000000002},
-            {"9007199254740993." + zeros(780), 0x4340000000000000},
-            {"9007199254740993." + zeros(780) + "1", 0x4340000000000001},
-            {"9007199254740992." + std::string(780, '9'), 0x4340000000000000},
-            // The least: half of it, 2^-1075, is 2.47032822920623272...e-324.
-            {"4.9406564584124654e-324", 1},
-            {"2.4703282292062328e-324", 1},
-            {"2.4703282292062327e-324", 0},
-            {"-2.4703282292062327e-324", 1ull << 63},
-            {"2.2250738585072011e-308", 0x000FFFFFFFFFFFFF},
-            {"2.2250738585072014e-308", 0x0010000000000000},
-            // The largest: the midpoint above it is 1.797693134862315807...e308.
-            {"1.7976931348623157e308", 0x7FEFFFFFFFFFFFFF},
-            {"1.7976931348623158e308", 0x7FEFFFFFFFFFFFFF},
-            {"1.7976931348623159e308", kRefused},
-            {"-1.7976931348623159e308", kRefused},
-            {"1e309", kRefused},
-            {"1e-400", 0},
-            {"-1e-400", 1ull << 63},
-            // Exponents and digits that cancel, or that no integer has.
-            {"1" + zeros(400) + "e-400", 0x3FF0000000000000},
-            {"1" + zeros(100'000) + "e-100000", 0x3FF0000000000000},
-            {"0." + zeros(400) + "1e401", 0x3FF0000000000000},
-            {"0." + zeros(100'000) + "1e100001", 0x3FF0000000000000},
-            {zeros(1) + "." + zeros(800) + "e800", 0},
-            {"1e99999999999999999999999999", kRefused},
-            {"1e-99999999999999999999999999", 0},
-            {"0e99999999999999999999999999", 0},
-            {"0e-9999999999999999999999999", 0},
-            {"1e" + zeros(800) + "1", 0x4024000000000000},
-            {"0." + std::string(800, '3'), 0x3FD5555555555555},
-        }
-    );
-    check_bits<float>(
-        "float32",
-        {
-            {"-0", 0x80000000},
-            {"0.1", 0x3DCCCCCD},
-            {"16777217", 0x4B800000},
-            {"16777219", 0x4B800002},
-            {"16777217.00000001", 0x4B800001},
-            // The nearest float64 is the midpoint: what lies beyond it is lost by the first rounding.
-            {"16777217.0000000000000001", 0x4B800000},
-            {"16777218.9999999999999999", 0x4B800002},
-            {"1.401298464324817e-45", 1},
-            {"7.006492321624085e-46", 0},  // nearest to 2^-150, the midpoint
-            {"7.0064923216240863e-46", 1},
-            {"1.1754943508222875e-38", 0x00800000},
-            {"1.1754942106924411e-38", 0x007FFFFF},
-            {"3.4028234663852886e38", 0x7F7FFFFF},
-            {"3.4028235677973362e38", 0x7F7FFFFF},
-            {"3.4028235677973366e38", kRefused},
-            {"1e39", kRefused},
-            {"-1e-60", 0x80000000},
-        }
-    );
-    check_bits<Half>(
-        "float16",
-        {
-            {"-0", 0x8000},
-            {"0.1", 0x2E66},
-            {"2049", 0x6800},
-            {"2051", 0x6802},
-            {"2049.0000001", 0x6801},
-            {"65504", 0x7BFF},
-            {"65510", 0x7BFF},
-            {"65519.99", 0x7BFF},
-            {"65520", kRefused},
-            {"-65520", kRefused},
-            {"65519.9999999999999999", kRefused},  // its float64 is 65520
-            {"5.9604644775390625e-08", 1},
-            {"2.98023223876953125e-08", 0},  // 2^-25, the midpoint
-            {"2.9802322387695316e-08", 1},
-            {"6.097555160522461e-05", 0x03FF},
-            {"6.10053539276123046875e-05", 0x0400},  // the midpoint to the least normal one
-            {"6.103515625e-05", 0x0400},
-            {"-1e-30", 0x8000},
-            {"1e-310", 0},
-        }
-    );
-    check_bits<BFloat>(
-        "bfloat16",
-        {
-            {"0.1", 0x3DCD},
-            {"257", 0x4380},
-            {"259", 0x4382},
-            {"257.0000001", 0x4381},
-            {"3.3895313892515355e38", 0x7F7F},
-            {"3.3961775292304597e38", 0x7F7F},
-            {"3.3961775292304601e38", kRefused},
-            {"9.183549615799121e-41", 1},
-            {"4.591774807899561e-41", 0},  // nearest to 2^-134, the midpoint
-            {"4.591774807899562e-41", 1},
-            {"-1e-310", 0x8000},
-        }
-    );
-    // Random ones, of all lengths and near to what float32 has to decide.
+    const std::vector<FloatCase> float64s{
+        {"0", 0},
+        {"-0", 1ull << 63},
+        {"-0.0e5", 1ull << 63},
+        {"1", 0x3FF0000000000000},
+        {"0.1", 0x3FB999999999999A},
+        {"0.30000000000000004", 0x3FD3333333333334},
+        // Ties, which round to even, and near ties that the 780th digit decides.
+        {"9007199254740993", 0x4340000000000000},
+        {"9007199254740995", 0x4340000000000002},
+        {"9007199254740993." + zeros(780), 0x4340000000000000},
+        {"9007199254740993." + zeros(780) + "1", 0x4340000000000001},
+        {"9007199254740992." + std::string(780, '9'), 0x4340000000000000},
+        // The smallest: half of it, 2^-1075, is 2.47032822920623272...e-324.
+        {"4.9406564584124654e-324", 1},
+        {"2.4703282292062328e-324", 1},
+        {"2.4703282292062327e-324", 0},
+        {"-2.4703282292062327e-324", 1ull << 63},
+        {"2.2250738585072011e-308", 0x000FFFFFFFFFFFFF},
+        {"2.2250738585072014e-308", 0x0010000000000000},
+        // The largest: the midpoint above it is 1.797693134862315807...e308.
+        {"1.7976931348623157e308", 0x7FEFFFFFFFFFFFFF},
+        {"1.7976931348623158e308", 0x7FEFFFFFFFFFFFFF},
+        {"1.7976931348623159e308", kRejected},
+        {"-1.7976931348623159e308", kRejected},
+        {"1e309", kRejected},
+        {"1e-400", 0},
+        {"-1e-400", 1ull << 63},
+        // Exponents that cancel the digits, or overflow an integer.
+        {"1" + zeros(400) + "e-400", 0x3FF0000000000000},
+        {"1" + zeros(100'000) + "e-100000", 0x3FF0000000000000},
+        {"0." + zeros(400) + "1e401", 0x3FF0000000000000},
+        {"0." + zeros(100'000) + "1e100001", 0x3FF0000000000000},
+        {zeros(1) + "." + zeros(800) + "e800", 0},
+        {"1e99999999999999999999999999", kRejected},
+        {"1e-99999999999999999999999999", 0},
+        {"0e99999999999999999999999999", 0},
+        {"0e-9999999999999999999999999", 0},
+        {"1e" + zeros(800) + "1", 0x4024000000000000},
+        {"0." + std::string(800, '3'), 0x3FD5555555555555},
+    };
+    check_bits<double>("float64", float64s);
+    const std::vector<FloatCase> float32s{
+        {"-0", 0x80000000},
+        {"0.1", 0x3DCCCCCD},
+        {"16777217", 0x4B800000},
+        {"16777219", 0x4B800002},
+        {"16777217.00000001", 0x4B800001},
+        // The nearest float64 is the midpoint: the first rounding loses the rest.
+        {"16777217.0000000000000001", 0x4B800000},
+        {"16777218.9999999999999999", 0x4B800002},
+        {"1.401298464324817e-45", 1},
+        {"7.006492321624085e-46", 0},  // nearest to 2^-150, the midpoint
+        {"7.0064923216240863e-46", 1},
+        {"1.1754943508222875e-38", 0x00800000},
+        {"1.1754942106924411e-38", 0x007FFFFF},
+        {"3.4028234663852886e38", 0x7F7FFFFF},
+        {"3.4028235677973362e38", 0x7F7FFFFF},
+        {"3.4028235677973366e38", kRejected},
+        {"1e39", kRejected},
+        {"-1e-60", 0x80000000},
+    };
+    check_bits<float>("float32", float32s);
+    const std::vector<FloatCase> float16s{
+        {"-0", 0x8000},
+        {"0.1", 0x2E66},
+        {"2049", 0x6800},
+        {"2051", 0x6802},
+        {"2049.0000001", 0x6801},
+        {"65504", 0x7BFF},
+        {"65510", 0x7BFF},
+        {"65519.99", 0x7BFF},
+        {"65520", kRejected},
+        {"-65520", kRejected},
+        {"65519.9999999999999999", kRejected},  // its float64 is 65520
+        {"5.9604644775390625e-08", 1},
+        {"2.98023223876953125e-08", 0},  // 2^-25, the midpoint
+        {"2.9802322387695316e-08", 1},
+        {"6.097555160522461e-05", 0x03FF},
+        {"6.10053539276123046875e-05", 0x0400},  // the midpoint below the smallest normal one
+        {"6.103515625e-05", 0x0400},
+        {"-1e-30", 0x8000},
+        {"1e-310", 0},
+    };
+    check_bits<Half>("float16", float16s);
+    const std::vector<FloatCase> bfloat16s{
+        {"0.1", 0x3DCD},
+        {"257", 0x4380},
+        {"259", 0x4382},
+        {"257.0000001", 0x4381},
+        {"3.3895313892515355e38", 0x7F7F},
+        {"3.3961775292304597e38", 0x7F7F},
+        {"3.3961775292304601e38", kRejected},
+        {"9.183549615799121e-41", 1},
+        {"4.591774807899561e-41", 0},  // nearest to 2^-134, the midpoint
+        {"4.591774807899562e-41", 1},
+        {"-1e-310", 0x8000},
+    };
+    check_bits<BFloat>("bfloat16", bfloat16s);
+    // Random ones, of all lengths and near the midpoints of float32.
     std::mt19937_64 random(3);
     for (int round = 0; round < 20'000; ++round) {
         std::string text = random() % 2 == 0 ? "-" : "";
         if (round % 4 == 0) {
-            // Midpoints, each other one between subnormals.
+            // Midpoints, every other one between subnormals.
             const std::uint32_t bits = random() % (round % 8 == 0 ? 0x7F7FFFFF : 0x007FFFFF);
             float low;
             std::memcpy(&low, &bits, sizeof low);
@@ -412,7 +403,7 @@ void test_floats() {
 
 // Each 16-bit value, and the midpoints around it.
 template <class Element>
-void test_16_bits(int significant, int least, unsigned infinity, Element (*convert_to)(double)) {
+void test_16_bits(int significant, int min_ulp, unsigned infinity, Element (*convert_to)(double)) {
     for (unsigned bits = 0; bits < infinity; ++bits) {
         const double value = to_double(Element{static_cast<std::uint16_t>(bits)});
         check(convert_to(value).bits == bits, "back and forth: " + std::to_string(bits));
@@ -421,12 +412,10 @@ void test_16_bits(int significant, int least, unsigned infinity, Element (*conve
         if (bits + 1 < infinity) {
             const double middle = (value + next) / 2;
             check(convert_to(middle).bits == bits + (bits & 1), "a tie: " + std::to_string(bits));
-            check(to_double(convert_to(middle)) == rounded(middle, significant, least), "a tie");
-            check(
-                convert_to(std::nextafter(middle, 0.0)).bits == bits &&
-                    convert_to(std::nextafter(middle, next)).bits == bits + 1,
-                "beside a tie: " + std::to_string(bits)
-            );
+            check(to_double(convert_to(middle)) == rounded(middle, significant, min_ulp), "a tie");
+            check(convert_to(std::nextafter(middle, 0.0)).bits == bits &&
+                      convert_to(std::nextafter(middle, next)).bits == bits + 1,
+                  "beside a tie: " + std::to_string(bits));
         }
     }
 }
@@ -452,9 +441,8 @@ void check_integer(const std::string& text, Outcome wanted, Wide number) {
     check(is_number && decimal.end == body.end(), "a number: " + quoted(text));
     Element element{};
     const Outcome outcome = convert(decimal, element);
-    const std::string what =
-        quoted(text) + (std::is_signed_v<Element> ? " as int" : " as uint") +
-        std::to_string(8 * sizeof(Element));
+    const std::string what = quoted(text) + (std::is_signed_v<Element> ? " as int" : " as uint") +
+                             std::to_string(8 * sizeof(Element));
     check(outcome == wanted, what);
     if (outcome == Outcome::stored) {
         check(static_cast<Wide>(element) == number, "the value of " + what);
@@ -499,7 +487,7 @@ void test_integers_as() {
                 digits + "." + zeros(800) + "1",
                 digits + ".1e-400",
             };
-            if (magnitude != 0) {  // no number starts with two zeros
+            if (magnitude != 0) {  // a number cannot start with two zeros
                 same.push_back(digits + "0e-1");
                 same.push_back(digits + zeros(19) + "e-19");
                 same.push_back(digits + zeros(800) + "e-800");
@@ -512,7 +500,7 @@ void test_integers_as() {
             }
             for (const std::string& text : same) {
                 check_integer<Element>(sign + text, outcome, number);
-                // Zero has a sign as well.
+                // Zero also has a sign.
                 check_integer<Element>((number == 0 ? "-" : sign) + text, outcome, number);
             }
             for (const std::string& text : fractions) {
@@ -520,8 +508,8 @@ void test_integers_as() {
             }
         }
     }
-    for (const char* text : {"1e400", "-1e400", "1e99999999999999999999999", "123456789e15",
-                             "0.0001e40", "99999999999999999999999999999999999999999"}) {
+    for (const char* text : {"1e400", "-1e400", "1e99999999999999999999999", "123456789e15", "0.0001e40",
+                             "99999999999999999999999999999999999999999"}) {
         check_integer<Element>(text, Outcome::out_of_range, 0);
     }
     for (const char* text : {"0", "-0", "0.0", "-0e400", "0e99999999999999999999999", "0.000e-7"}) {
@@ -538,10 +526,10 @@ void test_integers() {
     test_integers_as<std::uint16_t>();
     test_integers_as<std::uint32_t>();
     test_integers_as<std::uint64_t>();
-    constexpr Wide kMost64 = std::numeric_limits<std::int64_t>::max();
-    check_integer<std::int64_t>("9223372036854775807.0", Outcome::stored, kMost64);
-    check_integer<std::int64_t>("92233720368547758070e-1", Outcome::stored, kMost64);
-    check_integer<std::int64_t>("-9223372036854775808", Outcome::stored, -kMost64 - 1);
+    constexpr Wide kMax64 = std::numeric_limits<std::int64_t>::max();
+    check_integer<std::int64_t>("9223372036854775807.0", Outcome::stored, kMax64);
+    check_integer<std::int64_t>("92233720368547758070e-1", Outcome::stored, kMax64);
+    check_integer<std::int64_t>("-9223372036854775808", Outcome::stored, -kMax64 - 1);
     check_integer<std::int64_t>("9223372036854775808", Outcome::out_of_range, 0);
     check_integer<std::int64_t>("9223372036854775807.5", Outcome::not_an_integer, 0);
     check_integer<std::int64_t>("7" + zeros(100'000) + "e-100000", Outcome::stored, 7);
@@ -557,12 +545,14 @@ void test_booleans() {
         bool fits;
         unsigned value;
     };
+    // clang-format off
     for (const Case& one : {
              Case{"0", true, 0}, {"-0", true, 0}, {"0.0", true, 0}, {"0e5", true, 0}, {"1", true, 1},
              {"1.0", true, 1}, {"10e-1", true, 1}, {"0.1e1", true, 1}, {"-1", false, 0},
              {"2", false, 0}, {"0.5", false, 0}, {"1.0000000000000000000000001", false, 0},
              {"1e400", false, 0}, {"256", false, 0}, {"18446744073709551617", false, 0},
          }) {
+        // clang-format on
         const Text body(one.text);
         Decimal decimal{};
         const char* stop = nullptr;

@@ -1,5 +1,5 @@
-// The reader: objects, lists, numbers, strings and literals as they should be; each fault in them with
-// the place that is named; and where memory is claimed anew.
+// The reader: valid objects, lists, numbers, strings and literals; each error in them and its position;
+// and lists around the size of a claim.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -14,7 +14,7 @@
 namespace gpux::tests {
 namespace {
 
-// An input for each kind of value, all of them open: any shape.
+// Inputs for each kind of value, most of them open (any shape).
 const Signature& signature() {
     static const Signature* const made = [] {
         auto* all = new Signature;
@@ -27,7 +27,7 @@ const Signature& signature() {
         all->add("one", spec_of(Type::int8, {}), 1);
         all->add("other", spec_of(Type::int8, {}), 2);
         Spec letter = spec_of(Type::string, {});
-        letter.most_characters = 1;
+        letter.max_characters = 1;
         all->add("\xC3\xA9", letter);
         return all;
     }();
@@ -36,37 +36,32 @@ const Signature& signature() {
 
 const std::string kSpaces(100, ' ');
 
-// Syntax, and what is wrong with names.
+// Errors of syntax and of names.
 
-struct FaultCase {
+struct ErrorCase {
     std::string body;
-    ReadFault fault;
+    ReadError error;
     std::size_t at;
     const char* problem;
 };
 
-void check_fault(const FaultCase& one) {
-    // Where it stands, further behind, and far from the end. (What ends too early does not there.)
-    for (const bool is_behind : {false, true}) {
+void check_error(const ErrorCase& one) {
+    // As it is, further back, and far from the end (except if the error is the end itself).
+    for (const bool is_after : {false, true}) {
         for (const bool is_in_front : {false, true}) {
             if (is_in_front && one.at >= one.body.size()) {
                 continue;
             }
-            const std::string body =
-                (is_behind ? kSpaces : "") + one.body + (is_in_front ? kSpaces : "");
+            const std::string body = (is_after ? kSpaces : "") + one.body + (is_in_front ? kSpaces : "");
             const Reading reading(signature(), body);
             const Reader& reader = reading.reader();
             const std::string what = quoted(one.body);
-            check(reader.fault() == one.fault, "the fault of " + what);
-            check(
-                reader.at() == one.at + (is_behind ? kSpaces.size() : 0),
-                "the place of the fault of " + what + ": " + std::to_string(reader.at())
-            );
-            if (one.fault == ReadFault::syntax) {
-                check(
-                    std::strcmp(reader.problem(), one.problem) == 0,
-                    "the problem of " + what + ": " + reader.problem()
-                );
+            check(reader.error() == one.error, "the error of " + what);
+            check(reader.at() == one.at + (is_after ? kSpaces.size() : 0),
+                  "the position of the error of " + what + ": " + std::to_string(reader.at()));
+            if (one.error == ReadError::syntax) {
+                check(std::strcmp(reader.problem(), one.problem) == 0,
+                      "the problem of " + what + ": " + reader.problem());
             }
         }
     }
@@ -87,10 +82,10 @@ constexpr const char* kHex = "expected four hexadecimal digits";
 constexpr const char* kSurrogate = "a lone surrogate is no character";
 constexpr const char* kUtf8 = "not UTF-8";
 
-void test_faults() {
-    constexpr ReadFault kSyntax = ReadFault::syntax;
-    for (const FaultCase& one : std::vector<FaultCase>{
-             // What is no object.
+void test_errors() {
+    constexpr ReadError kSyntax = ReadError::syntax;
+    for (const ErrorCase& one : std::vector<ErrorCase>{
+             // Not an object.
              {"", kSyntax, 0, kEnd},
              {" \n\r\t", kSyntax, 4, kEnd},
              {"x", kSyntax, 0, kObject},
@@ -99,14 +94,14 @@ void test_faults() {
              {"\xEF\xBB\xBF{}", kSyntax, 0, kObject},
              {"\v{}", kSyntax, 0, kObject},
              {std::string("\0{}", 3), kSyntax, 0, kObject},
-             {"[]", ReadFault::not_an_object, 0, ""},
-             {"[", ReadFault::not_an_object, 0, ""},
-             {"1", ReadFault::not_an_object, 0, ""},
-             {"-", ReadFault::not_an_object, 0, ""},
-             {"\"{}\"", ReadFault::not_an_object, 0, ""},
-             {"true", ReadFault::not_an_object, 0, ""},
-             {"false", ReadFault::not_an_object, 0, ""},
-             {"null", ReadFault::not_an_object, 0, ""},
+             {"[]", ReadError::not_an_object, 0, ""},
+             {"[", ReadError::not_an_object, 0, ""},
+             {"1", ReadError::not_an_object, 0, ""},
+             {"-", ReadError::not_an_object, 0, ""},
+             {"\"{}\"", ReadError::not_an_object, 0, ""},
+             {"true", ReadError::not_an_object, 0, ""},
+             {"false", ReadError::not_an_object, 0, ""},
+             {"null", ReadError::not_an_object, 0, ""},
              // Objects.
              {"{", kSyntax, 1, kEnd},
              {"{ ", kSyntax, 2, kEnd},
@@ -209,102 +204,99 @@ void test_faults() {
              {"{\"s\":\"\\ud800\\", kSyntax, 6, kSurrogate},
              {"{\"s\":\"\\ud800\\u", kSyntax, 14, kEnd},
              // Names.
-             {"{\"\":1}", ReadFault::unknown_input, 1, ""},
-             {"{\"X\":1}", ReadFault::unknown_input, 1, ""},
-             {"{\"xx\":1}", ReadFault::unknown_input, 1, ""},
-             {"{\"i\":1,\"a name\" nonsense", ReadFault::unknown_input, 7, ""},
-             {"{\"x\\u0000\":1}", ReadFault::unknown_input, 1, ""},
-             {"{\"x\":1,\"x\":", ReadFault::duplicate_input, 7, ""},
-             {"{\"x\":1,\"\\u0078\":", ReadFault::duplicate_input, 7, ""},
-             {"{\"one\":1,\"other\":", ReadFault::clashing_inputs, 9, ""},
-             {"{\"other\":1,\"x\":1,\"one\":", ReadFault::clashing_inputs, 17, ""},
+             {"{\"\":1}", ReadError::unknown_input, 1, ""},
+             {"{\"X\":1}", ReadError::unknown_input, 1, ""},
+             {"{\"xx\":1}", ReadError::unknown_input, 1, ""},
+             {"{\"i\":1,\"a name\" nonsense", ReadError::unknown_input, 7, ""},
+             {"{\"x\\u0000\":1}", ReadError::unknown_input, 1, ""},
+             {"{\"x\":1,\"x\":", ReadError::duplicate_input, 7, ""},
+             {"{\"x\":1,\"\\u0078\":", ReadError::duplicate_input, 7, ""},
+             {"{\"one\":1,\"other\":", ReadError::clashing_inputs, 9, ""},
+             {"{\"other\":1,\"x\":1,\"one\":", ReadError::clashing_inputs, 17, ""},
              {"{\"\xFF\":1}", kSyntax, 2, kUtf8},
              {"{\"\n\":1}", kSyntax, 2, kControl},
              {"{\"\\ud800\":1}", kSyntax, 2, kSurrogate},
          }) {
-        check_fault(one);
+        check_error(one);
     }
     {
         const Reading reading(signature(), "{\"\\u00e9 \\\"\":1}");
         check(reading.reader().name() == "\xC3\xA9 \"", "an unknown name is decoded");
     }
     const Reading reading(signature(), "{\"other\":1,\"one\":1}");
-    check(
-        reading.reader().input() == 6 && reading.reader().other_input() == 7, "both names that clash"
-    );
+    check(reading.reader().input() == 6 && reading.reader().other_input() == 7, "both names that clash");
 }
 
-// Faults of values.
+// Errors of values.
 
 struct ValueCase {
     std::string body;
     std::size_t input;
-    Fault fault;
-    std::vector<std::int64_t> place;
+    Error error;
+    std::vector<std::int64_t> path;
     std::string number;
 };
 
-void check_value_fault(const ValueCase& one) {
-    for (const std::string& behind : {std::string(), kSpaces}) {
-        const Reading reading(signature(), one.body + behind);
+void check_value_error(const ValueCase& one) {
+    for (const std::string& after : {std::string(), kSpaces}) {
+        const Reading reading(signature(), one.body + after);
         const Reader& reader = reading.reader();
         const std::string what = quoted(one.body);
-        check(reader.fault() == ReadFault::value, "a fault of a value: " + what);
-        if (reader.fault() != ReadFault::value) {
+        check(reader.error() == ReadError::value, "an error of a value: " + what);
+        if (reader.error() != ReadError::value) {
             continue;
         }
         check(reader.input() == one.input, "whose value it is: " + what);
-        check(reader.sink().fault() == one.fault, "the fault of the value: " + what);
-        const std::vector<std::int64_t> place(
-            reader.sink().place(), reader.sink().place() + reader.sink().place_axes()
-        );
-        check(place == one.place, "its place: " + what);
+        check(reader.sink().error() == one.error, "the error of the value: " + what);
+        const std::vector<std::int64_t> path(reader.sink().path(),
+                                             reader.sink().path() + reader.sink().path_size());
+        check(path == one.path, "its path: " + what);
         check(std::string(reader.number(), reader.number_size()) == one.number, "its text: " + what);
     }
 }
 
-void test_faults_of_values() {
+void test_errors_of_values() {
     for (const ValueCase& one : std::vector<ValueCase>{
-             {"{\"x\":null}", 0, Fault::wrong_type_at_top, {}, ""},
-             {"{\"x\":\"1\"}", 0, Fault::wrong_type_at_top, {}, ""},
-             {"{\"x\":\"1", 0, Fault::wrong_type_at_top, {}, ""},
-             {"{\"x\":{", 0, Fault::wrong_type_at_top, {}, ""},
-             {"{\"s\":1}", 2, Fault::wrong_type_at_top, {}, ""},
-             {"{\"fixed\":1}", 4, Fault::wrong_type_at_top, {}, ""},
-             {"{\"x\":[1,true]}", 0, Fault::wrong_type, {1}, ""},
-             {"{\"x\":[[1],[2,null]]}", 0, Fault::wrong_type, {1, 1}, ""},
-             {"{\"x\":[1,2,3,[4]]}", 0, Fault::wrong_type, {3}, ""},
-             {"{\"x\":[[1],2]}", 0, Fault::wrong_type, {1}, ""},
-             {"{\"s\":[\"a\",2]}", 2, Fault::wrong_type, {1}, ""},
-             {"{\"b\":[true,\"a\"]}", 3, Fault::wrong_type, {1}, ""},
-             {"{\"x\":[1e999]}", 0, Fault::out_of_range, {0}, "1e999"},
-             {"{\"x\":[1,2,-1e309,4]}", 0, Fault::out_of_range, {2}, "-1e309"},
-             {"{\"i\":9223372036854775808}", 1, Fault::out_of_range, {}, "9223372036854775808"},
-             {"{\"i\":[0,1,1.5]}", 1, Fault::not_an_integer, {2}, "1.5"},
-             {"{\"i\":[0,1,1.5", 1, Fault::not_an_integer, {2}, "1.5"},
-             {"{\"b\":[1,0,2]}", 3, Fault::out_of_range, {2}, "2"},
-             {"{\"fixed\":[[1,2,3],[4,5,256]]}", 4, Fault::out_of_range, {1, 2}, "256"},
-             {"{\"fixed\":[[1,2,3],[4,-5,6]]}", 4, Fault::out_of_range, {1, 1}, "-5"},
-             {"{\"fixed\":[[1,2,3,4],", 4, Fault::outgrown, {0, 3}, ""},
-             {"{\"fixed\":[[1,2,3],[1,2,3],[", 4, Fault::outgrown, {2}, ""},
-             {"{\"fixed\":[[[", 4, Fault::too_deep, {0, 0}, ""},
-             {"{\"fixed\":[[1,2],[3,4]]}", 4, Fault::wrong_shape, {}, ""},
-             {"{\"fixed\":[]}", 4, Fault::wrong_shape, {}, ""},
-             {"{\"batch\":[]}", 5, Fault::wrong_shape, {}, ""},
-             {"{\"batch\":[[1,2],[3]]}", 5, Fault::ragged, {1}, ""},
-             {"{\"x\":[[1,2],[3]]}", 0, Fault::ragged, {1}, ""},
-             {"{\"x\":[[[]],[[],[]]]}", 0, Fault::ragged, {1}, ""},
-             {"{\"\xC3\xA9\":[\"\xC3\xA9\",\"ab\"]}", 8, Fault::too_long, {1}, ""},
-             {"{\"x\":1,\"i\":[2],\"s\":[null]}", 2, Fault::wrong_type, {0}, ""},
-             // No nesting is too deep for the stack.
-             {"{\"x\":" + std::string(100'000, '['), 0, Fault::too_deep,
+             {"{\"x\":null}", 0, Error::wrong_type_at_top, {}, ""},
+             {"{\"x\":\"1\"}", 0, Error::wrong_type_at_top, {}, ""},
+             {"{\"x\":\"1", 0, Error::wrong_type_at_top, {}, ""},
+             {"{\"x\":{", 0, Error::wrong_type_at_top, {}, ""},
+             {"{\"s\":1}", 2, Error::wrong_type_at_top, {}, ""},
+             {"{\"fixed\":1}", 4, Error::wrong_type_at_top, {}, ""},
+             {"{\"x\":[1,true]}", 0, Error::wrong_type, {1}, ""},
+             {"{\"x\":[[1],[2,null]]}", 0, Error::wrong_type, {1, 1}, ""},
+             {"{\"x\":[1,2,3,[4]]}", 0, Error::wrong_type, {3}, ""},
+             {"{\"x\":[[1],2]}", 0, Error::wrong_type, {1}, ""},
+             {"{\"s\":[\"a\",2]}", 2, Error::wrong_type, {1}, ""},
+             {"{\"b\":[true,\"a\"]}", 3, Error::wrong_type, {1}, ""},
+             {"{\"x\":[1e999]}", 0, Error::out_of_range, {0}, "1e999"},
+             {"{\"x\":[1,2,-1e309,4]}", 0, Error::out_of_range, {2}, "-1e309"},
+             {"{\"i\":9223372036854775808}", 1, Error::out_of_range, {}, "9223372036854775808"},
+             {"{\"i\":[0,1,1.5]}", 1, Error::not_an_integer, {2}, "1.5"},
+             {"{\"i\":[0,1,1.5", 1, Error::not_an_integer, {2}, "1.5"},
+             {"{\"b\":[1,0,2]}", 3, Error::out_of_range, {2}, "2"},
+             {"{\"fixed\":[[1,2,3],[4,5,256]]}", 4, Error::out_of_range, {1, 2}, "256"},
+             {"{\"fixed\":[[1,2,3],[4,-5,6]]}", 4, Error::out_of_range, {1, 1}, "-5"},
+             {"{\"fixed\":[[1,2,3,4],", 4, Error::outgrown, {0, 3}, ""},
+             {"{\"fixed\":[[1,2,3],[1,2,3],[", 4, Error::outgrown, {2}, ""},
+             {"{\"fixed\":[[[", 4, Error::too_deep, {0, 0}, ""},
+             {"{\"fixed\":[[1,2],[3,4]]}", 4, Error::wrong_shape, {}, ""},
+             {"{\"fixed\":[]}", 4, Error::wrong_shape, {}, ""},
+             {"{\"batch\":[]}", 5, Error::wrong_shape, {}, ""},
+             {"{\"batch\":[[1,2],[3]]}", 5, Error::ragged, {1}, ""},
+             {"{\"x\":[[1,2],[3]]}", 0, Error::ragged, {1}, ""},
+             {"{\"x\":[[[]],[[],[]]]}", 0, Error::ragged, {1}, ""},
+             {"{\"\xC3\xA9\":[\"\xC3\xA9\",\"ab\"]}", 8, Error::too_long, {1}, ""},
+             {"{\"x\":1,\"i\":[2],\"s\":[null]}", 2, Error::wrong_type, {0}, ""},
+             // No nesting overflows the stack.
+             {"{\"x\":" + std::string(100'000, '['), 0, Error::too_deep,
               std::vector<std::int64_t>(kMaxAxes, 0), ""},
          }) {
-        check_value_fault(one);
+        check_value_error(one);
     }
 }
 
-// What is right.
+// Valid values.
 
 const Value* value_of(const Reading& reading, const std::string& body) {
     check(reading.done(), "read: " + quoted(body));
@@ -315,44 +307,34 @@ const Value* value_of(const Reading& reading, const std::string& body) {
 }
 
 template <class Element>
-void check_elements(
-    const std::string& body, const std::vector<std::int64_t>& shape,
-    const std::vector<Element>& wanted
-) {
-    for (const std::string& behind : {std::string(), kSpaces}) {
-        const Reading reading(signature(), body + behind);
+void check_elements(const std::string& body, const std::vector<std::int64_t>& shape,
+                    const std::vector<Element>& wanted) {
+    for (const std::string& after : {std::string(), kSpaces}) {
+        const Reading reading(signature(), body + after);
         const Value* const value = value_of(reading, body);
         if (value == nullptr) {
             continue;
         }
-        check(
-            std::vector<std::int64_t>(value->shape, value->shape + value->axes) == shape,
-            "the shape of " + quoted(body)
-        );
+        check(std::vector<std::int64_t>(value->shape, value->shape + value->axes) == shape,
+              "the shape of " + quoted(body));
         const std::size_t bytes = wanted.size() * sizeof(Element);
         check(reading.bytes_of(*value) == bytes, "how many elements: " + quoted(body));
-        check(
-            bytes == 0 || (reading.bytes_of(*value) == bytes &&
-                           std::memcmp(reading.elements_of(*value), wanted.data(), bytes) == 0),
-            "the elements of " + quoted(body)
-        );
+        check(bytes == 0 || (reading.bytes_of(*value) == bytes &&
+                             std::memcmp(reading.elements_of(*value), wanted.data(), bytes) == 0),
+              "the elements of " + quoted(body));
     }
 }
 
-void check_strings(
-    const std::string& body, const std::vector<std::int64_t>& shape,
-    const std::vector<std::string>& wanted
-) {
-    for (const std::string& behind : {std::string(), kSpaces}) {
-        const Reading reading(signature(), body + behind);
+void check_strings(const std::string& body, const std::vector<std::int64_t>& shape,
+                   const std::vector<std::string>& wanted) {
+    for (const std::string& after : {std::string(), kSpaces}) {
+        const Reading reading(signature(), body + after);
         const Value* const value = value_of(reading, body);
         if (value == nullptr) {
             continue;
         }
-        check(
-            std::vector<std::int64_t>(value->shape, value->shape + value->axes) == shape,
-            "the shape of " + quoted(body)
-        );
+        check(std::vector<std::int64_t>(value->shape, value->shape + value->axes) == shape,
+              "the shape of " + quoted(body));
         std::vector<std::string> found;
         for (std::size_t i = 0; i < value->strings; ++i) {
             found.push_back(reading.text_of(reading.reader().strings()[value->first_string + i]));
@@ -374,21 +356,17 @@ void test_values() {
     check_elements<double>("{\"x\":[[1,2],[3,4],[5,6]]}", {3, 2}, {1, 2, 3, 4, 5, 6});
     check_elements<double>("{\"x\":[]}", {0}, {});
     check_elements<double>("{\"x\":[[ ],[]]}", {2, 0}, {});
-    check_elements<double>(
-        "{\"x\":" + std::string(32, '[') + "7" + std::string(32, ']') + "}",
-        std::vector<std::int64_t>(32, 1), {7}
-    );
+    check_elements<double>("{\"x\":" + std::string(32, '[') + "7" + std::string(32, ']') + "}",
+                           std::vector<std::int64_t>(32, 1), {7});
     check_elements<std::int64_t>(
         "{\"i\":[9223372036854775807,-9223372036854775808,1e3,12.0,0]}", {5},
-        {std::numeric_limits<std::int64_t>::max(), std::numeric_limits<std::int64_t>::min(), 1000, 12,
-         0}
-    );
+        {std::numeric_limits<std::int64_t>::max(), std::numeric_limits<std::int64_t>::min(), 1000, 12, 0});
     check_elements<std::uint8_t>("{\"b\":[true,false,1,0,1.0,true,0]}", {7}, {1, 0, 1, 0, 1, 1, 0});
     check_elements<std::uint8_t>("{\"b\":true}", {}, {1});
     check_elements<std::uint8_t>("{\"fixed\":[[1,2,3],[4,5,255]]}", {2, 3}, {1, 2, 3, 4, 5, 255});
     check_elements<float>("{\"batch\":[1,2]}", {1, 2}, {1, 2});
     check_elements<float>("{\"x\":7,\"i\":[1],\"batch\":[[1,2],[3,4]]}", {2, 2}, {1, 2, 3, 4});
-    // A number of each length, in front of each end of a block, beside one that no block holds.
+    // Numbers of each length, before each end of a block, next to one longer than a block.
     for (std::size_t size = 1; size <= 200; ++size) {
         for (const char* separator : {",", ", ", " ,", "\n,\n"}) {
             std::string body = "{\"x\":[0." + std::string(size, '0') + "5";
@@ -407,55 +385,43 @@ void test_strings() {
     check_strings("{\"s\":\"\"}", {}, {""});
     check_strings("{\"s\":[]}", {0}, {});
     check_strings("{\"s\":[[\"a\",\"b\"],[\"c\",\"d\"]]}", {2, 2}, {"a", "b", "c", "d"});
-    check_strings(
-        "{\"s\":\"\\\"\\\\\\/\\b\\f\\n\\r\\t\"}", {}, {"\"\\/\b\f\n\r\t"}
-    );
-    check_strings(
-        "{\"s\":[\"\\u0041\\u00e9\\u00E9\\u20ac\\ud83d\\ude00\\uD83D\\uDE00\",\"\\u0000\"]}", {2},
-        {"A\xC3\xA9\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80\xF0\x9F\x98\x80", std::string(1, '\0')}
-    );
+    check_strings("{\"s\":\"\\\"\\\\\\/\\b\\f\\n\\r\\t\"}", {}, {"\"\\/\b\f\n\r\t"});
+    check_strings("{\"s\":[\"\\u0041\\u00e9\\u00E9\\u20ac\\ud83d\\ude00\\uD83D\\uDE00\",\"\\u0000\"]}", {2},
+                  {"A\xC3\xA9\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80\xF0\x9F\x98\x80", std::string(1, '\0')});
     check_strings(
         "{\"s\":[\"\\ud800\\udc00\",\"\\udbff\\udfff\",\"\\ud7ff\\ue000\\uffff\",\"\\u007f\\u0080"
         "\\u07ff\\u0800\"]}",
         {4},
         {"\xF0\x90\x80\x80", "\xF4\x8F\xBF\xBF", "\xED\x9F\xBF\xEE\x80\x80\xEF\xBF\xBF",
-         "\x7F\xC2\x80\xDF\xBF\xE0\xA0\x80"}
-    );
+         "\x7F\xC2\x80\xDF\xBF\xE0\xA0\x80"});
     check_strings("{\"s\":\"\x7F\"}", {}, {"\x7F"});
-    check_strings(
-        "{\"s\":[\"plain\",\"\\tdecoded\",\"plain\",\"de\\tcoded\",\"\"]}", {5},
-        {"plain", "\tdecoded", "plain", "de\tcoded", ""}
-    );
+    check_strings("{\"s\":[\"plain\",\"\\tdecoded\",\"plain\",\"de\\tcoded\",\"\"]}", {5},
+                  {"plain", "\tdecoded", "plain", "de\tcoded", ""});
     {
-        // Names are decoded beside strings, which stay.
+        // Decoding a name keeps the decoded strings.
         const std::string body = "{\"s\":[\"\\t1\",\"\\n2\"],\"\\u00e9\":\"\\r\",\"\\u0078\":3}";
         const Reading reading(signature(), body);
         const std::vector<String>& strings = reading.reader().strings();
         check(reading.done() && strings.size() == 3, "read: " + body);
-        check(
-            strings.size() == 3 && reading.text_of(strings[0]) == "\t1" &&
-                reading.text_of(strings[1]) == "\n2" && reading.text_of(strings[2]) == "\r",
-            "the strings of several inputs"
-        );
+        check(strings.size() == 3 && reading.text_of(strings[0]) == "\t1" &&
+                  reading.text_of(strings[1]) == "\n2" && reading.text_of(strings[2]) == "\r",
+              "the strings of several inputs");
     }
-    // The bytes that end a run, at each place of the eight that are looked at together.
-    for (std::size_t place = 0; place <= 20; ++place) {
-        for (std::size_t behind = 0; behind <= 9; ++behind) {
-            const std::string front(place, 'a');
-            const std::string back(behind, '!');
+    // The bytes that end a run, at each index of the eight that are tested together.
+    for (std::size_t index = 0; index <= 20; ++index) {
+        for (std::size_t after = 0; after <= 9; ++after) {
+            const std::string front(index, 'a');
+            const std::string back(after, '!');
             check_strings("{\"s\":\"" + front + "\"}", {}, {front});
             check_strings("{\"s\":\"" + front + "\\n" + back + "\"}", {}, {front + "\n" + back});
             check_strings("{\"s\":\"" + front + "\\\"" + back + "\"}", {}, {front + "\"" + back});
-            check_strings(
-                "{\"s\":\"" + front + "\xC3\xA9" + back + "\"}", {}, {front + "\xC3\xA9" + back}
-            );
+            check_strings("{\"s\":\"" + front + "\xC3\xA9" + back + "\"}", {}, {front + "\xC3\xA9" + back});
             for (const char control : {'\x01', '\x1F', '\0'}) {
-                check_fault({"{\"s\":\"" + front + control + back + "\"}", ReadFault::syntax,
-                             6 + place, kControl});
+                check_error(
+                    {"{\"s\":\"" + front + control + back + "\"}", ReadError::syntax, 6 + index, kControl});
             }
-            check_fault({"{\"s\":\"" + front + "\x80" + back + "\"}", ReadFault::syntax, 6 + place,
-                         kUtf8});
-            check_fault({"{\"s\":\"" + front, ReadFault::syntax, 6 + place, kEnd});
+            check_error({"{\"s\":\"" + front + "\x80" + back + "\"}", ReadError::syntax, 6 + index, kUtf8});
+            check_error({"{\"s\":\"" + front, ReadError::syntax, 6 + index, kEnd});
         }
     }
 }
@@ -476,8 +442,8 @@ std::string encoded(unsigned point) {
     return text;
 }
 
-// How many bytes the character takes with which a text starts; 0 if it is none. By its number, which
-// must come back to the same bytes.
+// The bytes of the first character of a text; 0 if it is invalid. By its code point, which must encode to
+// the same bytes.
 std::size_t character_bytes(const std::string& text) {
     const unsigned first = static_cast<unsigned char>(text[0]);
     if (first < 0x80) {
@@ -496,7 +462,7 @@ std::size_t character_bytes(const std::string& text) {
 }
 
 void test_utf8() {
-    // Every character, each of which counts as one, as itself and escaped.
+    // Every character, plain and escaped; each counts as one.
     const std::string start = "{\"\xC3\xA9\":[";
     for (const bool is_escaped : {false, true}) {
         std::string body = start;
@@ -512,8 +478,8 @@ void test_utf8() {
                 if (point < 0x10000) {
                     std::snprintf(escape, sizeof escape, "\\u%04x", point);
                 } else {
-                    std::snprintf(escape, sizeof escape, "\\u%04X\\u%04x",
-                                  0xD800 + ((point - 0x10000) >> 10), 0xDC00 + (point & 0x3FF));
+                    std::snprintf(escape, sizeof escape, "\\u%04X\\u%04x", 0xD800 + ((point - 0x10000) >> 10),
+                                  0xDC00 + (point & 0x3FF));
                 }
                 text = escape;
             }
@@ -522,7 +488,7 @@ void test_utf8() {
         body.back() = ']';
         check_strings(body + "}", {static_cast<std::int64_t>(wanted.size())}, wanted);
     }
-    // Any two bytes, in front of others that continue them or do not.
+    // Any two bytes, before others that may continue them.
     for (unsigned first = 0x80; first < 0x100; ++first) {
         for (unsigned second = 0x20; second < 0x100; ++second) {
             if (second == '"' || second == '\\') {
@@ -541,7 +507,7 @@ void test_utf8() {
                 const Reading reading(signature(), body + "\"}");
                 check(reading.done() == (at == all.size()), "UTF-8: " + body);
                 check(reading.done() || reading.reader().at() == 6 + at, "not UTF-8: " + body);
-                // The same at the end of the body, where no byte continues anything.
+                // The same at the end of the body, where no byte continues them.
                 const Reading cut(signature(), body);
                 check(cut.reader().at() == 6 + at, "UTF-8 at the end: " + body);
             }
@@ -549,7 +515,7 @@ void test_utf8() {
     }
 }
 
-// Lists about as long as memory is claimed for at once, with a bad one at each place that matters.
+// Lists around the length of a claim, with an invalid element at each critical index.
 void test_claims() {
     for (const std::size_t size : {4094u, 4095u, 4096u, 4097u, 4098u, 8191u, 8192u, 8193u, 12289u}) {
         for (const char* separator : {",", ", "}) {
@@ -568,26 +534,26 @@ void test_claims() {
                     return body + "]}";
                 };
                 check_elements<double>(body_of(), {static_cast<std::int64_t>(size)}, wanted);
-                for (const std::size_t place : {std::size_t{4094}, std::size_t{4095},
-                                                std::size_t{4096}, size - 2, size - 1}) {
-                    if (place >= size) {
+                for (const std::size_t index :
+                     {std::size_t{4094}, std::size_t{4095}, std::size_t{4096}, size - 2, size - 1}) {
+                    if (index >= size) {
                         continue;
                     }
-                    const std::string before = texts[place];
-                    texts[place] = "1e999";
-                    check_value_fault({body_of(), 0, Fault::out_of_range,
-                                       {static_cast<std::int64_t>(place)}, "1e999"});
-                    texts[place] = "null";
-                    check_value_fault({body_of(), 0, Fault::wrong_type,
-                                       {static_cast<std::int64_t>(place)}, ""});
-                    texts[place] = before;
+                    const std::string before = texts[index];
+                    texts[index] = "1e999";
+                    check_value_error(
+                        {body_of(), 0, Error::out_of_range, {static_cast<std::int64_t>(index)}, "1e999"});
+                    texts[index] = "null";
+                    check_value_error(
+                        {body_of(), 0, Error::wrong_type, {static_cast<std::int64_t>(index)}, ""});
+                    texts[index] = before;
                 }
             }
         }
     }
 }
 
-// Bodies that are right: cut anywhere, they are a fault of the text, in the part that is left.
+// Valid bodies cut at each byte: always a syntax error.
 void test_truncations() {
     for (const std::string body : {
              "{\"x\":[[0.25,-1e-3,100],[1.5, 2 ,\n3]],\"i\":[1,2],\"s\":[\"a\\u00e9\",\"\xC3\xA9\"]}",
@@ -598,29 +564,27 @@ void test_truncations() {
         check(Reading(signature(), body).done(), "read: " + body);
         for (std::size_t size = 0; size < body.size(); ++size) {
             const Reading reading(signature(), body.substr(0, size));
-            check(reading.reader().fault() == ReadFault::syntax, "cut: " + body.substr(0, size));
+            check(reading.reader().error() == ReadError::syntax, "cut: " + body.substr(0, size));
         }
     }
 }
 
-// Memory that does not come.
+// Out of memory.
 void test_no_memory() {
     const std::string body = "{\"x\":[1,2,3]}";
     const Text text(body);
-    const auto refuse = [](void*, Memory*, std::size_t) { return false; };
-    Reader reader(text.begin(), body.size(), signature().inputs, nullptr, refuse);
+    const auto reject = [](void*, Memory*, std::size_t) { return false; };
+    Reader reader(text.begin(), body.size(), signature().inputs, nullptr, reject);
     check(!reader.read(), "no memory, no value");
-    check(
-        reader.fault() == ReadFault::value && reader.sink().fault() == Fault::out_of_memory,
-        "out of memory"
-    );
+    check(reader.error() == ReadError::value && reader.sink().error() == Error::out_of_memory,
+          "out of memory");
 }
 
 }  // namespace
 
 void test_reader() {
-    test_faults();
-    test_faults_of_values();
+    test_errors();
+    test_errors_of_values();
     test_values();
     test_strings();
     test_utf8();

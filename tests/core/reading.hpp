@@ -1,8 +1,7 @@
 // One reading of a body, as the fuzzer and the tests of the core do it.
 //
-// Each body lies in memory of its own that ends with the NUL behind it, and each tensor in a block of
-// exactly the size that was asked for, so that AddressSanitizer sees every byte too far. What is read
-// must be sound, or the program ends.
+// Each body has memory that ends with its NUL, and each tensor a block of exactly the requested size, so
+// that AddressSanitizer detects every overrun. Aborts if the values read are inconsistent.
 #pragma once
 
 #include <algorithm>
@@ -28,7 +27,7 @@ inline void require(bool holds, const char* what) {
     }
 }
 
-// As gpux.tensor.TensorSpec has it: -1 is a dynamic size.
+// As gpux.tensors.signature.TensorSpec: -1 is a dynamic size.
 inline Spec spec_of(Type type, std::initializer_list<std::int64_t> sizes) {
     Spec spec{};
     spec.type = type;
@@ -38,13 +37,13 @@ inline Spec spec_of(Type type, std::initializer_list<std::int64_t> sizes) {
     spec.batched = !spec.open && spec.sizes[0] < 0;
     spec.flat_items = spec.batched && spec.axes == 2 && spec.sizes[1] == 1;
     const bool has_items = spec.batched || (!spec.open && spec.sizes[0] == 1);
-    spec.least_axes = spec.open || spec.flat_items ? 0 : spec.axes - (has_items ? 1 : 0);
-    spec.most_axes = spec.open ? kMaxAxes : spec.axes;
-    spec.most_characters = -1;
+    spec.min_axes = spec.open || spec.flat_items ? 0 : spec.axes - (has_items ? 1 : 0);
+    spec.max_axes = spec.open ? kMaxAxes : spec.axes;
+    spec.max_characters = -1;
     return spec;
 }
 
-// The inputs that a body may have. Made once, as what the reader is given points into it.
+// The inputs that a body may have. Made once, as the reader's inputs point into it.
 struct Signature {
     std::vector<std::string> names;
     std::vector<Spec> specs;
@@ -54,7 +53,7 @@ struct Signature {
         names.emplace_back(name);
         specs.push_back(spec);
         inputs.push_back({nullptr, 0, nullptr, group});
-        // The vectors may have moved.
+        // The vectors may have reallocated.
         for (std::size_t i = 0; i < inputs.size(); ++i) {
             inputs[i].name = names[i].data();
             inputs[i].name_size = names[i].size();
@@ -68,7 +67,7 @@ struct Block {
     std::size_t size = 0;
 };
 
-// One reading, and what it came to.
+// One reading and its result.
 class Reading {
 public:
     Reading(const Signature& signature, const std::string& text,
@@ -76,13 +75,12 @@ public:
         : signature_(signature), body_(new char[text.size() + 1]), blocks_(signature.inputs.size()) {
         std::memcpy(body_.get(), text.data(), text.size());
         body_[text.size()] = '\0';
-        reader_ = std::make_unique<Reader>(
-            body_.get(), text.size(), signature.inputs, this, grow, instructions
-        );
+        reader_ = std::make_unique<Reader>(body_.get(), text.size(), signature.inputs, this, grow,
+                                           instructions);
         done_ = reader_->read();
-        require(done_ == (reader_->fault() == ReadFault::none), "a fault, or all is read");
-        require(reader_->at() <= text.size(), "the place is in the body");
-        require(reader_->fault() != ReadFault::out_of_memory, "there is memory");
+        require(done_ == (reader_->error() == ReadError::none), "an error, or all is read");
+        require(reader_->at() <= text.size(), "the position is in the body");
+        require(reader_->error() != ReadError::out_of_memory, "there is memory");
         for (const Value& value : reader_->values()) {
             check(value);
         }
@@ -96,9 +94,7 @@ public:
         return std::string(from + string.start, string.size);
     }
 
-    const unsigned char* elements_of(const Value& value) const {
-        return blocks_[value.input].bytes.get();
-    }
+    const unsigned char* elements_of(const Value& value) const { return blocks_[value.input].bytes.get(); }
 
     std::size_t bytes_of(const Value& value) const {
         std::size_t bytes = element_bytes(signature_.specs[value.input].type);
@@ -123,9 +119,8 @@ public:
                 return false;
             }
             const std::size_t bytes = bytes_of(a);
-            if (bytes > 0 && std::memcmp(
-                                 blocks_[a.input].bytes.get(), other.blocks_[b.input].bytes.get(), bytes
-                             ) != 0) {
+            if (bytes > 0 &&
+                std::memcmp(blocks_[a.input].bytes.get(), other.blocks_[b.input].bytes.get(), bytes) != 0) {
                 return false;
             }
             for (std::size_t j = 0; j < a.strings; ++j) {
@@ -138,23 +133,21 @@ public:
         return true;
     }
 
-    bool has_same_fault(const Reading& other) const {
+    bool has_same_error(const Reading& other) const {
         const Reader& a = *reader_;
         const Reader& b = *other.reader_;
-        if (a.fault() != b.fault() || a.at() != b.at() || a.name() != b.name()) {
+        if (a.error() != b.error() || a.at() != b.at() || a.name() != b.name()) {
             return false;
         }
-        if (a.fault() == ReadFault::syntax) {
+        if (a.error() == ReadError::syntax) {
             return std::strcmp(a.problem(), b.problem()) == 0;
         }
-        if (a.fault() != ReadFault::value) {
+        if (a.error() != ReadError::value) {
             return true;
         }
-        return a.input() == b.input() && a.sink().fault() == b.sink().fault() &&
-               a.sink().place_axes() == b.sink().place_axes() &&
-               std::equal(
-                   a.sink().place(), a.sink().place() + a.sink().place_axes(), b.sink().place()
-               ) &&
+        return a.input() == b.input() && a.sink().error() == b.sink().error() &&
+               a.sink().path_size() == b.sink().path_size() &&
+               std::equal(a.sink().path(), a.sink().path() + a.sink().path_size(), b.sink().path()) &&
                std::string(a.number(), a.number_size()) == std::string(b.number(), b.number_size());
     }
 
@@ -182,10 +175,8 @@ private:
         std::size_t elements = 1;
         for (int axis = 0; axis < value.axes; ++axis) {
             require(value.shape[axis] >= 0, "sizes are sizes");
-            require(
-                spec.open || spec.sizes[axis] < 0 || spec.sizes[axis] == value.shape[axis],
-                "fixed sizes are kept"
-            );
+            require(spec.open || spec.sizes[axis] < 0 || spec.sizes[axis] == value.shape[axis],
+                    "fixed sizes are kept");
             elements *= static_cast<std::size_t>(value.shape[axis]);
         }
         require(bytes_of(value) <= blocks_[value.input].size, "its elements are in its block");
@@ -199,9 +190,7 @@ private:
             return;
         }
         require(value.strings == elements, "as many strings as elements");
-        require(
-            value.first_string + value.strings <= reader_->strings().size(), "the strings are there"
-        );
+        require(value.first_string + value.strings <= reader_->strings().size(), "the strings are there");
         for (std::size_t i = 0; i < value.strings; ++i) {
             (void)text_of(reader_->strings()[value.first_string + i]);
         }

@@ -1,13 +1,12 @@
-// The writer's floats beside std::to_chars, and each of its sets of instructions beside the others:
-// every text is compared.
+// Compares the writer's text of floats with std::to_chars, and each of its instruction sets with the others.
 //
 //     shortest float32 [STEP [FIRST]]   each STEP-th bit pattern; all 2^32 without arguments
 //     shortest float64 [COUNT [SEED]]   edges, and COUNT random values of each sort
 //     shortest types [COUNT [SEED]]     all types: random tensors, the same text by each set
 //
-// std::to_chars finds the digits (shortest, and of those the nearest to the value); how they are
-// laid out is written here once more, in the simplest way. `make core` runs samples of all three,
-// with the sanitizers; the first without arguments takes two cores about five minutes without them.
+// std::to_chars finds the digits (the shortest, and among those the nearest to the value); the layout is
+// a second, simple implementation. `make core` runs samples of all three, with the sanitizers; the
+// first without arguments takes two cores about five minutes without them.
 #include <atomic>
 #include <charconv>
 #include <cinttypes>
@@ -30,16 +29,15 @@ using gpux::Type;
 
 std::atomic<std::uint64_t> wrong{0};
 
-// A tensor's text by the best set of this processor; counted as wrong if another set's differs.
+// A tensor's text by this processor's best instruction set; wrong if another set's differs.
 void write_by_all(std::vector<char>& text, std::size_t* size, Type type,
                   const std::vector<std::int64_t>& shape, const void* data) {
     const int axes = static_cast<int>(shape.size());
     std::vector<char> other;
     for (int set = static_cast<int>(gpux::best_instructions()); set >= 0; --set) {
-        std::vector<char>& target =
-            set == static_cast<int>(gpux::best_instructions()) ? text : other;
-        // As much as is promised to be enough, so that the sanitizers see each byte more.
-        target.resize(gpux::most_bytes(type, axes, shape.data()));
+        std::vector<char>& target = set == static_cast<int>(gpux::best_instructions()) ? text : other;
+        // Exactly max_bytes(), so that the sanitizers see each overrun.
+        target.resize(gpux::max_bytes(type, axes, shape.data()));
         const char* const end = gpux::write_tensor(target.data(), type, axes, shape.data(), data,
                                                    static_cast<Instructions>(set));
         const std::size_t bytes = static_cast<std::size_t>(end - target.data());
@@ -47,13 +45,12 @@ void write_by_all(std::vector<char>& text, std::size_t* size, Type type,
             *size = bytes;
         } else if (bytes != *size || std::memcmp(text.data(), other.data(), bytes) != 0) {
             ++wrong;
-            std::fprintf(stderr, "type %d: the set %d writes something else\n",
-                         static_cast<int>(type), set);
+            std::fprintf(stderr, "type %d: the set %d writes something else\n", static_cast<int>(type), set);
         }
     }
 }
 
-// Python's repr(), for digits from std::to_chars.
+// Python's repr() layout of the digits from std::to_chars.
 template <class Float>
 std::size_t expected(char* out, Float value) {
     char* const start = out;
@@ -74,10 +71,8 @@ std::size_t expected(char* out, Float value) {
     }
     char text[64];
     char* const end =
-        std::to_chars(text, text + sizeof text, std::fabs(value), std::chars_format::scientific)
-            .ptr;
-    char* const e =
-        static_cast<char*>(std::memchr(text, 'e', static_cast<std::size_t>(end - text)));
+        std::to_chars(text, text + sizeof text, std::fabs(value), std::chars_format::scientific).ptr;
+    char* const e = static_cast<char*>(std::memchr(text, 'e', static_cast<std::size_t>(end - text)));
     *end = 0;
     const int exponent = std::atoi(e + 1);
     // "d.ddd" → "dddd"
@@ -89,8 +84,8 @@ std::size_t expected(char* out, Float value) {
         }
     }
     if (exponent < -4 || exponent >= 16) {
-        put(text,
-            static_cast<std::size_t>(end - text));  // its exponent has two digits at least, too
+        // Its exponent has at least two digits, too.
+        put(text, static_cast<std::size_t>(end - text));
         return static_cast<std::size_t>(out - start);
     }
     if (exponent < 0) {
@@ -140,31 +135,27 @@ private:
         }
         std::size_t bytes = 0;
         std::vector<char>& text = text_;
-        write_by_all(text, &bytes, kType, {static_cast<std::int64_t>(values_.size())},
-                     values_.data());
+        write_by_all(text, &bytes, kType, {static_cast<std::int64_t>(values_.size())}, values_.data());
         const char* const end = text.data() + bytes;
-        const char* place = text.data() + 1;
+        const char* at = text.data() + 1;
         for (const Float value : values_) {
             char right[64];
             const std::size_t size = expected(right, value);
-            if (std::memcmp(place, right, size) != 0 ||
-                (place[size] != ',' && place[size] != ']')) {
+            if (std::memcmp(at, right, size) != 0 || (at[size] != ',' && at[size] != ']')) {
                 if (++wrong <= 20) {
-                    std::fprintf(stderr, "%a: expected %.*s, got %.*s\n",
-                                 static_cast<double>(value), static_cast<int>(size), right, 30,
-                                 place);
+                    std::fprintf(stderr, "%a: expected %.*s, got %.*s\n", static_cast<double>(value),
+                                 static_cast<int>(size), right, 30, at);
                 }
-                place = static_cast<const char*>(
-                    std::memchr(place, ',', static_cast<std::size_t>(end - place)));
-                if (place == nullptr) {
+                at = static_cast<const char*>(std::memchr(at, ',', static_cast<std::size_t>(end - at)));
+                if (at == nullptr) {
                     break;
                 }
-                ++place;
+                ++at;
                 continue;
             }
-            place += size + 1;
+            at += size + 1;
         }
-        if (place != nullptr && place != end) {
+        if (at != nullptr && at != end) {
             ++wrong;
             std::fprintf(stderr, "the text ends elsewhere\n");
         }
@@ -223,32 +214,29 @@ void check_float64(std::uint64_t count, std::uint64_t seed) {
         // Few digits.
         const double digits = static_cast<double>(random() >> (random() % 40 + 24));
         const int power = static_cast<int>(random() % 44) - 22;
-        const double value =
-            power < 0 ? digits / std::pow(10.0, -power) : digits * std::pow(10.0, power);
+        const double value = power < 0 ? digits / std::pow(10.0, -power) : digits * std::pow(10.0, power);
         around(value, 0);
         // Integers and fractions with few bits.
         around(static_cast<double>(random() >> random() % 64), 0);
-        around(std::ldexp(static_cast<double>(random() >> random() % 64),
-                          static_cast<int>(random() % 80) - 60),
-               0);
+        around(
+            std::ldexp(static_cast<double>(random() >> random() % 64), static_cast<int>(random() % 80) - 60),
+            0);
         around(static_cast<double>(random() >> 11) * 0x1p-53, 0);
     }
-    std::printf("float64: edges and 6 x %" PRIu64 " random values, seed %" PRIu64 "\n", count,
-                seed);
+    std::printf("float64: edges and 6 x %" PRIu64 " random values, seed %" PRIu64 "\n", count, seed);
 }
 
 void check_types(std::uint64_t count, std::uint64_t seed) {
-    constexpr Type kTypes[] = {Type::float32, Type::float64, Type::float16, Type::bfloat16,
-                               Type::boolean, Type::int8,    Type::int16,   Type::int32,
-                               Type::int64,   Type::uint8,   Type::uint16,  Type::uint32,
-                               Type::uint64};
+    constexpr Type kTypes[] = {Type::float32, Type::float64, Type::float16, Type::bfloat16, Type::boolean,
+                               Type::int8,    Type::int16,   Type::int32,   Type::int64,    Type::uint8,
+                               Type::uint16,  Type::uint32,  Type::uint64};
     std::mt19937_64 random(seed);
     std::vector<char> text;
     std::vector<std::uint64_t> words;
     std::size_t size = 0;
     for (std::uint64_t i = 0; i < count; ++i) {
         const Type type = kTypes[random() % std::size(kTypes)];
-        // Rows of all lengths, which end anywhere in a block.
+        // Rows of all lengths, ending anywhere in a block.
         const std::vector<std::int64_t> shape{static_cast<std::int64_t>(random() % 5),
                                               static_cast<std::int64_t>(random() % 150)};
         const int fewer = static_cast<int>(random() % 64);
@@ -257,7 +245,7 @@ void check_types(std::uint64_t count, std::uint64_t seed) {
             word = random() >> (random() % 8 == 0 ? 0 : fewer);
             word = random() % 4 == 0 && type != Type::boolean ? 0 - word : word;
         }
-        // An element has eight bytes at most, or takes those that it needs of these.
+        // A word is at least as large as any element.
         write_by_all(text, &size, type, shape, words.data());
     }
     for (const Type type : {Type::float16, Type::bfloat16, Type::int16, Type::uint16}) {
@@ -273,8 +261,8 @@ void check_types(std::uint64_t count, std::uint64_t seed) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    const auto argument = [&](int place, std::uint64_t otherwise) {
-        return argc > place ? std::strtoull(argv[place], nullptr, 10) : otherwise;
+    const auto argument = [&](int index, std::uint64_t otherwise) {
+        return argc > index ? std::strtoull(argv[index], nullptr, 10) : otherwise;
     };
     const std::string type = argc > 1 ? argv[1] : "";
     if (type == "float32") {

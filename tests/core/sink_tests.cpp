@@ -1,5 +1,5 @@
-// The sink, by the events of values that are right and wrong; and arrays that are fed to it, with
-// strides of all signs, beside the same elements as lists.
+// The sink, by the events of valid and invalid values; and strided arrays fed to it, against the same
+// elements as lists.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -17,22 +17,22 @@
 namespace gpux::tests {
 namespace {
 
-using Place = std::vector<std::int64_t>;
+using Path = std::vector<std::int64_t>;
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// A sink, and the block that it fills: of exactly the size that was asked for.
+// A sink, and the block that it fills, of exactly the requested size.
 class Filling {
 public:
-    explicit Filling(const Spec& spec, std::size_t most_bytes = std::size_t{1} << 30)
-        : spec_(spec), most_bytes_(most_bytes), sink_(spec_, Memory{nullptr, 0, this, grow}) {}
+    explicit Filling(const Spec& spec, std::size_t max_bytes = std::size_t{1} << 30)
+        : spec_(spec), max_bytes_(max_bytes), sink_(spec_, Memory{nullptr, 0, this, grow}) {}
     Filling(const Filling&) = delete;
 
     Sink& sink() { return sink_; }
 
-    // Events, a character each: `[` and `]`, a digit for a number, t and f for booleans, s for a string
-    // of one character, S for one of nine, n for null, o for an object, h for an integer that no type
-    // has. Answers whether all were taken, and the value at its end.
+    // Feeds events, a character each: `[` and `]`, a digit for a number, t and f for booleans, s for a
+    // string of one character, S for one of nine, n for null, o for an object, h for an integer beyond
+    // all types. Returns whether all were accepted, finish() included.
     bool feed(const std::string& events) {
         for (const char event : events) {
             if (!feed_one(event)) {
@@ -42,9 +42,9 @@ public:
         return sink_.finish();
     }
 
-    Place place() const { return Place(sink_.place(), sink_.place() + sink_.place_axes()); }
-    Place shape() const { return Place(sink_.shape(), sink_.shape() + sink_.axes()); }
-    Place got() const { return Place(sink_.got_sizes(), sink_.got_sizes() + sink_.got_axes()); }
+    Path path() const { return Path(sink_.path(), sink_.path() + sink_.path_size()); }
+    Path shape() const { return Path(sink_.shape(), sink_.shape() + sink_.axes()); }
+    Path got() const { return Path(sink_.got_sizes(), sink_.got_sizes() + sink_.got_axes()); }
 
     template <class Element>
     std::vector<Element> elements() const {
@@ -66,17 +66,17 @@ private:
             case 'f': return sink_.booleans(&truth, 1);
             case 's': return sink_.expect_string() && sink_.string(1);
             case 'S': return sink_.expect_string() && sink_.string(9);
-            case 'n': return sink_.other(Got::null);
-            case 'o': return sink_.other(Got::object);
+            case 'n': return sink_.other(JsonKind::null);
+            case 'o': return sink_.other(JsonKind::object);
             case 'h': return sink_.huge_integer();
-            default: return sink_.reals(&number, 1);
+            default: return sink_.doubles(&number, 1);
         }
     }
 
     static bool grow(void* owner, Memory* memory, std::size_t needed) {
         Filling& filling = *static_cast<Filling*>(owner);
         require(needed > memory->capacity, "more is needed");
-        if (needed > filling.most_bytes_) {
+        if (needed > filling.max_bytes_) {
             return false;
         }
         std::unique_ptr<unsigned char[]> larger(new unsigned char[needed]);
@@ -90,22 +90,22 @@ private:
     }
 
     const Spec spec_;
-    std::size_t most_bytes_;
+    std::size_t max_bytes_;
     std::unique_ptr<unsigned char[]> block_;
     Sink sink_;
 };
 
-// Values that are taken: with which shape, and how they were given.
+// Accepted values, their shape, and whether axes were added.
 
-struct TakenCase {
+struct AcceptedCase {
     Spec spec;
     std::string events;
-    Place shape;
+    Path shape;
     bool as_items;
     bool as_one_item;
 };
 
-void test_taken() {
+void test_accepted() {
     constexpr Type kFloat = Type::float32;
     const Spec open = spec_of(kFloat, {});
     const Spec batch = spec_of(kFloat, {-1, -1});
@@ -113,12 +113,12 @@ void test_taken() {
     const Spec row = spec_of(kFloat, {-1});
     const Spec image = spec_of(kFloat, {1, 2, 3});
     const Spec fixed = spec_of(kFloat, {2, 3});
-    for (const TakenCase& one : std::vector<TakenCase>{
+    for (const AcceptedCase& one : std::vector<AcceptedCase>{
              {open, "1", {}, false, false},
              {open, "[]", {0}, false, false},
              {open, "[[][]]", {2, 0}, false, false},
              {open, "[[[1][2]]]", {1, 2, 1}, false, false},
-             {open, std::string(32, '[') + "1" + std::string(32, ']'), Place(32, 1), false, false},
+             {open, std::string(32, '[') + "1" + std::string(32, ']'), Path(32, 1), false, false},
              {batch, "[[123][456]]", {2, 3}, false, false},
              {batch, "[123]", {1, 3}, true, true},
              {batch, "[]", {1, 0}, true, true},
@@ -137,7 +137,7 @@ void test_taken() {
          }) {
         Filling filling(one.spec);
         check(filling.feed(one.events), "taken: " + one.events);
-        check(filling.sink().fault() == Fault::none, "no fault: " + one.events);
+        check(filling.sink().error() == Error::none, "no error: " + one.events);
         check(filling.shape() == one.shape, "the shape of " + one.events);
         check(filling.sink().as_items() == one.as_items, "as items: " + one.events);
         check(filling.sink().as_one_item() == one.as_one_item, "as one item: " + one.events);
@@ -158,16 +158,16 @@ void test_taken() {
     }
 }
 
-// Values that are refused: for what, and where.
+// Rejected values: the error and its path.
 
-struct RefusedCase {
+struct RejectedCase {
     Spec spec;
     std::string events;
-    Fault fault;
-    Place place;
+    Error error;
+    Path path;
 };
 
-void test_refused() {
+void test_rejected() {
     constexpr Type kFloat = Type::float32;
     const Spec open = spec_of(kFloat, {});
     const Spec batch = spec_of(kFloat, {-1, -1});
@@ -176,129 +176,123 @@ void test_refused() {
     const Spec fixed = spec_of(kFloat, {2, 3});
     const Spec words = spec_of(Type::string, {-1});
     Spec short_words = words;
-    short_words.most_characters = 8;
-    for (const RefusedCase& one : std::vector<RefusedCase>{
-             // The type of the whole.
-             {open, "n", Fault::wrong_type_at_top, {}},
-             {open, "s", Fault::wrong_type_at_top, {}},
-             {open, "t", Fault::wrong_type_at_top, {}},
-             {open, "o", Fault::wrong_type_at_top, {}},
-             {batch, "1", Fault::wrong_type_at_top, {}},
-             {batch, "h", Fault::wrong_type_at_top, {}},
-             {words, "1", Fault::wrong_type_at_top, {}},
-             {words, "h", Fault::wrong_type_at_top, {}},
+    short_words.max_characters = 8;
+    for (const RejectedCase& one : std::vector<RejectedCase>{
+             // The type of the whole value.
+             {open, "n", Error::wrong_type_at_top, {}},
+             {open, "s", Error::wrong_type_at_top, {}},
+             {open, "t", Error::wrong_type_at_top, {}},
+             {open, "o", Error::wrong_type_at_top, {}},
+             {batch, "1", Error::wrong_type_at_top, {}},
+             {batch, "h", Error::wrong_type_at_top, {}},
+             {words, "1", Error::wrong_type_at_top, {}},
+             {words, "h", Error::wrong_type_at_top, {}},
              // The type of an element, lists among elements, elements among lists.
-             {open, "[1n", Fault::wrong_type, {1}},
-             {open, "[1[", Fault::wrong_type, {1}},
-             {open, "[[1]2", Fault::wrong_type, {1}},
-             {open, "[[1][[", Fault::wrong_type, {1, 0}},
-             {open, "[[][[", Fault::wrong_type, {1, 0}},
-             {batch, "[[1][2s", Fault::wrong_type, {1, 1}},
-             {batch, "[12[", Fault::wrong_type, {2}},
-             {words, "[s1", Fault::wrong_type, {1}},
-             {words, "[sh", Fault::wrong_type, {1}},
-             {spec_of(Type::boolean, {-1}), "[ts", Fault::wrong_type, {1}},
+             {open, "[1n", Error::wrong_type, {1}},
+             {open, "[1[", Error::wrong_type, {1}},
+             {open, "[[1]2", Error::wrong_type, {1}},
+             {open, "[[1][[", Error::wrong_type, {1, 0}},
+             {open, "[[][[", Error::wrong_type, {1, 0}},
+             {batch, "[[1][2s", Error::wrong_type, {1, 1}},
+             {batch, "[12[", Error::wrong_type, {2}},
+             {words, "[s1", Error::wrong_type, {1}},
+             {words, "[sh", Error::wrong_type, {1}},
+             {spec_of(Type::boolean, {-1}), "[ts", Error::wrong_type, {1}},
              // Numbers.
-             {open, "[12h", Fault::out_of_range, {2}},
-             {open, "h", Fault::out_of_range, {}},
-             {spec_of(Type::boolean, {-1}), "[t12", Fault::out_of_range, {2}},
+             {open, "[12h", Error::out_of_range, {2}},
+             {open, "h", Error::out_of_range, {}},
+             {spec_of(Type::boolean, {-1}), "[t12", Error::out_of_range, {2}},
              // Strings.
-             {short_words, "[sS", Fault::too_long, {1}},
-             {short_words, "S", Fault::too_long, {}},
+             {short_words, "[sS", Error::too_long, {1}},
+             {short_words, "S", Error::too_long, {}},
              // Siblings.
-             {open, "[[12][3]", Fault::ragged, {1}},
-             {open, "[[12][345]", Fault::ragged, {1}},
-             {open, "[[[1][2]][[3]]", Fault::ragged, {1}},
-             {open, "[[][1]", Fault::ragged, {1}},
-             // Fixed sizes: at once where a list outgrows them, else at the end.
-             {fixed, "[[1234", Fault::outgrown, {0, 3}},
-             {fixed, "[[123n", Fault::outgrown, {0, 3}},
-             {fixed, "[[123h", Fault::outgrown, {0, 3}},
-             {fixed, "[[12n", Fault::wrong_type, {0, 2}},
-             {fixed, "[[123][123][", Fault::outgrown, {2}},
-             {fixed, "[[123][123]1", Fault::outgrown, {2}},
-             {fixed, "[[123]]", Fault::wrong_shape, {}},
-             {fixed, "[[12][12]]", Fault::wrong_shape, {}},
-             {fixed, "[]", Fault::wrong_shape, {}},
-             {fixed, "[[][]]", Fault::wrong_shape, {}},
-             {image, "[[123][123][", Fault::outgrown, {2}},
-             {image, "[[[123][123]][", Fault::outgrown, {1}},
-             {image, "[123]", Fault::wrong_shape, {}},
-             {column, "[[12", Fault::outgrown, {0, 1}},
-             {column, "[[][]]", Fault::wrong_shape, {}},
+             {open, "[[12][3]", Error::ragged, {1}},
+             {open, "[[12][345]", Error::ragged, {1}},
+             {open, "[[[1][2]][[3]]", Error::ragged, {1}},
+             {open, "[[][1]", Error::ragged, {1}},
+             // Fixed sizes: as soon as a list outgrows them, otherwise in finish().
+             {fixed, "[[1234", Error::outgrown, {0, 3}},
+             {fixed, "[[123n", Error::outgrown, {0, 3}},
+             {fixed, "[[123h", Error::outgrown, {0, 3}},
+             {fixed, "[[12n", Error::wrong_type, {0, 2}},
+             {fixed, "[[123][123][", Error::outgrown, {2}},
+             {fixed, "[[123][123]1", Error::outgrown, {2}},
+             {fixed, "[[123]]", Error::wrong_shape, {}},
+             {fixed, "[[12][12]]", Error::wrong_shape, {}},
+             {fixed, "[]", Error::wrong_shape, {}},
+             {fixed, "[[][]]", Error::wrong_shape, {}},
+             {image, "[[123][123][", Error::outgrown, {2}},
+             {image, "[[[123][123]][", Error::outgrown, {1}},
+             {image, "[123]", Error::wrong_shape, {}},
+             {column, "[[12", Error::outgrown, {0, 1}},
+             {column, "[[][]]", Error::wrong_shape, {}},
              // Depth.
-             {fixed, "[[[", Fault::too_deep, {0, 0}},
-             {batch, "[[1][[", Fault::wrong_type, {1, 0}},
-             {open, std::string(33, '['), Fault::too_deep, Place(32, 0)},
+             {fixed, "[[[", Error::too_deep, {0, 0}},
+             {batch, "[[1][[", Error::wrong_type, {1, 0}},
+             {open, std::string(33, '['), Error::too_deep, Path(32, 0)},
              // Batches.
-             {column, "[]", Fault::empty_batch, {}},
-             {spec_of(kFloat, {-1, 2}), "[]", Fault::wrong_shape, {}},
-             {spec_of(kFloat, {-1}), "[]", Fault::empty_batch, {}},
+             {column, "[]", Error::empty_batch, {}},
+             {spec_of(kFloat, {-1, 2}), "[]", Error::wrong_shape, {}},
+             {spec_of(kFloat, {-1}), "[]", Error::empty_batch, {}},
          }) {
         Filling filling(one.spec);
-        check(!filling.feed(one.events), "refused: " + one.events);
-        check(filling.sink().fault() == one.fault, "the fault of " + one.events);
-        check(filling.place() == one.place, "the place of " + one.events);
+        check(!filling.feed(one.events), "rejected: " + one.events);
+        check(filling.sink().error() == one.error, "the error of " + one.events);
+        check(filling.path() == one.path, "the path of " + one.events);
     }
-    // What the messages need.
+    // The details for messages.
     {
         Filling filling(open);
         filling.feed("[[12][345]");
-        check(
-            filling.sink().expected_values() == 2 && filling.sink().got_values() == 3, "2 and 3 values"
-        );
+        check(filling.sink().expected_values() == 2 && filling.sink().got_values() == 3, "2 and 3 values");
     }
     {
         Filling filling(short_words);
         filling.feed("S");
-        check(
-            filling.sink().expected_values() == 8 && filling.sink().got_values() == 9,
-            "8 and 9 characters"
-        );
+        check(filling.sink().expected_values() == 8 && filling.sink().got_values() == 9,
+              "8 and 9 characters");
     }
     {
         Filling filling(fixed);
         filling.feed("[[12][12]]");
-        check(filling.got() == Place{2, 2}, "the axes as they came");
+        check(filling.got() == Path{2, 2}, "the axes as they came");
     }
     struct Expectation {
         Spec spec;
         const char* events;
-        Got got;
+        JsonKind got;
         bool expected_array;
     };
     for (const Expectation& one : std::vector<Expectation>{
-             {open, "n", Got::null, false},
-             {batch, "1", Got::number, true},
-             {batch, "o", Got::object, true},
-             {batch, "[n", Got::null, false},
-             {fixed, "[n", Got::null, true},
-             {open, "[[1]2", Got::number, true},
-             {open, "[1[", Got::array, false},
-             {words, "[1", Got::number, false},
+             {open, "n", JsonKind::null, false},
+             {batch, "1", JsonKind::number, true},
+             {batch, "o", JsonKind::object, true},
+             {batch, "[n", JsonKind::null, false},
+             {fixed, "[n", JsonKind::null, true},
+             {open, "[[1]2", JsonKind::number, true},
+             {open, "[1[", JsonKind::array, false},
+             {words, "[1", JsonKind::number, false},
          }) {
         Filling filling(one.spec);
         filling.feed(one.events);
         check(filling.sink().got() == one.got, std::string("got: ") + one.events);
-        check(
-            filling.sink().expected_array() == one.expected_array,
-            std::string("whether a list is expected: ") + one.events
-        );
+        check(filling.sink().expected_array() == one.expected_array,
+              std::string("whether a list is expected: ") + one.events);
     }
 }
 
 // Numbers of each kind in each type.
 
-template <class Element, class Source>
-void check_number(Type type, bool (Sink::*put)(const Source*, std::size_t), Source number,
+template <class Element, class Native>
+void check_number(Type type, bool (Sink::*event)(const Native*, std::size_t) noexcept, Native number,
                   const char* what) {
     Filling filling(spec_of(type, {}));
-    const std::string text =
-        std::to_string(number) + " from " + what + " as type " + std::to_string(static_cast<int>(type));
-    const Source run[3] = {0, 1, number};
+    const std::string text = std::to_string(number) + " from " + what + " as type " +
+                             std::to_string(static_cast<int>(type));
+    const Native run[3] = {0, 1, number};
     filling.sink().open();
-    const bool taken = (filling.sink().*put)(run, 3);
-    // Exactly: what long double has of it is what both have.
+    const bool taken = (filling.sink().*event)(run, 3);
+    // Exact: long double holds every value of both.
     const long double wide = static_cast<long double>(number);
     bool fits = true;
     bool is_integer = true;
@@ -318,24 +312,24 @@ void check_number(Type type, bool (Sink::*put)(const Source*, std::size_t), Sour
         check(elements.size() == 3 && elements[2] == static_cast<Element>(number), text);
         return;
     }
-    const Fault fault = !std::isfinite(wide) ? Fault::not_finite
-                        : is_integer         ? Fault::out_of_range
-                                             : Fault::not_an_integer;
-    check(filling.sink().fault() == fault, "the fault of " + text);
-    check(filling.place() == Place{2} && elements.size() == 2, "the place of " + text);
-    const Number refused = filling.sink().number();
-    const bool is_same =
-        refused.kind == Number::real
-            ? std::isnan(wide) ? std::isnan(refused.as_real) : refused.as_real == wide
-        : refused.kind == Number::integer ? static_cast<long double>(refused.as_integer) == wide
-                                          : static_cast<long double>(refused.as_natural) == wide;
+    const Error error = !std::isfinite(wide) ? Error::not_finite
+                        : is_integer         ? Error::out_of_range
+                                             : Error::not_an_integer;
+    check(filling.sink().error() == error, "the error of " + text);
+    check(filling.path() == Path{2} && elements.size() == 2, "the path of " + text);
+    const Number rejected = filling.sink().number();
+    const bool is_same = rejected.kind == Number::float64 ? std::isnan(wide) ? std::isnan(rejected.as_float64)
+                                                                             : rejected.as_float64 == wide
+                         : rejected.kind == Number::int64
+                             ? static_cast<long double>(rejected.as_int64) == wide
+                             : static_cast<long double>(rejected.as_uint64) == wide;
     check(is_same, "the number of " + text);
 }
 
 template <class Element>
 void test_numbers_as(Type type) {
-    std::vector<double> reals{0.0, -0.0, 0.5, -0.5, 1.5, 1e300, -1e300, 5e-324, kInfinity, -kInfinity,
-                              std::nan(""), 3.5e38, 1e39};
+    std::vector<double> reals{0.0,    -0.0,      0.5,        -0.5,         1.5,    1e300, -1e300,
+                              5e-324, kInfinity, -kInfinity, std::nan(""), 3.5e38, 1e39};
     for (int bits = 0; bits <= 65; ++bits) {
         for (const double step : {-1.0, -0.5, 0.0, 0.5, 1.0}) {
             reals.push_back(std::ldexp(1.0, bits) + step);
@@ -345,16 +339,16 @@ void test_numbers_as(Type type) {
         reals.push_back(std::nextafter(-std::ldexp(1.0, bits), -kInfinity));
     }
     for (const double real : reals) {
-        check_number<Element>(type, &Sink::reals, real, "a real");
+        check_number<Element>(type, &Sink::doubles, real, "a real");
     }
     for (int bits = 0; bits < 64; ++bits) {
         for (std::uint64_t near = 0; near < 5; ++near) {
             const std::uint64_t natural = (std::uint64_t{1} << bits) - 2 + near;
-            check_number<Element>(type, &Sink::naturals, natural, "a natural");
+            check_number<Element>(type, &Sink::uint64s, natural, "a natural");
             const auto integer = static_cast<std::int64_t>(natural);
-            check_number<Element>(type, &Sink::integers, integer, "an integer");
+            check_number<Element>(type, &Sink::int64s, integer, "an integer");
             if (integer != std::numeric_limits<std::int64_t>::min()) {
-                check_number<Element>(type, &Sink::integers, -integer, "an integer");
+                check_number<Element>(type, &Sink::int64s, -integer, "an integer");
             }
         }
     }
@@ -371,18 +365,18 @@ void test_numbers_of_all_kinds() {
     test_numbers_as<std::uint64_t>(Type::uint64);
     test_numbers_as<float>(Type::float32);
     test_numbers_as<double>(Type::float64);
-    // What has no type in C++: a few.
+    // A few values for the types that C++ lacks.
     for (const Type type : {Type::float16, Type::bfloat16, Type::boolean}) {
         Filling filling(spec_of(type, {}));
         const double reals[] = {1.0, 0.0, type == Type::boolean ? 0.5 : 1e40};
         filling.sink().open();
-        check(!filling.sink().reals(reals, 3), "refused");
-        check(filling.sink().fault() == Fault::out_of_range, "out of range");
-        check(filling.place() == Place{2}, "the third");
+        check(!filling.sink().doubles(reals, 3), "rejected");
+        check(filling.sink().error() == Error::out_of_range, "out of range");
+        check(filling.path() == Path{2}, "the third");
     }
 }
 
-// Elements without a call for each.
+// claim() and commit().
 void test_claims() {
     {
         Filling filling(spec_of(Type::int16, {2, 5}));
@@ -402,33 +396,32 @@ void test_claims() {
         check(filling.elements<std::int16_t>() == std::vector<std::int16_t>{7, 7, 8, 8, 8}, "claimed");
         room = 1;
         check(sink.claim(&room) == nullptr, "none is left");
-        check(sink.fault() == Fault::outgrown && filling.place() == Place{0, 5}, "outgrown");
+        check(sink.error() == Error::outgrown && filling.path() == Path{0, 5}, "outgrown");
     }
     {
         Filling filling(spec_of(Type::int16, {}));
         std::size_t room = 1;
         filling.sink().open();
         check(filling.sink().claim(&room) != nullptr, "claimed");
-        check(!filling.sink().refuse_number(true), "refused");
-        check(filling.sink().fault() == Fault::out_of_range, "out of range");
-        check(filling.place() == Place{0}, "the first");
+        check(!filling.sink().reject_number(true), "rejected");
+        check(filling.sink().error() == Error::out_of_range, "out of range");
+        check(filling.path() == Path{0}, "the first");
     }
     {
         Filling filling(spec_of(Type::int16, {}));
-        check(!filling.sink().refuse_number(false), "refused");
-        check(filling.sink().fault() == Fault::not_an_integer, "not an integer");
+        check(!filling.sink().reject_number(false), "rejected");
+        check(filling.sink().error() == Error::not_an_integer, "not an integer");
     }
     {
         Filling filling(spec_of(Type::string, {}));
         std::size_t room = 1;
         check(filling.sink().claim(&room) == nullptr, "strings are not claimed");
-        check(filling.sink().fault() == Fault::wrong_type_at_top, "a number for a string");
+        check(filling.sink().error() == Error::wrong_type_at_top, "a number for a string");
     }
-    // More than there can be: its bytes pass the largest number there is, or memory ends.
-    for (const std::size_t count : {std::numeric_limits<std::size_t>::max(),
-                                    std::numeric_limits<std::size_t>::max() / 8 + 1,
-                                    std::numeric_limits<std::size_t>::max() / 8,
-                                    std::size_t{1} << 40}) {
+    // Too many elements: their bytes overflow size_t, or memory ends.
+    for (const std::size_t count :
+         {std::numeric_limits<std::size_t>::max(), std::numeric_limits<std::size_t>::max() / 8 + 1,
+          std::numeric_limits<std::size_t>::max() / 8, std::size_t{1} << 40}) {
         Filling filling(spec_of(Type::float64, {}));
         std::size_t room = 1;
         filling.sink().open();
@@ -436,13 +429,13 @@ void test_claims() {
         filling.sink().commit(1);
         room = count;
         check(filling.sink().claim(&room) == nullptr, "no memory");
-        check(filling.sink().fault() == Fault::out_of_memory, "out of memory");
+        check(filling.sink().error() == Error::out_of_memory, "out of memory");
     }
     {
         Filling filling(spec_of(Type::float64, {}), 40);
         check(!filling.feed("[123456"), "no memory for six");
-        check(filling.sink().fault() == Fault::out_of_memory, "out of memory");
-        check(filling.place() == Place{5}, "the sixth");
+        check(filling.sink().error() == Error::out_of_memory, "out of memory");
+        check(filling.path() == Path{5}, "the sixth");
         check(filling.elements<double>() == std::vector<double>{1, 2, 3, 4, 5}, "what was there is");
     }
 }
@@ -454,24 +447,24 @@ void test_axes_below() {
         Sink& sink = filling.sink();
         check(sink.open() && sink.axes_below(2, sizes), "axes that no list shows");
         check(sink.open() && sink.close() && sink.close() && sink.finish(), "a list without elements");
-        check(filling.shape() == Place{1, 0, 4}, "its shape");
+        check(filling.shape() == Path{1, 0, 4}, "its shape");
     }
     {
         Filling filling(spec_of(Type::float32, {-1, -1}));
         check(filling.sink().open() && !filling.sink().axes_below(2, sizes), "too many axes");
-        check(filling.sink().fault() == Fault::too_deep, "too deep");
+        check(filling.sink().error() == Error::too_deep, "too deep");
     }
 }
 
 // Arrays.
 
-// One array, in memory of exactly the size that its elements reach over.
+// One array, in memory of exactly the extent of its elements.
 template <class Element>
 void check_array(Type type, const std::vector<std::ptrdiff_t>& sizes,
                  const std::vector<std::ptrdiff_t>& strides) {
     const std::string what = "an array of type " + std::to_string(static_cast<int>(type)) + " with " +
                              std::to_string(sizes.size()) + " axes";
-    // From the lowest to the highest byte.
+    // The extent from the lowest to the highest byte.
     std::ptrdiff_t low = 0;
     std::ptrdiff_t high = sizeof(Element);
     std::size_t count = 1;
@@ -486,10 +479,10 @@ void check_array(Type type, const std::vector<std::ptrdiff_t>& sizes,
     const std::size_t bytes = static_cast<std::size_t>(high - low);
     const std::unique_ptr<unsigned char[]> memory(new unsigned char[bytes]);
     for (std::size_t i = 0; i < bytes; ++i) {
-        // Any integers, booleans, and floats that are finite in each type.
-        memory[i] = static_cast<unsigned char>(
-            type == Type::boolean ? i % 3 == 0 : is_float(type) ? i * 37 % 64 : i * 37
-        );
+        // Arbitrary integers, booleans, and floats that are finite in each type.
+        memory[i] = static_cast<unsigned char>(type == Type::boolean ? i % 3 == 0
+                                               : is_float(type)      ? i * 37 % 64
+                                                                     : i * 37);
     }
     const unsigned char* const start = memory.get() - low;
     // The elements in C order.
@@ -517,10 +510,10 @@ void check_array(Type type, const std::vector<std::ptrdiff_t>& sizes,
         std::memcpy(found.data(), filling.sink().memory().data, found.size());
     }
     check(found == wanted, "the elements of " + what);
-    Place shape(sizes.begin(), sizes.end());
+    Path shape(sizes.begin(), sizes.end());
     const auto empty = std::find(shape.begin(), shape.end(), 0);
     if (empty != shape.end()) {
-        shape.erase(empty + 1, shape.end());  // nothing is inferred below an empty list
+        shape.erase(empty + 1, shape.end());  // an empty list has no axes below it
     }
     check(filling.shape() == shape, "the shape of " + what);
 }
@@ -534,12 +527,12 @@ void test_arrays_of(Type type) {
     check_array<Element>(type, {3, 0, 2}, {kWidth, kWidth, kWidth});
     // A run is 256 elements.
     for (const std::ptrdiff_t size : {255, 256, 257, 1000}) {
-        for (const std::ptrdiff_t stride : {kWidth, -kWidth, 3 * kWidth, -2 * kWidth, std::ptrdiff_t{0},
-                                            kWidth + 1, -kWidth - 3}) {
+        for (const std::ptrdiff_t stride :
+             {kWidth, -kWidth, 3 * kWidth, -2 * kWidth, std::ptrdiff_t{0}, kWidth + 1, -kWidth - 3}) {
             check_array<Element>(type, {size}, {stride});
         }
     }
-    // Every order and sign of three axes, dense and with gaps that are no multiple of an element.
+    // Every order and sign of three axes, dense and with gaps that are not multiples of an element.
     for (const std::ptrdiff_t gap : {0, 1, 5}) {
         for (int signs = 0; signs < 8; ++signs) {
             for (int order = 0; order < 3; ++order) {
@@ -558,30 +551,28 @@ void test_arrays_of(Type type) {
     check_array<Element>(type, std::vector<std::ptrdiff_t>(32, 1), std::vector<std::ptrdiff_t>(32, -7));
 }
 
-// A row without gaps of the input's own type is copied: but not what that type does not take.
+// A contiguous row of the input's own type is copied, but its invalid elements are rejected.
 template <class Element>
-void test_not_finite(Type type, Element one, const std::vector<Element>& refused) {
-    for (const Element bad : refused) {
-        for (const std::int64_t place : {0, 1, 15, 16, 17, 299, 599}) {
+void test_not_finite(Type type, Element one, const std::vector<Element>& rejected) {
+    for (const Element bad : rejected) {
+        for (const std::int64_t index : {0, 1, 15, 16, 17, 299, 599}) {
             std::vector<Element> row(600, one);
-            row[static_cast<std::size_t>(place)] = bad;
+            row[static_cast<std::size_t>(index)] = bad;
             Filling filling(spec_of(type, {}));
             const std::ptrdiff_t size = 600;
             const std::ptrdiff_t stride = sizeof(Element);
             const auto* const data = reinterpret_cast<const unsigned char*>(row.data());
-            check(!feed(filling.sink(), data, type, 1, &size, &stride), "refused");
-            check(filling.sink().fault() == Fault::not_finite, "not finite");
-            check(filling.place() == Place{place}, "the place of what is not finite");
-            check(
-                filling.sink().elements() == static_cast<std::size_t>(place), "those in front of it"
-            );
+            check(!feed(filling.sink(), data, type, 1, &size, &stride), "rejected");
+            check(filling.sink().error() == Error::not_finite, "not finite");
+            check(filling.path() == Path{index}, "the path of what is not finite");
+            check(filling.sink().elements() == static_cast<std::size_t>(index), "those in front of it");
         }
     }
 }
 
 template <class Element, std::size_t kCount>
-void check_refused_array(const Spec& spec, Type type, const Element (&elements)[kCount], bool backwards,
-                         Fault fault, const Place& place) {
+void check_rejected_array(const Spec& spec, Type type, const Element (&elements)[kCount], bool backwards,
+                          Error error, const Path& path) {
     Filling filling(spec);
     const std::ptrdiff_t sizes[] = {static_cast<std::ptrdiff_t>(kCount)};
     const std::ptrdiff_t width = sizeof(Element);
@@ -589,15 +580,15 @@ void check_refused_array(const Spec& spec, Type type, const Element (&elements)[
     const Element* const start = backwards ? elements + kCount - 1 : elements;
     const bool taken = feed(filling.sink(), reinterpret_cast<const unsigned char*>(start), type, 1, sizes,
                             strides);
-    check(!taken && filling.sink().fault() == fault, "an array that is refused");
-    check(filling.place() == place, "the place of what is refused in an array");
+    check(!taken && filling.sink().error() == error, "an array that is rejected");
+    check(filling.path() == path, "the path of what is rejected in an array");
 }
 
 }  // namespace
 
 void test_sink() {
-    test_taken();
-    test_refused();
+    test_accepted();
+    test_rejected();
     test_numbers_of_all_kinds();
     test_claims();
     test_axes_below();
@@ -618,30 +609,29 @@ void test_strided() {
     test_arrays_of<std::uint64_t>(Type::uint64);
     test_arrays_of<Boolean>(Type::boolean);
 
-    // Other types than the input's, and what it does not have.
+    // Other types than the input's, and values that it cannot hold.
     double reals[600] = {};
     reals[300] = 0.5;
-    check_refused_array(spec_of(Type::int8, {}), Type::float64, reals, false, Fault::not_an_integer, {300});
-    check_refused_array(spec_of(Type::int8, {}), Type::float64, reals, true, Fault::not_an_integer, {299});
+    check_rejected_array(spec_of(Type::int8, {}), Type::float64, reals, false, Error::not_an_integer, {300});
+    check_rejected_array(spec_of(Type::int8, {}), Type::float64, reals, true, Error::not_an_integer, {299});
     reals[300] = kInfinity;
-    check_refused_array(spec_of(Type::float32, {}), Type::float64, reals, false, Fault::not_finite, {300});
+    check_rejected_array(spec_of(Type::float32, {}), Type::float64, reals, false, Error::not_finite, {300});
     const std::int64_t integers[] = {0, 255, 256, -1};
-    check_refused_array(spec_of(Type::uint8, {}), Type::int64, integers, false, Fault::out_of_range, {2});
-    check_refused_array(spec_of(Type::uint8, {}), Type::int64, integers, true, Fault::out_of_range, {0});
-    check_refused_array(spec_of(Type::uint8, {3}), Type::int64, integers, false, Fault::out_of_range, {2});
-    check_refused_array(spec_of(Type::int64, {3}), Type::int64, integers, false, Fault::outgrown, {3});
-    check_refused_array(spec_of(Type::string, {}), Type::int64, integers, false, Fault::wrong_type, {0});
-    check_refused_array(spec_of(Type::float32, {3}), Type::int64, integers, false, Fault::outgrown, {3});
+    check_rejected_array(spec_of(Type::uint8, {}), Type::int64, integers, false, Error::out_of_range, {2});
+    check_rejected_array(spec_of(Type::uint8, {}), Type::int64, integers, true, Error::out_of_range, {0});
+    check_rejected_array(spec_of(Type::uint8, {3}), Type::int64, integers, false, Error::out_of_range, {2});
+    check_rejected_array(spec_of(Type::int64, {3}), Type::int64, integers, false, Error::outgrown, {3});
+    check_rejected_array(spec_of(Type::string, {}), Type::int64, integers, false, Error::wrong_type, {0});
+    check_rejected_array(spec_of(Type::float32, {3}), Type::int64, integers, false, Error::outgrown, {3});
     constexpr float kInfinite = std::numeric_limits<float>::infinity();
     constexpr float kNone = std::numeric_limits<float>::quiet_NaN();
     test_not_finite<float>(Type::float32, std::numeric_limits<float>::max(), {kInfinite, -kInfinite, kNone});
-    test_not_finite<double>(
-        Type::float64, -std::numeric_limits<double>::max(), {kInfinity, -kInfinity, std::nan("")}
-    );
+    test_not_finite<double>(Type::float64, -std::numeric_limits<double>::max(),
+                            {kInfinity, -kInfinity, std::nan("")});
     test_not_finite<Half>(Type::float16, {0xFBFF}, {{0x7C00}, {0xFC00}, {0x7C01}});
     test_not_finite<BFloat>(Type::bfloat16, {0xFF7F}, {{0x7F80}, {0xFF80}, {0xFFFF}});
     {
-        // What is not zero is true.
+        // Nonzero is true.
         Filling filling(spec_of(Type::boolean, {}));
         const unsigned char truths[] = {1, 0, 7, 128, 0};
         const std::ptrdiff_t size = 5;
@@ -650,18 +640,16 @@ void test_strided() {
         check(filling.elements<std::uint8_t>() == std::vector<std::uint8_t>{1, 0, 1, 1, 0}, "0 or 1");
     }
     const Boolean booleans[] = {{1}, {0}};
-    check_refused_array(spec_of(Type::boolean, {1}), Type::boolean, booleans, false, Fault::outgrown, {1});
-    check_refused_array(spec_of(Type::int8, {}), Type::boolean, booleans, false, Fault::wrong_type, {0});
-    // Every element of one type in another.
+    check_rejected_array(spec_of(Type::boolean, {1}), Type::boolean, booleans, false, Error::outgrown, {1});
+    check_rejected_array(spec_of(Type::int8, {}), Type::boolean, booleans, false, Error::wrong_type, {0});
+    // Integers fit a float type.
     Filling filling(spec_of(Type::float32, {}));
     const std::uint16_t naturals[] = {0, 1, 65535};
     const std::ptrdiff_t size = 3;
     const std::ptrdiff_t stride = -2;
-    check(
-        feed(filling.sink(), reinterpret_cast<const unsigned char*>(naturals + 2), Type::uint16, 1, &size,
-             &stride),
-        "integers for floats"
-    );
+    check(feed(filling.sink(), reinterpret_cast<const unsigned char*>(naturals + 2), Type::uint16, 1, &size,
+               &stride),
+          "integers for floats");
     check(filling.elements<float>() == std::vector<float>{65535, 1, 0}, "backwards");
 }
 

@@ -1,15 +1,15 @@
-"""The pages are followed as a reader would: what they say to run is run, what they show comes out.
+"""Follows the pages as a reader would: runs their commands and compares the output they show.
 
-Per page, in order, in a folder of its own that has what a reader brings along (`prepare`):
-- `sh`: run line by line; a server that is started runs until the next one, or the page's end.
-  What installs, or needs more than this project, is not run: UNRUN.
+Each page in order, in a folder of its own with the files that a reader has (`prepare`):
+- `sh`: run line by line; a server runs until the next one is started, or the end of the page.
+  Installations, and commands that need more than this project, are not run: UNRUN.
 - `python`, `js`, `go`: run as programs.
 - `yaml`, `ini`, `dockerfile`, `nginx`: written to the file that the comment in the first line
-  names. A server of ours that is started in it is started here as well.
+  names. If the file starts GPUX, it is started here as well.
 - `json request`, and tables headed "You send | Answer": sent to the server.
-- `json log`, `text log`: the last line that the server has written, now or soon.
-- `json`, `text`: what the last of these printed or answered. `…` stands for anything, white space
-  counts for nothing, and the last digits of long floats may differ between processors.
+- `json log`, `text log`: the last line of the server's output, now or soon.
+- `json`, `text`: what the last of these printed or returned. `…` matches anything, white space is
+  ignored, and the last digits of long floats may differ between processors.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ UNRUN = re.compile(
     r"(apt-get|pip|make|npm|docker|systemctl|python3 -m venv|\. \S+/activate"
     r"|python examples/\w+/train\.py)\b"
 )
-MAKE_SERVE = "gpux serve examples/sentiment"  # what the Makefile has for it
+MAKE_SERVE = "gpux serve examples/sentiment"  # what `make serve` runs
 PROGRAMS = {
     "python": [sys.executable, "program.py"],
     "js": ["node", "program.mjs"],
@@ -55,9 +55,9 @@ FILES = ("yaml", "ini", "dockerfile", "nginx")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block, or a cell of a table of requests and answers."""
+    """A fenced block, or a cell of a table of requests and responses."""
 
-    place: str
+    location: str
     language: str
     text: str
     note: str = ""
@@ -71,10 +71,10 @@ def read_blocks(page: Path) -> Iterator[Block]:
     lines = iter(enumerate(page.read_text().splitlines(), start=1))
     header: list[str] = []
     for number, line in lines:
-        place = f"{name_of(page)}:{number}"
+        location = f"{name_of(page)}:{number}"
         if fence := re.fullmatch(r"( *)```(\w+)(?: (request|log))?", line):
             inside = iter(lambda: next(lines)[1].removeprefix(fence[1]), "```")
-            yield Block(place, fence[2], "".join(f"{text}\n" for text in inside), fence[3] or "")
+            yield Block(location, fence[2], "".join(f"{text}\n" for text in inside), fence[3] or "")
             continue
         cells = [cell.strip().strip("`") for cell in line.strip("|").split(" | ")]
         if not line.startswith("|"):
@@ -82,15 +82,15 @@ def read_blocks(page: Path) -> Iterator[Block]:
         elif not header:
             header = cells
         elif header[:2] == ["You send", "Answer"] and not line.startswith("|--"):
-            answer = cells[1]
-            if not answer.startswith("{"):
-                answer = json.dumps({"detail": answer}, ensure_ascii=False)
-            yield Block(place, "json", cells[0], "request")
-            yield Block(place, "json", answer)
+            response = cells[1]
+            if not response.startswith("{"):
+                response = json.dumps({"detail": response}, ensure_ascii=False)
+            yield Block(location, "json", cells[0], "request")
+            yield Block(location, "json", response)
 
 
 def prepare(text: str, folder: Path) -> None:
-    """What a reader of the text brings along."""
+    """Creates the files that a reader of the text has."""
     shutil.copytree(ROOT / "examples", folder / "examples")
     onnx_models.write("matrix", folder).rename(folder / "model.onnx")
     onnx_models.write("photo", folder)
@@ -105,8 +105,8 @@ def prepare(text: str, folder: Path) -> None:
 
 
 def free_port() -> int:
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        port: int = taken.getsockname()[1]
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        port: int = listener.getsockname()[1]
         return port
 
 
@@ -118,7 +118,7 @@ class Reader:
         self.port = str(free_port())
         self.server: ServerProcess | None = None
         self.printed: str | None = None  # None: nothing to compare with
-        self.failure = ""  # what a command said that failed, until the page shows it
+        self.failure = ""  # output of a failed command, until the page shows it
         self.variables = {"GPUX_PORT": self.port, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
 
     def follow(self, block: Block) -> None:
@@ -144,7 +144,7 @@ class Reader:
             raise AssertionError(f"no way to follow a block of {block.language!r}")
 
     def type(self, text: str) -> None:
-        """Types lines into a terminal, and a server's into one of its own."""
+        """Runs shell commands, and starts servers in the background."""
         script = ""
         for line in text.splitlines(keepends=True):
             if SERVER.match(line):
@@ -167,7 +167,7 @@ class Reader:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=4 * PATIENCE_SECONDS,  # a compiler whose cache is empty takes its time
+            timeout=4 * PATIENCE_SECONDS,  # a compiler with an empty cache is slow
             check=False,
         )
         self.failure = done.stdout + done.stderr if done.returncode else ""
@@ -190,7 +190,7 @@ class Reader:
         if server.stdout.text:
             assert server.end() == 0
         else:
-            server.kill()  # waitress' own end is not ours to test
+            server.kill()  # the shutdown of waitress-serve is not under test
         assert "Traceback" not in server.stderr.text
 
     def write(self, language: str, text: str) -> None:
@@ -199,9 +199,9 @@ class Reader:
         file = self.folder / named[1].removeprefix("/")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text.replace("/opt/gpux/bin", str(BIN)))
-        # As `ExecStart=…/gpux serve /srv/model`, and as `CMD ["…/gpux", "serve", "/model"]`.
-        if ours := re.search(r"/opt/gpux/bin/(gpux\W.*)", text):
-            line = re.sub(r"[\[\],\"]", "", ours[1])
+        # From `ExecStart=…/gpux serve /srv/model` or `CMD ["…/gpux", "serve", "/model"]`.
+        if command := re.search(r"/opt/gpux/bin/(gpux\W.*)", text):
+            line = re.sub(r"[\[\],\"]", "", command[1])
             self.start(re.sub(r"/\S*model", "examples/sentiment", line))
         if language == "ini" and shutil.which("systemd-analyze"):
             self.run(["systemd-analyze", "verify", str(file)])
@@ -226,15 +226,15 @@ def split(text: str) -> list[str]:
     return re.findall(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?…?|\w+|\S", text)
 
 
-def matches(expected: list[str], got: list[str]) -> bool:
-    """Whether the words are the same; `…` stands for any number of them."""
+def matches(expected: list[str], actual: list[str]) -> bool:
+    """Whether the words are the same; `…` matches any number of them."""
     at = seen = gap_ends = 0
     after_gap = None
-    while seen < len(got):
+    while seen < len(actual):
         if expected[at : at + 1] == ["…"]:
             at += 1
             after_gap, gap_ends = at, seen
-        elif at < len(expected) and same(expected[at], got[seen]):
+        elif at < len(expected) and same(expected[at], actual[seen]):
             at, seen = at + 1, seen + 1
         elif after_gap is not None:
             gap_ends += 1
@@ -244,18 +244,18 @@ def matches(expected: list[str], got: list[str]) -> bool:
     return expected[at:] in ([], ["…"])
 
 
-def same(expected: str, got: str) -> bool:
+def same(expected: str, actual: str) -> bool:
     if len(expected) > 1 and expected.endswith("…"):
-        return got.startswith(expected[:-1])
-    if re.fullmatch(r"-?\d+(\.\d{6,}|\S*e-\d+)", expected) and re.fullmatch(r"-?\d\S*", got):
-        return float(got) == pytest.approx(float(expected), rel=1e-4)
-    return expected == got
+        return actual.startswith(expected[:-1])
+    if re.fullmatch(r"-?\d+(\.\d{6,}|\S*e-\d+)", expected) and re.fullmatch(r"-?\d\S*", actual):
+        return float(actual) == pytest.approx(float(expected), rel=1e-4)
+    return expected == actual
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_examples(page: Path, tmp_path: Path) -> None:
     text = page.read_text()
-    # Skips the page outside CI where one is not there.
+    # Outside CI, skips the page if a tool is missing.
     for tool, mark in (("curl", "curl "), ("node", "```js"), ("go", "```go")):
         if mark in text:
             client_programs.find_tool(tool)
@@ -266,5 +266,5 @@ def test_examples(page: Path, tmp_path: Path) -> None:
             try:
                 reader.follow(block)
             except Exception as error:
-                raise AssertionError(f"{block.place}: {error}") from error
+                raise AssertionError(f"{block.location}: {error}") from error
         assert not reader.failure, reader.failure

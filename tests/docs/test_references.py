@@ -1,4 +1,4 @@
-"""What the pages name is there: links, options, variables, keys of gpux.yml, and all of those."""
+"""Links, options, variables and gpux.yml keys on the pages exist, and none is left out."""
 
 import json
 import re
@@ -24,7 +24,7 @@ OTHER_PAGES = [
 ]
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
-# apt-get's, curl's, docker's, optimum-cli's, systemctl's, waitress-serve's.
+# Those of apt-get, curl, docker, optimum-cli, systemctl, waitress-serve.
 OTHER_OPTIONS = {
     *("--yes", "--no-install-recommends"),
     *("--silent", "--include", "--request"),
@@ -38,7 +38,7 @@ def options_of(command: str) -> set[str]:
 
 
 def anchors_of(page: Path) -> set[str]:
-    """What GitHub makes of the headings."""
+    """GitHub's anchors of the headings."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -62,14 +62,14 @@ def test_every_page_is_in_the_index() -> None:
 
 def test_options() -> None:
     named = {option for page in PAGES for option in OPTION.findall(page.read_text())}
-    there = options_of("serve") | options_of("run") | options_of("inspect")
-    assert named - OTHER_OPTIONS <= there
-    assert there <= set(OPTION.findall((GUIDE / "serve.md").read_text()))
+    existing = options_of("serve") | options_of("run") | options_of("inspect")
+    assert named - OTHER_OPTIONS <= existing
+    assert existing <= set(OPTION.findall((GUIDE / "serve.md").read_text()))
 
 
 def test_variables() -> None:
     named = {name for page in PAGES for name in re.findall(r"GPUX_[A-Z_]+", page.read_text())}
-    settings = options_of("serve") - {"--verbose"}  # of this one run
+    settings = options_of("serve") - {"--verbose"}  # which has no variable
     options = {option[2:].replace("-", "_").upper() for option in settings}
     assert named == {f"GPUX_{name}" for name in options | {"MODEL"}}
 
@@ -84,11 +84,11 @@ def test_extras_and_targets() -> None:
     assert not re.search(r"pip install ['\"]?gpux(?![_-]server)", text), "another project"
 
 
-def keys_of(section: Any, above: str = "") -> Iterator[str]:
-    """The keys below a section of gpux.yml."""
+def keys_of(section: Any, prefix: str = "") -> Iterator[str]:
+    """The key paths below a section of gpux.yml."""
     entries = {"inputs": InputConfig, "outputs": OutputConfig}
     for field in msgspec.structs.fields(section):
-        path = above + field.encode_name
+        path = prefix + field.encode_name
         if path in entries:
             yield from keys_of(entries[path], f"{path}.NAME.")
         elif isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):

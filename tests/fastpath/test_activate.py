@@ -1,4 +1,4 @@
-"""activate: softmax, sigmoid and L2 norm over the last axis, in float64 and rounded once."""
+"""activate(): softmax, sigmoid, L2 normalization of the last axis, in float64, rounded once."""
 
 import math
 from typing import Any
@@ -19,39 +19,39 @@ TYPES = ("float16", "float32", "float64")
 
 
 def activated(name: str, array: Array, type_name: str | None = None) -> Array:
-    """The tensor that activate() makes of a dense one; bfloat16 as its bits."""
-    answer = numpy.empty_like(array)
+    """Applies activate() to a dense array; bfloat16 is passed as its bits."""
+    result = numpy.empty_like(array)
     code = BY_NAME[type_name or array.dtype.name].code
-    activate(name, code, array.shape, array.ctypes.data, answer.ctypes.data)
-    return answer
+    activate(name, code, array.shape, array.ctypes.data, result.ctypes.data)
+    return result
 
 
 def reference(name: str, array: Array) -> Array:
-    """The same in NumPy's float64, not rounded."""
+    """The expected values in NumPy's float64, unrounded."""
     x = numpy.atleast_1d(array).astype("float64")
     with numpy.errstate(all="ignore"):
         if name == "sigmoid":
-            answer = numpy.where(x >= 0, 1 / (1 + numpy.exp(-x)), numpy.exp(x) / (1 + numpy.exp(x)))
+            result = numpy.where(x >= 0, 1 / (1 + numpy.exp(-x)), numpy.exp(x) / (1 + numpy.exp(x)))
         elif x.shape[-1] == 0:
-            answer = x
+            result = x
         elif name == "softmax":
             powers = numpy.exp(x - x.max(axis=-1, keepdims=True))
-            answer = powers / powers.sum(axis=-1, keepdims=True)
+            result = powers / powers.sum(axis=-1, keepdims=True)
         else:
-            # A quarter has the same direction, and a length that float64 has.
+            # A quarter has the same direction, and its norm is finite in float64.
             x = numpy.where(abs(x).max(axis=-1, keepdims=True) > 1, x / 4, x)
             norms = [math.hypot(*row) for row in x.reshape(-1, x.shape[-1])]
             lengths = numpy.reshape(norms, (*x.shape[:-1], 1))
-            answer = numpy.where(lengths == 0, x, x / lengths)
-    return numpy.reshape(answer, array.shape)
+            result = numpy.where(lengths == 0, x, x / lengths)
+    return numpy.reshape(result, array.shape)
 
 
-def assert_close(answer: Array, expected: Array) -> None:
-    """Equal to within the last place of the type, which both roundings may differ by."""
-    digits = numpy.finfo(answer.dtype).eps * (8 if answer.dtype == "float64" else 1)
-    smallest = float(numpy.finfo(answer.dtype).smallest_subnormal)
+def assert_close(result: Array, expected: Array) -> None:
+    """Equal to within a few units in the last place: the roundings may differ."""
+    digits = numpy.finfo(result.dtype).eps * (8 if result.dtype == "float64" else 1)
+    smallest = float(numpy.finfo(result.dtype).smallest_subnormal)
     numpy.testing.assert_allclose(
-        answer.astype("float64"), expected, rtol=float(digits), atol=smallest, equal_nan=True
+        result.astype("float64"), expected, rtol=float(digits), atol=smallest, equal_nan=True
     )
 
 
@@ -62,7 +62,7 @@ def assert_close(answer: Array, expected: Array) -> None:
 def test_equals_numpy(name: str, type_name: str, data: st.DataObject) -> None:
     shapes = arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
     width: Any = numpy.dtype(type_name).itemsize * 8
-    # Subnormals have too few digits for the reference; they have a test of their own.
+    # Subnormals are too imprecise for the reference; another test covers them.
     elements = st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=False, width=width)
     array = data.draw(arrays.arrays(type_name, shapes, elements=elements))
     assert_close(activated(name, array), reference(name, array))
@@ -92,8 +92,8 @@ INFINITY, NAN = float("inf"), float("nan")
     ],
 )
 def test_the_edges(name: str, type_name: str, row: list[float], expected: list[float]) -> None:
-    answer = activated(name, numpy.array([row], type_name))
-    numpy.testing.assert_array_equal(answer, numpy.array([expected], type_name))
+    result = activated(name, numpy.array([row], type_name))
+    numpy.testing.assert_array_equal(result, numpy.array([expected], type_name))
 
 
 def test_a_norm_neither_overflows_nor_vanishes() -> None:
@@ -109,8 +109,8 @@ def test_rows_are_the_last_axis() -> None:
 
 def test_bfloat16() -> None:
     bits = (numpy.array([0.0, 1.0], "float32").view("uint32") >> 16).astype("uint16")
-    answer = activated("softmax", bits, "bfloat16")
-    assert (answer.astype("uint32") << 16).view("float32").tolist() == [0.26953125, 0.73046875]
+    result = activated("softmax", bits, "bfloat16")
+    assert (result.astype("uint32") << 16).view("float32").tolist() == [0.26953125, 0.73046875]
 
 
 @pytest.mark.parametrize("type_name", ["int64", "bool", "uint8"])

@@ -1,4 +1,4 @@
-"""Arrays and other buffers: the same as the equal nested lists."""
+"""walk(): arrays and other buffers convert like the equal nested lists."""
 
 import array
 import ctypes
@@ -23,10 +23,10 @@ from tests.support.walk_cases import (
     Array,
     GuardedPool,
     Refusal,
+    callback_array,
     check,
     expected,
-    in_own_process,
-    reluctant,
+    run_in_subprocess,
     spec,
     walked,
 )
@@ -53,7 +53,7 @@ FOREIGN = [
 
 
 def sample(dtype: str) -> Array:
-    """Six values that nearly all types take, and six extreme ones."""
+    """Six values that nearly all types accept, and six extreme ones."""
     kind = numpy.dtype(dtype).kind
     small = numpy.array([[0, 1, 1], [1, 0, 1]]).astype(dtype)
     extreme: list[Any] = [0, 1, 2, 3, 4, 5]
@@ -151,13 +151,13 @@ def test_a_row_of_the_input_s_own_type_is_copied_up_to_what_is_not_finite(dtype:
         outcome = check(declared, good)
         assert isinstance(outcome, oracle.Converted)
         for bad in (math.nan, -math.nan, math.inf, -math.inf):
-            for place in {0, size // 2, size - 1}:
+            for index in {0, size // 2, size - 1}:
                 values = good.copy()
-                values[place] = bad
+                values[index] = bad
                 check(declared, values)
                 check(spec(numpy.dtype(dtype).name, "n", "m"), [good, values])
-                # Before and behind a place past the model's fixed size.
-                for fixed in {place, place + 1, size - 1, size}:
+                # At indexes before, at and after the model's fixed size.
+                for fixed in {index, index + 1, size - 1, size}:
                     check(spec(numpy.dtype(dtype).name, fixed), values)
 
 
@@ -166,13 +166,13 @@ def test_a_row_of_booleans_is_copied_whatever_its_bytes_are() -> None:
         row = (numpy.arange(size) % 2).astype("u1")
         check(spec("bool", "n"), row.view("?"))
         for true in (2, 128, 254, 255):
-            for place in {0, size // 2, size - 1}:
+            for index in {0, size // 2, size - 1}:
                 values = row.copy()
-                values[place] = true
+                values[index] = true
                 check(spec("bool", "n"), values.view("?"))
                 check(spec("bool", size - 1), values.view("?"))
                 check(spec("bool", "n", "m"), [row.view("?"), values.view("?")])
-    # What stands in the way of a boolean is not in the way of a number.
+    # Arrays in the position of a boolean, and the reverse.
     for declared in (spec("bool", "n"), spec("bool"), spec("bool", "n", 2)):
         for value in ([True, row.view("?")], [[True], row.view("?")[0]], row.view("?")[0, ...]):
             check(declared, value)
@@ -268,7 +268,7 @@ def buffers_without_strides() -> None:
             declared = spec(type_name)
             assert walked(declared, buffer) == expected(declared, equal)
     assert isinstance(walked(spec("uint8", "n"), (ctypes.c_char * 2)(b"a", b"b")), Refusal)
-    # NumPy's dates are given out as their bytes.
+    # NumPy exports the buffer of a date as bytes.
     for date in (numpy.datetime64("2020-01-01"), numpy.timedelta64(3, "s")):
         for declared in (
             spec("uint8", "n"),
@@ -281,7 +281,7 @@ def buffers_without_strides() -> None:
 
 
 def test_a_buffer_without_strides_is_dense() -> None:
-    in_own_process(buffers_without_strides)
+    run_in_subprocess(buffers_without_strides)
 
 
 def test_more_axes_than_any_tensor_are_refused() -> None:
@@ -331,7 +331,7 @@ def test_a_buffer_is_released_again() -> None:
         memory = bytearray(bytes(value[:2]))
         numbers_of_16_bits = array.array("h", value)
         walked(spec("uint8", "n"), [memoryview(memory), numbers_of_16_bits])
-        # Neither could change its size while somebody has its buffer.
+        # Resizing raises BufferError while a buffer is exported.
         memory.append(1)
         numbers_of_16_bits.append(1)
 
@@ -345,9 +345,9 @@ def test_an_error_of_an_item_s_own_code_comes_through_as_itself() -> None:
     for type_name in TYPE_NAMES:
         pool = GuardedPool()
         with pytest.raises(KeyError) as caught:
-            walk(InputSpec(spec(type_name, "n")), [reluctant(fail)], pool)
+            walk(InputSpec(spec(type_name, "n")), [callback_array(fail)], pool)
         assert caught.value is error
-        assert pool.lent == []
+        assert pool.in_use == []
 
 
 def test_arrays_within_arrays_without_end_are_refused() -> None:
@@ -356,7 +356,7 @@ def test_arrays_within_arrays_without_end_are_refused() -> None:
     pool = GuardedPool()
     with pytest.raises((RecursionError, ClientError)):
         walk(InputSpec(spec("float32")), inside_itself, pool)
-    assert pool.lent == []
+    assert pool.in_use == []
     in_a_list = numpy.empty(1, object)
     in_a_list[0] = in_a_list
     outcome = walked(spec("float32"), in_a_list)

@@ -1,4 +1,4 @@
-"""Bodies: the JSON reader against the reference, in all that is not about single numbers."""
+"""decode(): the JSON reader against the reference, except for single numbers."""
 
 import json
 import math
@@ -30,14 +30,14 @@ from tests.support.decode_cases import (
     spell_integer,
     spell_string,
 )
-from tests.support.oracle import INTEGERS, TextInput, batch_key
+from tests.support.oracle import INTEGERS, TextInput, batch_kind
 from tests.support.sanitizer import fewer
 from tests.support.walk_cases import TYPE_NAMES, Refusal
 
 NAMES = ["x", "ids", "é", "", 'a"b\\', "long name " * 12, "\0", "😀", "y", "z"]
 CHARACTERS = 'abc ,]}[{:"\\/\n\t\0\x1f\x7f\x80é߿ࠀ\u2028\ud7ff\ue000\uffff😀\U0010ffff'
 
-# Bodies that are right, of any form.
+# Valid bodies of any form.
 
 
 def some_input(random: Random, name: str) -> TextInput:
@@ -53,11 +53,11 @@ def some_input(random: Random, name: str) -> TextInput:
 
 
 def some_element(random: Random, one: TextInput) -> str:
-    """An element that the input takes."""
+    """An element that the input accepts."""
     name = one.declared.type.name
     if name == "string":
-        most = 12 if one.max_characters is None else one.max_characters
-        text = "".join(random.choice(CHARACTERS) for _ in range(random.randint(0, most)))
+        limit = 12 if one.max_characters is None else one.max_characters
+        text = "".join(random.choice(CHARACTERS) for _ in range(random.randint(0, limit)))
         return spell_string(random, text)
     if name == "bool":
         return random.choice(["true", "false", spell(random, False, "1", 0), "0", "-0.0e7"])
@@ -70,8 +70,8 @@ def some_element(random: Random, one: TextInput) -> str:
 
 
 def some_value(random: Random, one: TextInput) -> str:
-    """A value that the input takes."""
-    kind = batch_key(one.declared)
+    """A value that the input accepts."""
+    kind = batch_kind(one.declared)
     if kind == "open":
         shape = [random.randint(1, 3) for _ in range(random.choice([0, 0, 1, 2, 5]))]
     else:
@@ -86,8 +86,8 @@ def some_body(random: Random) -> tuple[bytes, list[TextInput]]:
     inputs = [
         some_input(random, name) for name in random.sample(NAMES, random.choice([1, 1, 2, 4]))
     ]
-    given_ = random.sample(inputs, random.randint(max(len(inputs) - 1, 1), len(inputs)))
-    return body(random, [(one.declared.name, some_value(random, one)) for one in given_]), inputs
+    present = random.sample(inputs, random.randint(max(len(inputs) - 1, 1), len(inputs)))
+    return body(random, [(one.declared.name, some_value(random, one)) for one in present]), inputs
 
 
 randoms = st.integers(0, 2**64).map(Random)
@@ -110,7 +110,7 @@ def test_many_that_are_right_give_the_same_tensors(seed: int) -> None:
         assert isinstance(outcome, list), (text, outcome)
 
 
-# Bodies that are wrong: the first fault is named.
+# Invalid bodies: the first error is reported.
 
 TOKENS = [
     *(b"[", b"]", b"{", b"}", b",", b":", b'"', b" ", b"\n", b"\0", b"\\", b"-", b"+", b".", b"0"),
@@ -154,7 +154,7 @@ def test_many_that_are_damaged_have_the_same_verdict(seed: int) -> None:
 
 
 def anything(random: Random, depth: int) -> str:
-    """Any JSON value, most likely not one that an input takes."""
+    """Any JSON value, most likely one that no input accepts."""
     kind = random.random()
     if depth == 0 or kind < 0.5:
         if random.random() < 0.7:
@@ -162,7 +162,7 @@ def anything(random: Random, depth: int) -> str:
         return random.choice(["null", "true", "false", '"a"', '""', '"\\u00e9é"', "{}", '{"a":1}'])
     items = [anything(random, depth - 1) for _ in range(random.choice([0, 1, 2, 2, 3]))]
     if random.random() < 0.5:
-        items = items[:1] * len(items)  # so that lists are as long as their siblings
+        items = items[:1] * len(items)  # sibling lists of equal length
     return f"[{','.join(space(random) + item for item in items)}]"
 
 
@@ -191,7 +191,7 @@ def test_any_text_of_json_has_the_same_verdict(text: str) -> None:
         check(b'{"x":[' + text.encode() + b"]}" + b" " * 100, one)
 
 
-# Every place where a body may be cut.
+# Bodies truncated or changed at every byte.
 
 WHOLE: list[tuple[bytes, tuple[TextInput, ...]]] = [
     (b"{}", ()),
@@ -329,7 +329,7 @@ def test_what_starts_as_another_value_is_no_object(text: bytes) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        # Each has a second fault behind the first.
+        # Each has a second error after the first.
         ('["a", nonsense', "Invalid value for 'x' at [0]: expected number, got string"),
         ('["\\x"]', "Invalid value for 'x' at [0]: expected number, got string"),
         ("[1, {", "Invalid value for 'x' at [1]: expected number, got object"),
@@ -472,10 +472,10 @@ def test_characters_cut_or_broken_anywhere(damaged: str) -> None:
     one = an_input("string", "n")
     raw = damaged.encode()
     for cut in range(1, len(raw)):
-        for filler in range(10):
-            start = b'{"x":["' + b"a" * filler + raw[:cut]
-            for behind in (b"", b'"]}', b'a"]}', b'\x80"]}', raw + b'"]}', b"\xff" + b"a" * 9):
-                check(start + behind, one)
+        for offset in range(10):
+            start = b'{"x":["' + b"a" * offset + raw[:cut]
+            for rest in (b"", b'"]}', b'a"]}', b'\x80"]}', raw + b'"]}', b"\xff" + b"a" * 9):
+                check(start + rest, one)
 
 
 def test_every_first_and_second_byte_of_a_character() -> None:
@@ -483,7 +483,7 @@ def test_every_first_and_second_byte_of_a_character() -> None:
     one = an_input("string", "n")
     for first in range(0x80, 0x100):
         for second in seconds:
-            for behind in (
+            for rest in (
                 b"",
                 b"\x80",
                 b"\x80\x80",
@@ -492,8 +492,8 @@ def test_every_first_and_second_byte_of_a_character() -> None:
                 b"\x7f\x80",
                 b"\x80" * 4,
             ):
-                check(b'{"x":["' + bytes([first, second]) + behind + b'"]}', one)
-                check(b'{"' + bytes([first, second]) + behind + b'":1}', one)
+                check(b'{"x":["' + bytes([first, second]) + rest + b'"]}', one)
+                check(b'{"' + bytes([first, second]) + rest + b'":1}', one)
 
 
 @pytest.mark.parametrize("most", [0, 1, 7, 8, 9, 100])
@@ -548,7 +548,7 @@ def test_a_fault_anywhere_in_a_long_list_is_placed(bad: str) -> None:
         damaged = [*row[:at], bad, *row[at + 1 : at + 100]]
         outcome = check(f'{{"x":[[{",".join(damaged)}]]}}'.encode(), one)
         assert isinstance(outcome, Refusal | Syntax)
-        if isinstance(outcome, Refusal) and bad != "[]":  # which tells the axes where it is first
+        if isinstance(outcome, Refusal) and bad != "[]":  # it fixes the rank where it is first
             assert outcome.path == (0, at)
 
 
@@ -561,8 +561,7 @@ def test_a_list_of_lists_of_every_small_size() -> None:
             check(f'{{"x":[{lists}]}}'.encode(), one)
 
 
-def summary(outcome: Outcome) -> object:
-    """Kind of an outcome."""
+def kind_of(outcome: Outcome) -> object:
     return type(outcome).__name__
 
 
@@ -571,5 +570,5 @@ def test_the_tests_see_all_outcomes() -> None:
     seen = set()
     for _ in range(300):
         text, inputs = some_body(random)
-        seen.add(summary(read(damage(random, text), inputs)))
+        seen.add(kind_of(read(damage(random, text), inputs)))
     assert seen == {"list", "Refusal", "Syntax"}

@@ -1,4 +1,4 @@
-"""Numbers in bodies: every type, every spelling, everywhere in a body."""
+"""decode(): numbers of every type, in every spelling, at every position of a body."""
 
 import struct
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ TYPES = [*NUMBER_TYPES, "bool"]
 
 @lru_cache(maxsize=1 << 18)
 def verdict(type_name: str, text: str) -> bytes | str | int:
-    """What the reference makes of one number: its bits, the words, or the place of the fault."""
+    """The reference's result for a number: its bytes, the message, or a syntax error's offset."""
     outcome = expected(f'{{"x":{text}}}'.encode(), [an_input(type_name)])
     if isinstance(outcome, list):
         (element,) = elements(outcome)
@@ -47,10 +47,10 @@ def verdict(type_name: str, text: str) -> bytes | str | int:
 
 
 def check_number(type_name: str, text: str) -> bytes | str | int:
-    """The reader agrees wherever the number stands: alone, first or last, near the end or far."""
-    wanted = verdict(type_name, text)
+    """Compares the reader with the reference for a number at several positions of a body."""
+    reference = verdict(type_name, text)
     one = [an_input(type_name)]
-    for prefix, place, suffix in (
+    for prefix, location, suffix in (
         ("", "", ""),
         ("", "", " " * 99),
         ("[", " at [0]", "]"),
@@ -63,19 +63,19 @@ def check_number(type_name: str, text: str) -> bytes | str | int:
         body = f'{{"x":{prefix}{text}{suffix}}}'
         outcome = read(body.encode(), one)
         index = prefix.count(",")
-        if isinstance(wanted, bytes):
-            assert elements(outcome)[index] == wanted, (type_name, body)
-        elif isinstance(wanted, str):
+        if isinstance(reference, bytes):
+            assert elements(outcome)[index] == reference, (type_name, body)
+        elif isinstance(reference, str):
             assert isinstance(outcome, Refusal), (type_name, body)
-            assert outcome.message == f"Invalid value for 'x'{place}: {wanted}"
+            assert outcome.message == f"Invalid value for 'x'{location}: {reference}"
         else:
-            assert outcome == Syntax(len('{"x":' + prefix) + wanted), (type_name, body)
-    return wanted
+            assert outcome == Syntax(len('{"x":' + prefix) + reference), (type_name, body)
+    return reference
 
 
-# Spellings of all sorts, which each type takes, or not.
+# Spellings of all kinds, valid for a type or not.
 
-SORTS = [
+SPELLINGS = [
     *("0", "-0", "1", "-1", "7", "12", "100", "127", "128", "-128", "-129", "255", "256"),
     *("0.0", "-0.0", "1.0", "10e-1", "0.1e+1", "0.1E1", "1E0", "1e00", "1e-0", "1.000000000000"),
     *("0e0", "0e999", "-0e999", "0e-999", "0.000e5", "0e99999999999999999999999999", "0E+0"),
@@ -179,7 +179,7 @@ SORTS = [
     *("0." + "0" * 70000 + "1e70001", "0." + "0" * 70000 + "15e70001", "1" + "0" * 70000),
     *("9" * 800, "0." + "9" * 800, "9" * 400 + "." + "9" * 400, "0." + "1" * 5000),
     *("1." + "0" * 800, "1." + "0" * 800 + "1", "1e" + "0" * 500 + "2", "1e-" + "0" * 500 + "2"),
-    # No numbers.
+    # Not numbers.
     *("01", "-01", "00", "00.5", "1.", "-1.", ".5", "-.5", "-", "--1", "+1", "1e", "1e+", "1e-"),
     *("1e5.5", "1.5.5", "1.e5", "1.5e", "-a", "0x1", "1_0", "1a", "1.a", "1ea", "-e5", "0e", "0."),
     *("1234567a", "12345678a", "1.2345678a", "1.a2345678", "1.12345678a", "1.123456789012345678a"),
@@ -198,13 +198,13 @@ SORTS = [
 
 @pytest.mark.parametrize("type_name", TYPES)
 def test_every_sort_of_number_everywhere(type_name: str) -> None:
-    for text in SORTS:
+    for text in SPELLINGS:
         check_number(type_name, text)
 
 
 @pytest.mark.parametrize("type_name", TYPES)
 def test_what_some_sorts_mean(type_name: str) -> None:
-    """The reference itself, against what is known by other means."""
+    """Checks the reference itself against independently known results."""
     width = BY_NAME[type_name].nbytes
     if type_name in FLOATS:
         codes = {"float16": "<e", "float32": "<f", "float64": "<d"}
@@ -223,11 +223,11 @@ def test_what_some_sorts_mean(type_name: str) -> None:
     assert verdict(type_name, "9" * 800) == f"{quoted} is out of range for {type_name}"
 
 
-# Every length at every distance: of the start of the list, of blocks of 64 bytes, and of the end.
+# Every length at every offset from the start of the list, from 64-byte blocks and from the end.
 
 
 def lengths() -> Iterator[str]:
-    """Numbers of every length, of the kinds that the reader tells apart, and some that are none."""
+    """Numbers of every length and of each kind that the reader distinguishes; some are invalid."""
     digits = "9182736455463728190"
     for size in range(1, 21):
         yield (digits * 2)[:size]
@@ -240,19 +240,19 @@ def lengths() -> Iterator[str]:
     yield from ("01", "1.", "-", "1.2x", "12345x", "0.123456789012x4", "-x", "1e", "0.5.5")
 
 
-def stands(type_name: str, text: str, start: int, end: int, pool: Pool) -> None:
-    """The number is what it is behind `start` bytes of a list and `end` bytes before the end.
+def check_at(type_name: str, text: str, start: int, end: int, pool: Pool) -> None:
+    """Checks a number `start` bytes into a list and `end` bytes before the end of the body.
 
     Args:
         type_name: of the input.
-        text: of the number; it comes twice.
-        start: any but one.
-        end: spaces behind the body.
+        text: of the number, which the list has twice.
+        start: any but 1.
+        end: count of spaces after the body.
         pool: for the tensor.
     """
     before = "1," * (start // 2) if start % 2 == 0 else "1, " + "1," * ((start - 3) // 2)
     body = f'{{"x":[{before}{text},{text}]}}{" " * end}'
-    wanted = verdict(type_name, text)
+    reference = verdict(type_name, text)
     count = before.count(",")
     found: object
     try:
@@ -268,9 +268,9 @@ def stands(type_name: str, text: str, start: int, end: int, pool: Pool) -> None:
         assert shape == (count + 2,), body
         found = bytes(block.array(BY_NAME["uint8"], (shape[0] * len(one),)))
         pool.give(block)
-        if isinstance(wanted, bytes):
-            wanted = one * count + wanted * 2
-    assert found == wanted, body
+        if isinstance(reference, bytes):
+            reference = one * count + reference * 2
+    assert found == reference, body
 
 
 STARTS = [0, *range(2, 70)]
@@ -278,12 +278,12 @@ STARTS = [0, *range(2, 70)]
 
 @pytest.mark.parametrize("type_name", ["float32", "int64"])
 def test_numbers_of_every_length_at_every_distance(type_name: str) -> None:
-    """Each at each start and at each end; and each start with each end, of some of them."""
+    """Each number at every start and at every end, and some at every pair of both."""
     pool = Pool()
     for number, text in enumerate(lengths()):
         for start in STARTS:
             for end in range((number + start) % 8, 92, 8):
-                stands(type_name, text, start, end, pool)
+                check_at(type_name, text, start, end, pool)
 
 
 @pytest.mark.parametrize("type_name", ["float64", "float16", "bfloat16", "uint8", "bool"])
@@ -293,7 +293,7 @@ def test_numbers_of_every_length_at_many_distances(type_name: str) -> None:
     for text in lengths():
         for start in STARTS:
             for end in random.sample(range(92), 2):
-                stands(type_name, text, start, end, pool)
+                check_at(type_name, text, start, end, pool)
 
 
 @pytest.mark.parametrize("type_name", ["float32", "float64", "int32"])
@@ -310,7 +310,7 @@ def test_numbers_of_mixed_lengths_in_long_lists(type_name: str) -> None:
 
 
 def test_what_a_block_may_end_in() -> None:
-    """Separators where blocks of 64 bytes end: each byte there may be any part of them."""
+    """Separators at every offset around the end of a 64-byte block."""
     one = [an_input("float64", "n")]
     for size in range(50, 80):
         for separator in (
@@ -336,16 +336,16 @@ def test_what_a_block_may_end_in() -> None:
 
 
 def exact_text(value: Fraction) -> tuple[str, int]:
-    """The digits and the exponent of a fraction that decimals can write."""
+    """The decimal digits and exponent of a fraction whose denominator is a power of two."""
     twos = value.denominator.bit_length() - 1
     assert value.denominator == 1 << twos
     return str(value.numerator * 5**twos), -twos
 
 
 def near_ties(random: Random, type_name: str) -> Iterator[str]:
-    """A number between two neighbours, and what is just below and just above."""
+    """The midpoint of two adjacent floats, and numbers just below and just above it."""
     target = FLOATS[type_name]
-    # Of each size, subnormal ones too, and at the end.
+    # Of every magnitude, including subnormals and the largest.
     size = random.randint(1, target.infinity.bit_length())
     bits = random.choice([random.getrandbits(size), random.randrange(target.infinity)])
     bits = min(bits, target.infinity - 1)
@@ -359,7 +359,7 @@ def near_ties(random: Random, type_name: str) -> Iterator[str]:
         zeros = random.choice([1, 3, 20, 40])
         changed = str(int(digits) * 10**zeros + change)
         yield spell(random, negative, changed, exponent - zeros)
-    # As many digits as people write, which is near it only.
+    # Cut to a usual number of digits, which is only near the midpoint.
     cut = random.choice([9, 16, 17, 18, 19, 20])
     if len(digits) > cut:
         yield spell(random, negative, digits[:cut], exponent + len(digits) - cut)
@@ -404,14 +404,14 @@ def test_integers_at_their_edges_in_many_spellings(type_name: str) -> None:
     for value in values:
         fits = low <= value <= high
         for _ in range(6):
-            wanted = check_number(type_name, spell_integer(random, value))
-            assert isinstance(wanted, bytes) == fits
-        # A little more or less is no integer.
+            reference = check_number(type_name, spell_integer(random, value))
+            assert isinstance(reference, bytes) == fits
+        # A slightly larger magnitude is not an integer.
         for _ in range(2):
             zeros = random.choice([1, 2, 19, 30])
             digits = str(abs(value) * 10**zeros + random.choice([1, 5, 9]))
-            wanted = check_number(type_name, spell(random, value < 0, digits, -zeros))
-            assert isinstance(wanted, str)
+            reference = check_number(type_name, spell(random, value < 0, digits, -zeros))
+            assert isinstance(reference, str)
 
 
 @given(

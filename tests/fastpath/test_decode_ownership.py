@@ -1,4 +1,4 @@
-"""Who owns what while a body is read: blocks, references, memory, threads."""
+"""decode(): ownership of blocks, reference counts, memory and threads."""
 
 import gc
 import json
@@ -37,7 +37,7 @@ INPUTS = (
     an_input("bool", name="flag"),
     an_input("uint8", "n", "m", name="empty", batched=False),
 )
-ONES = ",".join(["1"] * 4200)  # more than memory is taken for at once: 4096
+ONES = ",".join(["1"] * 4200)  # more than the reader allocates for up front: 4096
 LONG_TEXT = (
     f'{{"x":[{ONES}],"text":["a","\\u00e9"],"flag":[true,false],"ids":[{ONES}],"empty":[[],[]]}}'
 )
@@ -48,7 +48,7 @@ LONG = LONG_TEXT.encode()
 
 
 def test_blocks_grow_and_keep_what_is_in_them() -> None:
-    """Many more numbers than the length of the body promises, in a pool that gives no byte more."""
+    """Far more numbers than the body's length suggests, from a pool of exactly sized blocks."""
     for count in (1, 2, 4095, 4096, 4097, 8192, 8193, 12_288, 12_289, 30_000, 100_000):
         for type_name in ("uint8", "float16", "float32", "float64", "bool"):
             pool = ExactPool()
@@ -59,8 +59,8 @@ def test_blocks_grow_and_keep_what_is_in_them() -> None:
             assert found == [one if text == "1" else zero for text in texts]
             if count >= 30_000:
                 assert pool.calls > 1
-                # It at least doubles, so that what is copied in all stays within twice the result.
-                sizes = [block.nbytes for block in pool.taken]
+                # Blocks at least double, so the bytes copied in total stay within twice the result.
+                sizes = [block.nbytes for block in pool.allocated]
                 assert all(2 * small <= large for small, large in pairwise(sizes))
 
 
@@ -91,7 +91,7 @@ def test_a_long_body_takes_little_more_than_its_numbers_need() -> None:
     pool = ExactPool()
     read(f'{{"x":[{numbers}]}}'.encode(), [an_input("float32", "n")], pool)
     assert pool.calls == 1
-    assert pool.taken[0].nbytes <= 2 * 400_000
+    assert pool.allocated[0].nbytes <= 2 * 400_000
 
 
 @pytest.mark.parametrize(
@@ -111,29 +111,29 @@ def test_what_the_pool_raises_comes_through_as_itself(
                 decode(body + behind, table(*INPUTS), failing)
             assert caught.value is failure
             assert failing.calls == call + 1
-            assert failing.lent == []
+            assert failing.in_use == []
             failing.check()
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), ValueError("?")], ids=repr)
 def test_a_pool_that_fails_to_take_a_block_back_is_asked_once(failure: BaseException) -> None:
-    """A block that grew is given back while the body is read: an interrupt may come just there."""
+    """A block that grew is returned while the body is read, where an interrupt may arrive."""
 
-    class Reluctant(ExactPool):
-        given = 0
+    class FailingPool(ExactPool):
+        returns = 0
 
         def give(self, block: GuardedBlock) -> None:
             super().give(block)
-            self.given += 1
-            if self.given == 1:
+            self.returns += 1
+            if self.returns == 1:
                 raise failure
 
     numbers = ",".join(["1"] * 20_000)
-    pool = Reluctant()
+    pool = FailingPool()
     with pytest.raises(type(failure)) as caught:
         decode(f'{{"x":[{numbers}]}}'.encode(), table(X), pool)
     assert caught.value is failure
-    assert pool.lent == []
+    assert pool.in_use == []
     pool.check()
 
 
@@ -156,7 +156,7 @@ def test_a_pool_that_fails_to_take_a_block_back_is_asked_once(failure: BaseExcep
     ],
 )
 def test_every_block_comes_back_when_a_body_is_refused(bad: str) -> None:
-    # read() counts the blocks.
+    # read() checks that all blocks are returned.
     for text in (
         f'{{"ids":[{ONES}],"flag":true,"x":[{bad}]}}',
         f'{{"ids":[{ONES}],"flag":true,"x":[{ONES},{bad}]}}',
@@ -206,14 +206,14 @@ def test_arguments_of_other_types_are_refused() -> None:
 
 
 def test_a_table_keeps_what_it_points_to() -> None:
-    """The specs and the names of a table live as long as it does."""
+    """A table keeps its specs and their names alive."""
     one = an_input("int32", "n", name="a name that nobody else has")
     body = json.dumps({one.declared.name: [1, 2]}).encode()
     for _ in range(10):
-        made = InputTable([InputSpec(one.declared)], [0])
+        input_table = InputTable([InputSpec(one.declared)], [0])
         gc.collect()
         junk = [numpy.full(200, 0xDD, numpy.uint8) for _ in range(20)]
-        ((name, _, shape, _, _),) = decode(body, made, Pool())
+        ((name, _, shape, _, _),) = decode(body, input_table, Pool())
         assert (name, shape) == (one.declared.name, (2,))
         del junk
 
@@ -222,7 +222,7 @@ def test_a_table_keeps_what_it_points_to() -> None:
 
 ACCEPTED = b'{"x":[1,2.5,3],"text":["a text that nobody has","\\u00e9b"],"flag":true,"empty":[[]]}'
 SMALL = b'{"x":[1,2.5,3],"text":["\\u00e9b"]}'
-REFUSED = [
+REJECTED = [
     b'{"x":[1,2,"a"]}',
     b'{"x":[1],"text":["a","\\ud800"]}',
     b'{"x":[1],"text":["a","b"],"flag":null}',
@@ -236,9 +236,9 @@ REFUSED = [
 ]
 
 
-def decode_once(body: bytes, made: InputTable, pool: Pool) -> None:
+def decode_once(body: bytes, input_table: InputTable, pool: Pool) -> None:
     try:
-        values = decode(body, made, pool)
+        values = decode(body, input_table, pool)
     except ClientError:
         return
     for _, content, *_ in values:
@@ -246,19 +246,19 @@ def decode_once(body: bytes, made: InputTable, pool: Pool) -> None:
             pool.give(content)
 
 
-@pytest.mark.parametrize("body", [ACCEPTED, *REFUSED, LONG], ids=lambda body: repr(body[:30]))
+@pytest.mark.parametrize("body", [ACCEPTED, *REJECTED, LONG], ids=lambda body: repr(body[:30]))
 def test_reading_leaves_all_reference_counts_as_they_were(body: bytes) -> None:
-    made = InputTable([InputSpec(one.declared) for one in INPUTS], [0] * len(INPUTS))
+    input_table = InputTable([InputSpec(one.declared) for one in INPUTS], [0] * len(INPUTS))
     pool = Pool()
     body = bytes(bytearray(body)) or body
-    counted = [body, made, pool, pool.take, pool.give, made.specs, *made.specs]
-    counted += [spec.name for spec in made.specs]
+    counted = [body, input_table, pool, pool.take, pool.give, input_table.specs, *input_table.specs]
+    counted += [spec.name for spec in input_table.specs]
     rounds = 20 if body == LONG else 1000
-    decode_once(body, made, pool)
+    decode_once(body, input_table, pool)
     before = [sys.getrefcount(one) for one in counted]
     blocks_before = sys.getallocatedblocks()
     for _ in range(rounds):
-        decode_once(body, made, pool)
+        decode_once(body, input_table, pool)
     assert [sys.getrefcount(one) for one in counted] == before
     assert sys.getallocatedblocks() - blocks_before < 500
 
@@ -270,7 +270,7 @@ def test_strings_belong_to_the_caller_alone() -> None:
         Pool(),
     )
     assert isinstance(content, list)
-    # The list's, and the argument of the call.
+    # One is the list's, one the argument of getrefcount().
     assert [sys.getrefcount(content[i]) for i in range(2)] == [2, 2]
     assert sys.getrefcount(content) == 2
 
@@ -279,16 +279,16 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-# AddressSanitizer keeps what is freed for a while, so that with it memory does not show what grows.
+# AddressSanitizer quarantines freed memory, so resident memory does not show leaks under it.
 ACCEPTED_REQUESTS = 10_000 if SANITIZED else 1_000_000
-REFUSED_REQUESTS = 10_000 if SANITIZED else 100_000
+REJECTED_REQUESTS = 10_000 if SANITIZED else 100_000
 
 CODES = {one.declared.name: one.declared.type.code for one in INPUTS}
 
 
-def answer_once(body: bytes, made: InputTable, pool: Pool) -> None:
-    """A request from its body to an answer with all its values."""
-    values = decode(body, made, pool)
+def decode_and_encode(body: bytes, input_table: InputTable, pool: Pool) -> None:
+    """Decodes a body and encodes a response with all its values."""
+    values = decode(body, input_table, pool)
     members: list[tuple[bytes, bytes] | tuple[bytes, int, tuple[int, ...], int]] = []
     for name, content, shape, *_ in values:
         member = f'"{name}"'.encode()
@@ -303,44 +303,44 @@ def answer_once(body: bytes, made: InputTable, pool: Pool) -> None:
 
 
 def test_nothing_grows_over_many_requests() -> None:
-    """Neither Python's memory nor the core's, over requests with answers and over refused ones."""
-    made = table(*INPUTS)
+    """Neither Python's memory nor the core's grows, over accepted and over rejected requests."""
+    input_table = table(*INPUTS)
     pool = Pool()
-    # What a refused body leaves in the core must show: long names, decoded strings.
-    refused = [*REFUSED, b'{"' + b"n" * 3000 + b'":1}', b'{"text":["' + b"\\u00e9" * 500 + b'",1]}']
+    # Large enough for a leak in the core to show: long names, decoded strings.
+    large = [*REJECTED, b'{"' + b"n" * 3000 + b'":1}', b'{"text":["' + b"\\u00e9" * 500 + b'",1]}']
 
     def accept(times: int) -> None:
         for _ in range(times):
-            answer_once(SMALL, made, pool)
+            decode_and_encode(SMALL, input_table, pool)
 
-    def refuse(times: int) -> None:
+    def reject(times: int) -> None:
         for i in range(times):
-            decode_once(refused[i % len(refused)], made, pool)
+            decode_once(large[i % len(large)], input_table, pool)
 
     accept(2000)
-    refuse(2000)
+    reject(2000)
     gc.collect()
     idle = pool.idle_bytes
     tracemalloc.start()
     try:
         accept(10)
-        refuse(len(refused))
+        reject(len(large))
         gc.collect()
         traced = tracemalloc.get_traced_memory()[0]
         accept(500)
-        refuse(500)
+        reject(500)
         gc.collect()
         assert tracemalloc.get_traced_memory()[0] - traced < 2000
     finally:
         tracemalloc.stop()
-    for run, times in ((accept, ACCEPTED_REQUESTS), (refuse, REFUSED_REQUESTS)):
+    for run, times in ((accept, ACCEPTED_REQUESTS), (reject, REJECTED_REQUESTS)):
         gc.collect()
         before = resident_bytes()
         run(times)
         gc.collect()
         assert pool.idle_bytes == idle
-        # 32 bytes, the least that malloc takes, would show if each refused one lost them, or each
-        # tenth of the others.
+        # Detects a leak of 32 bytes, malloc's minimum, in each rejected request or in a tenth of
+        # the accepted ones.
         assert SANITIZED or resident_bytes() - before < 2 * 2**20
 
 
@@ -351,7 +351,7 @@ ROUNDS = fewer(20)
 
 
 def bodies(seed: int) -> Iterator[tuple[bytes, tuple[TextInput, ...], Outcome]]:
-    """Long ones, which are read without the GIL, and short ones; right and wrong."""
+    """Long bodies, which are read without the GIL, and short ones; valid and invalid."""
     random = Random(seed)
     for count in (3, 300, 3000):
         numbers = [random.randrange(1000) for _ in range(count)]
@@ -370,7 +370,7 @@ def bodies(seed: int) -> Iterator[tuple[bytes, tuple[TextInput, ...], Outcome]]:
 
 @pytest.mark.usefixtures("eager_threads")
 def test_threads_read_at_once() -> None:
-    """Each has its own body and pool, the table is shared, and so is one body."""
+    """Each thread has its own pool and bodies; the table and some bodies are shared."""
     work = [list(bodies(seed)) for seed in range(4)]
     shared = work[0]
     failures: list[object] = []
@@ -381,8 +381,8 @@ def test_threads_read_at_once() -> None:
         started.wait()
         try:
             for _ in range(ROUNDS):
-                for body, inputs, wanted in (*work[number], *shared):
-                    if read(body, inputs, ExactPool()) != wanted:
+                for body, inputs, reference in (*work[number], *shared):
+                    if read(body, inputs, ExactPool()) != reference:
                         failures.append(body)
                     done[number] += 1
         except BaseException as error:
@@ -398,18 +398,18 @@ def test_threads_read_at_once() -> None:
     assert done == [ROUNDS * 2 * len(shared)] * len(work)
 
 
-def was_seen_in_the_middle(body: bytes) -> bool:
-    """Whether this thread had a turn while another one read, which nobody asked to let it have."""
+def ran_during_decode(body: bytes) -> bool:
+    """Whether this thread ran while another one was decoding."""
     reading = threading.Event()
     finished: list[bool] = []
 
-    class NoticedPool(Pool):
+    class SignallingPool(Pool):
         def take(self, nbytes: int) -> Block:
             reading.set()
             return super().take(nbytes)
 
     def run() -> None:
-        decode(body, table(X), NoticedPool())
+        decode(body, table(X), SignallingPool())
         finished.append(True)
 
     thread = threading.Thread(target=run)
@@ -423,11 +423,11 @@ def was_seen_in_the_middle(body: bytes) -> bool:
 def test_other_threads_run_while_a_long_body_is_read() -> None:
     body = f'{{"x":[{",".join(["0.12345678901234567"] * 500_000)}]}}'.encode()
     interval = sys.getswitchinterval()
-    # So that the GIL changes hands only where it is let go of.
+    # The GIL then changes hands only where it is released.
     sys.setswitchinterval(1000)
     try:
-        # On a busy machine this thread may be late.
-        assert any(was_seen_in_the_middle(body) for _ in range(100))
+        # On a busy machine this thread may be scheduled too late.
+        assert any(ran_during_decode(body) for _ in range(100))
     finally:
         sys.setswitchinterval(interval)
 

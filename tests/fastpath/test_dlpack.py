@@ -1,4 +1,4 @@
-"""DLPack from both ends: lent to NumPy and to ourselves, taken from good and broken producers."""
+"""DLPack as producer and as consumer, with NumPy, with itself and with broken producers."""
 
 import ctypes
 import gc
@@ -22,19 +22,19 @@ from tests.support.dlpack_producers import (
     CUDA,
     CUDA_HOST,
     HOST,
-    Answering,
     Crafted,
+    NoDlDeviceTensor,
     OldTensor,
     Owner,
-    Positional,
+    StubProducer,
     Tensor,
     consume,
     new_capsule,
     references,
 )
-from tests.support.walk_cases import LAYOUTS, Array, in_own_process
+from tests.support.walk_cases import LAYOUTS, Array, run_in_subprocess
 
-LENDABLE = [element for element in ELEMENT_TYPES if element.nbytes > 0]
+EXPORTABLE = [element for element in ELEMENT_TYPES if element.nbytes > 0]
 SHAPES: list[tuple[int, ...]] = [
     (),
     (1,),
@@ -57,7 +57,7 @@ def dense_strides(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
 
 
 def content(view: View) -> bytes:
-    """The elements of a view on the host, in C order."""
+    """The bytes of a host view's elements, in C order."""
     if 0 in view.shape:
         return b""
     items = []
@@ -67,17 +67,17 @@ def content(view: View) -> bytes:
     return b"".join(items)
 
 
-# Lent and taken again.
+# Exported and consumed again.
 
 
 @pytest.mark.parametrize("versioned", [True, False])
-@pytest.mark.parametrize("element", LENDABLE, ids=lambda element: element.name)
+@pytest.mark.parametrize("element", EXPORTABLE, ids=lambda element: element.name)
 def test_what_is_lent_is_taken_as_it_is(element: Any, versioned: bool) -> None:
     owner = Owner()
     for shape in SHAPES:
         for device in (HOST, (CUDA_HOST, 0), (CUDA, 3)):
-            lent = capsule(owner, owner.address, element.code, shape, device, versioned)
-            view = take(Answering(lent))
+            exported = capsule(owner, owner.address, element.code, shape, device, versioned)
+            view = take(StubProducer(exported))
             assert view.address == owner.address
             assert view.shape == shape
             assert view.strides == dense_strides(shape, element.nbytes)
@@ -88,9 +88,9 @@ def test_what_is_lent_is_taken_as_it_is(element: Any, versioned: bool) -> None:
             assert view.read_only is False
             size = math.prod(shape) * element.nbytes
             assert content(view) == owner.memory.tobytes()[:size]
-            # The view's own memory, lent once more.
+            # The view's memory, exported again.
             again = take(
-                Answering(
+                StubProducer(
                     capsule(view, view.address, view.type_code, view.shape, view.device, versioned)
                 )
             )
@@ -99,18 +99,18 @@ def test_what_is_lent_is_taken_as_it_is(element: Any, versioned: bool) -> None:
 
 @pytest.mark.parametrize("versioned", [True, False])
 def test_a_capsule_has_the_name_of_its_version(versioned: bool) -> None:
-    lent = capsule(Owner(), 0, 1, (0,), HOST, versioned)
+    exported = capsule(Owner(), 0, 1, (0,), HOST, versioned)
     name = "dltensor_versioned" if versioned else "dltensor"
-    assert f'"{name}"' in repr(lent)
-    view = take(Answering(lent))
-    assert f'"used_{name}"' in repr(lent)
+    assert f'"{name}"' in repr(exported)
+    view = take(StubProducer(exported))
+    assert f'"used_{name}"' in repr(exported)
     del view
-    assert f'"used_{name}"' in repr(lent)
+    assert f'"used_{name}"' in repr(exported)
 
 
 def test_a_tensor_without_elements_needs_no_memory() -> None:
     for shape in ((0,), (2, 0), (0, 5, 0)):
-        view = take(Answering(capsule(Owner(), 0, 1, shape, HOST, True)))
+        view = take(StubProducer(capsule(Owner(), 0, 1, shape, HOST, True)))
         assert view.address == 0
         assert view.shape == shape
         assert view.is_dense
@@ -157,7 +157,7 @@ def test_what_is_no_number_is_not_lent(shape: Any, device: Any) -> None:
 
 @pytest.mark.parametrize("device", [HOST, (CUDA_HOST, 0)])
 @pytest.mark.parametrize(
-    "type_name", [element.name for element in LENDABLE if element.numpy is not None]
+    "type_name", [element.name for element in EXPORTABLE if element.numpy is not None]
 )
 def test_numpy_takes_what_is_lent(type_name: str, device: tuple[int, int]) -> None:
     for shape in SHAPES:
@@ -169,20 +169,20 @@ def test_numpy_takes_what_is_lent(type_name: str, device: tuple[int, int]) -> No
         tensor = Tensor(array, device)
         code = BY_NAME[type_name].code
         for versioned in (True, False):
-            lent = capsule(tensor, array.ctypes.data, code, shape, device, versioned)
-            taken = numpy.from_dlpack(Answering(lent, device))  # type: ignore[arg-type]
-            assert taken.dtype == array.dtype
-            assert taken.shape == shape
-            assert numpy.array_equal(taken, array)
+            exported = capsule(tensor, array.ctypes.data, code, shape, device, versioned)
+            imported = numpy.from_dlpack(StubProducer(exported, device))  # type: ignore[arg-type]
+            assert imported.dtype == array.dtype
+            assert imported.shape == shape
+            assert numpy.array_equal(imported, array)
             if count > 0:
-                assert taken.ctypes.data == array.ctypes.data
-            assert taken.flags.writeable is versioned
-        del taken, lent
+                assert imported.ctypes.data == array.ctypes.data
+            assert imported.flags.writeable is versioned
+        del imported, exported
         before = references(tensor) + references(array)
-        taken = numpy.from_dlpack(tensor)
-        assert numpy.array_equal(taken, array)
+        imported = numpy.from_dlpack(tensor)
+        assert numpy.array_equal(imported, array)
         assert references(tensor) + references(array) == before + 1
-        del taken
+        del imported
         assert references(tensor) + references(array) == before
 
 
@@ -213,7 +213,7 @@ def numpy_layouts() -> list[Array]:
 def test_numpy_s_arrays_are_taken_in_any_layout(of: type[Tensor]) -> None:
     for array in numpy_layouts():
         if of is OldTensor and not array.flags.writeable:
-            continue  # which the old form cannot say
+            continue  # the unversioned form has no read-only flag
         before = references(array)
         view = take(of(array))
         assert view.shape == array.shape
@@ -237,12 +237,12 @@ def test_a_type_without_onnx_number_is_taken_without_one() -> None:
         assert (view.type_code, view.itemsize, view.strides[1]) == (0, itemsize, itemsize)
 
 
-# How a producer is asked.
+# The arguments of __dlpack__.
 
 
 def test_a_producer_is_asked_for_no_more_than_is_wanted() -> None:
     array = numpy.zeros(3, "f4")
-    for arguments, asked in (
+    for arguments, passed in (
         ({}, {}),
         ({"stream": 1}, {"stream": 1}),
         ({"device": HOST}, {"dl_device": HOST}),
@@ -250,17 +250,17 @@ def test_a_producer_is_asked_for_no_more_than_is_wanted() -> None:
     ):
         new, old = Tensor(array), OldTensor(array)
         take(new, **arguments)
-        assert new.asked == [{"max_version": (1, 0), **asked}]
+        assert new.calls == [{"max_version": (1, 0), **passed}]
         take(old, **arguments)
-        assert old.asked == [{name: asked[name] for name in asked if name == "stream"}]
+        assert old.calls == [{name: passed[name] for name in passed if name == "stream"}]
 
 
-@pytest.mark.parametrize("of", [OldTensor, Positional])
+@pytest.mark.parametrize("of", [OldTensor, NoDlDeviceTensor])
 def test_a_producer_that_cannot_bring_a_tensor_is_not_asked_for_it(of: type[Tensor]) -> None:
     tensor = of(numpy.zeros(3, "f4"), (CUDA, 0))
     with pytest.raises(BufferError, match="no way to bring it to another device"):
         take(tensor, device=HOST)
-    assert tensor.asked == []
+    assert tensor.calls == []
     view = take(tensor, device=(CUDA, 0))
     assert view.device == (CUDA, 0)
     assert take(tensor).device == (CUDA, 0)
@@ -269,9 +269,9 @@ def test_a_producer_that_cannot_bring_a_tensor_is_not_asked_for_it(of: type[Tens
 def test_a_tensor_that_was_left_where_it_was_is_refused() -> None:
     owner = Owner()
     before = references(owner)
-    lent = capsule(owner, owner.address, 1, (2,), (CUDA, 1), True)
+    exported = capsule(owner, owner.address, 1, (2,), (CUDA, 1), True)
     with pytest.raises(BufferError, match=r"left it on device \(2, 1\), asked for \(1, 0\)"):
-        take(Answering(lent), device=HOST)
+        take(StubProducer(exported), device=HOST)
     assert references(owner) == before
 
 
@@ -281,7 +281,7 @@ def test_a_tensor_that_was_left_where_it_was_is_refused() -> None:
 )
 def test_what_a_producer_raises_comes_through_as_itself(error: BaseException) -> None:
     with pytest.raises(type(error)) as caught:
-        take(Answering(error))
+        take(StubProducer(error))
     assert caught.value is error
     assert error.__context__ is None
 
@@ -299,13 +299,13 @@ class DeviceType(IntEnum):
 def test_the_place_is_what_the_tensor_says_in_plain_numbers() -> None:
     assert device_of(numpy.zeros(3)) == (1, 0)
     assert device_of(1) is None
-    device = device_of(Answering(None, (DeviceType.cuda, numpy.int64(3))))
+    device = device_of(StubProducer(None, (DeviceType.cuda, numpy.int64(3))))
     assert device == (2, 3)
     assert [type(number) for number in device or ()] == [int, int]
-    assert device_of(Answering(None, [1, 0])) == (1, 0)
+    assert device_of(StubProducer(None, [1, 0])) == (1, 0)
     for nonsense in (None, 1, (1,), (1, 2, 3), ("a", "b"), (None, 0), "x" * 500):
         with pytest.raises(BufferError, match="__dlpack_device__ answered"):
-            device_of(Answering(None, nonsense))
+            device_of(StubProducer(None, nonsense))
 
 
 # Broken producers.
@@ -389,7 +389,7 @@ def test_another_major_version_is_left_alone() -> None:
 )
 def test_what_is_no_capsule_of_dlpack_is_refused(answer: object) -> None:
     with pytest.raises(BufferError, match="no DLPack capsule"):
-        take(Answering(answer))
+        take(StubProducer(answer))
 
 
 def test_the_layout_is_read_as_it_stands() -> None:
@@ -456,30 +456,30 @@ def test_the_owner_is_referenced_for_as_long_as_the_loan_lasts(versioned: bool) 
     owner = Owner()
     before = references(owner)
 
-    def lend() -> object:
+    def export() -> object:
         return capsule(owner, owner.address, 1, (2, 3), HOST, versioned)
 
-    # Nobody consumes it.
-    lent = lend()
+    # Never consumed.
+    exported = export()
     assert references(owner) == before + 1
-    del lent
+    del exported
     assert references(owner) == before
-    # Consumed; the capsule goes first, or last.
-    lent = lend()
-    view = take(Answering(lent))
+    # Consumed; the capsule is deleted before or after the view.
+    exported = export()
+    view = take(StubProducer(exported))
     assert references(owner) == before + 1
-    del lent
+    del exported
     assert references(owner) == before + 1
     del view
     assert references(owner) == before
-    lent = lend()
-    view = take(Answering(lent))
+    exported = export()
+    view = take(StubProducer(exported))
     del view
     assert references(owner) == before
-    del lent
+    del exported
     assert references(owner) == before
-    # By NumPy.
-    array = numpy.from_dlpack(Answering(lend()))  # type: ignore[arg-type]
+    # Consumed by NumPy.
+    array = numpy.from_dlpack(StubProducer(export()))  # type: ignore[arg-type]
     part = array[1:]
     del array
     assert references(owner) == before + 1
@@ -495,9 +495,9 @@ def test_nothing_is_left_behind() -> None:
     def once() -> None:
         for versioned in (True, False):
             capsule(owner, owner.address, 1, (2, 3), HOST, versioned)
-            take(Answering(capsule(owner, owner.address, 1, (2, 3), HOST, versioned)))
+            take(StubProducer(capsule(owner, owner.address, 1, (2, 3), HOST, versioned)))
             with pytest.raises(BufferError):
-                take(Answering(capsule(owner, 0, 1, (2, 3), HOST, versioned)))
+                take(StubProducer(capsule(owner, 0, 1, (2, 3), HOST, versioned)))
             with pytest.raises(ValueError, match="no type"):
                 capsule(owner, owner.address, 99, (2, 3), HOST, versioned)
         take(array)
@@ -523,7 +523,7 @@ def test_an_error_on_its_way_survives_the_end_of_a_loan() -> None:
 
     def fail() -> None:
         views = [
-            take(Answering(capsule(Failing(), 1, 1, (2,), HOST, versioned)))
+            take(StubProducer(capsule(Failing(), 1, 1, (2,), HOST, versioned)))
             for versioned in (True, False)
         ]
         unused = capsule(Failing(), 1, 1, (2,), HOST, True)
@@ -543,7 +543,7 @@ def test_a_loan_may_end_on_another_thread(versioned: bool) -> None:
     owner = Owner()
     before = references(owner)
     views = [
-        take(Answering(capsule(owner, owner.address, 1, (2, 3), HOST, versioned)))
+        take(StubProducer(capsule(owner, owner.address, 1, (2, 3), HOST, versioned)))
         for _ in range(400)
     ]
     assert references(owner) == before + 400
@@ -565,16 +565,16 @@ def test_the_deleter_takes_the_gil_itself(versioned: bool) -> None:
     owner = Owner()
     before = references(owner)
 
-    def delete(lent: object) -> None:
-        address, managed = consume(lent)
-        managed.deleter(address)  # which ctypes calls without the GIL
+    def delete(exported: object) -> None:
+        address, managed = consume(exported)
+        managed.deleter(address)  # ctypes calls it without the GIL
 
-    lent = [capsule(owner, 1, 1, (2, 3), HOST, versioned) for _ in range(200)]
+    exported = [capsule(owner, 1, 1, (2, 3), HOST, versioned) for _ in range(200)]
     assert references(owner) == before + 200
     with ThreadPoolExecutor(4) as executor:
-        list(executor.map(delete, lent))
+        list(executor.map(delete, exported))
     assert references(owner) == before
-    del lent
+    del exported
     assert references(owner) == before
 
 
@@ -597,18 +597,18 @@ def test_one_capsule_is_taken_by_one_thread() -> None:
         assert crafted.deleted == [crafted.address]
 
 
-def loans_that_outlive_the_interpreter() -> None:
+def exports_that_outlive_the_interpreter() -> None:
     c_library = ctypes.CDLL(None)
     kept: list[object] = []
     for versioned in (True, False):
         address, managed = consume(capsule(Owner(), 1, 1, (2, 3), HOST, versioned))
         deleter = ctypes.cast(managed.deleter, ctypes.c_void_p)
-        # Called when the process ends, after the interpreter has.
+        # Called at process exit, after the interpreter is finalized.
         assert c_library.__cxa_atexit(deleter, ctypes.c_void_p(address), None) == 0
-        kept.append(take(Answering(capsule(Owner(), 1, 1, (2, 3), HOST, versioned))))
+        kept.append(take(StubProducer(capsule(Owner(), 1, 1, (2, 3), HOST, versioned))))
         kept.append(capsule(Owner(), 1, 1, (2, 3), HOST, versioned))
     sys.modules["kept"] = kept  # type: ignore[assignment]
 
 
 def test_a_loan_may_outlive_the_interpreter() -> None:
-    in_own_process(loans_that_outlive_the_interpreter)
+    run_in_subprocess(exports_that_outlive_the_interpreter)

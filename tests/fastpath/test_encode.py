@@ -1,4 +1,4 @@
-"""The writer: shortest texts, the layout of answers, and what it leaves behind."""
+"""encode(): shortest number texts, the layout of responses, memory and threads."""
 
 import json
 import math
@@ -19,38 +19,38 @@ from gpux._fastpath import encode
 from gpux.tensors.signature import BY_NAME, ELEMENT_TYPES
 from tests.support import oracle
 from tests.support.sanitizer import fewer
-from tests.support.walk_cases import Array, in_own_process
+from tests.support.walk_cases import Array, run_in_subprocess
 
 TYPE_NAMES = [element.name for element in ELEMENT_TYPES if element.nbytes > 0]
-# Unsigned types of NumPy's with the bits of an element.
+# NumPy's unsigned types for the bits of an element, by its size in bytes.
 BITS = {1: "u1", 2: "u2", 4: "u4", 8: "u8"}
 
 
 def as_bits(type_name: str, bits: Sequence[int] | Array) -> Array:
-    """Elements, given as their bits."""
+    """An array of elements from their bits."""
     return numpy.asarray(bits, BITS[BY_NAME[type_name].nbytes])
 
 
 def text_of(type_name: str, bits: Array, shape: tuple[int, ...] | None = None) -> str:
-    """The text of a tensor, given as the bits of its elements."""
+    """The JSON text of a tensor, given the bits of its elements."""
     code = BY_NAME[type_name].code
     bits = numpy.ascontiguousarray(bits)
-    answer = encode([(b'"y"', code, bits.shape if shape is None else shape, bits.ctypes.data)])
+    response = encode([(b'"y"', code, bits.shape if shape is None else shape, bits.ctypes.data)])
     prefix, suffix = b'{"y":', b"}"
-    assert answer.startswith(prefix)
-    assert answer.endswith(suffix)
-    return answer[len(prefix) : -len(suffix)].decode("ascii")
+    assert response.startswith(prefix)
+    assert response.endswith(suffix)
+    return response[len(prefix) : -len(suffix)].decode("ascii")
 
 
 def texts_of(type_name: str, bits: Sequence[int] | Array) -> list[str]:
-    """The text of each element."""
+    """The JSON text of each element."""
     text = text_of(type_name, as_bits(type_name, bits))
     assert (text[0], text[-1]) == ("[", "]")
     return text[1:-1].split(",")
 
 
 def read_back(type_name: str, texts: Sequence[str]) -> list[int | None]:
-    """The bits that a client reads: `float(text)`, then rounded to the type; None for null."""
+    """The bits that a client gets: `float(text)`, then rounded to the type; None for null."""
     target = oracle.FLOATS[type_name]
     bits: list[int | None] = []
     for text in texts:
@@ -68,7 +68,7 @@ def read_back(type_name: str, texts: Sequence[str]) -> list[int | None]:
     return bits
 
 
-# Floats of 16 bits, all of them.
+# All 16-bit floats.
 
 
 @pytest.mark.parametrize("type_name", ["float16", "bfloat16"])
@@ -78,9 +78,9 @@ def test_each_of_all_16_bit_floats_is_the_shortest_text_that_reads_back(type_nam
     positive = [oracle.encode_number(bits, type_name) for bits in range(target.sign)]
     negative = [text if text == "null" else "-" + text for text in positive]
     wrong = {
-        hex(bits): (text, right)
-        for bits, (text, right) in enumerate(zip(texts, positive + negative, strict=True))
-        if text != right
+        hex(bits): (text, expected)
+        for bits, (text, expected) in enumerate(zip(texts, positive + negative, strict=True))
+        if text != expected
     }
     assert wrong == {}
 
@@ -101,7 +101,7 @@ def test_each_of_all_float16_has_the_digits_that_numpy_finds() -> None:
 
 
 def as_scientific(text: str) -> str:
-    """A text of any layout as NumPy's scientific one, digit by digit."""
+    """Converts a number's text to NumPy's scientific notation, digit by digit."""
     sign, text = ("-", text[1:]) if text.startswith("-") else ("", text)
     number, _, power = text.partition("e")
     whole, _, fraction = number.partition(".")
@@ -150,12 +150,12 @@ def test_an_edge_of_float64_is_written_as_by_repr() -> None:
 )
 def test_any_float64_is_written_as_by_repr(bits: list[int]) -> None:
     values = as_bits("float64", bits).view("f8").tolist()
-    right = [repr(value) if math.isfinite(value) else "null" for value in values]
-    assert texts_of("float64", bits) == right
+    expected = [repr(value) if math.isfinite(value) else "null" for value in values]
+    assert texts_of("float64", bits) == expected
 
 
 def edges_of_float32() -> Array:
-    """Around each power of two and of ten, and the ends."""
+    """Bits around each power of two and of ten, and at the ends of the range."""
     powers = numpy.arange(-149, 128, dtype="f8")
     values = numpy.concatenate([2.0**powers, 10.0 ** numpy.arange(-45, 39)]).astype("f4").view("u4")
     around = numpy.concatenate([values - 1, values, values + 1])
@@ -188,7 +188,7 @@ def test_many_random_floats_read_back_to_their_bits(type_name: str, floats: str)
     random = numpy.random.default_rng(seed)
     values = random.integers(0, limits.max, 100_000, limits.dtype, endpoint=True).view(floats)
     values = values[numpy.isfinite(values)]
-    # The extra digits that tell neighbours apart are never cut.
+    # The digits that distinguish neighbours are never cut.
     texts = texts_of(type_name, values.view(limits.dtype))
     again = numpy.array([float(text) for text in texts]).astype(floats)
     assert (again.view(limits.dtype) == values.view(limits.dtype)).all()
@@ -251,8 +251,8 @@ def test_a_float32_is_short_in_its_own_type(value: float, text: str) -> None:
         (0x2E66, "0.1"),
         (0x7BFF, "65500.0"),
         (0x0001, "6e-08"),
-        (0x2400, "0.01563"),  # 2**-6, below which the neighbours are twice as near
-        (0x78EE, "40400.0"),  # half way to the next one, which is read as the even one
+        (0x2400, "0.01563"),  # 2**-6, below which the spacing halves
+        (0x78EE, "40400.0"),  # midway to the next one, and read as the even one
         (0x7C00, "null"),
         (0xFC00, "null"),
         (0x7E00, "null"),
@@ -301,7 +301,7 @@ def test_each_of_all_16_bit_integers_is_written_in_full() -> None:
 @settings(max_examples=fewer(150))
 @given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 63)), max_size=200))
 def test_any_64_bit_integer_is_written_in_full(numbers: list[tuple[int, int]]) -> None:
-    bits = [number >> fewer for number, fewer in numbers]
+    bits = [number >> shift for number, shift in numbers]
     values = as_bits("uint64", bits)
     assert text_of("uint64", values) == json.dumps(values.tolist(), separators=(",", ":"))
     signed = values.view("i8") * numpy.array([1, -1])[values % 2]
@@ -314,11 +314,11 @@ def test_a_boolean_is_true_or_false_whatever_its_byte_is() -> None:
     assert texts_of("bool", range(2, 256)) == ["true"] * 254
 
 
-# Blocks: the writer takes elements many at once, and some of them apart.
+# Blocks: the writer converts many elements at a time, and some of them separately.
 
 
 def examples(type_name: str) -> list[int]:
-    """Bits of elements that are written in different ways."""
+    """Bits of elements that take different paths in the writer."""
     if type_name in oracle.FLOATS:
         target = oracle.FLOATS[type_name]
         one, ulp = oracle.round_to_bits(Fraction(1), target), 1
@@ -353,33 +353,33 @@ def examples(type_name: str) -> list[int]:
 @pytest.mark.parametrize("type_name", TYPE_NAMES)
 def test_an_element_is_written_alike_wherever_it_stands(type_name: str) -> None:
     usual, *others = reversed(examples(type_name))
-    right = {one: oracle.encode_number(one, type_name) for one in (usual, *others)}
+    expected = {one: oracle.encode_number(one, type_name) for one in (usual, *others)}
     for other in others:
-        for place in (*range(70), 127, 128, 129):
-            for behind in (0, 1, 31, 64):
-                bits = [usual] * place + [other] + [usual] * behind
-                assert texts_of(type_name, bits) == [right[one] for one in bits]
+        for index in (*range(70), 127, 128, 129):
+            for rest in (0, 1, 31, 64):
+                bits = [usual] * index + [other] + [usual] * rest
+                assert texts_of(type_name, bits) == [expected[one] for one in bits]
 
 
 @pytest.mark.parametrize("type_name", TYPE_NAMES)
 @pytest.mark.parametrize("columns", [1, 2, 5, 31, 32, 33, 63, 64, 65, 100])
 def test_rows_may_end_anywhere_in_a_block(type_name: str, columns: int) -> None:
     some = examples(type_name)
-    right = {one: oracle.encode_number(one, type_name) for one in some}
+    expected = {one: oracle.encode_number(one, type_name) for one in some}
     bits = [some[index * index % len(some)] for index in range(7 * columns)]
     text = text_of(type_name, as_bits(type_name, bits), (7, columns))
-    assert text == oracle.encode_tensor((7, columns), [right[one] for one in bits])
+    assert text == oracle.encode_tensor((7, columns), [expected[one] for one in bits])
 
 
 @pytest.mark.parametrize("type_name", TYPE_NAMES)
 def test_a_tensor_need_not_be_aligned(type_name: str) -> None:
     elements = as_bits(type_name, [1] * 100)
     memory = numpy.zeros(elements.nbytes + 8, "u1")
-    right = text_of(type_name, elements)
+    expected = text_of(type_name, elements)
     for start in range(8):
         memory[start : start + elements.nbytes] = elements.view("u1")
         member = (b'"y"', BY_NAME[type_name].code, (100,), memory.ctypes.data + start)
-        assert encode([member]).decode() == f'{{"y":{right}}}'
+        assert encode([member]).decode() == f'{{"y":{expected}}}'
 
 
 # Nesting.
@@ -419,34 +419,34 @@ def test_a_tensor_is_nested_by_its_shape(type_name: str, shape: tuple[int, ...])
 def test_an_answer_is_what_numpy_and_json_make_of_it(shape: list[int], data: st.DataObject) -> None:
     names = data.draw(st.lists(st.text(max_size=5), min_size=1, max_size=4, unique=True))
     members: list[tuple[bytes, bytes] | tuple[bytes, int, tuple[int, ...], int]] = []
-    right: dict[str, Any] = {}
+    expected: dict[str, Any] = {}
     tensors: dict[str, Array] = {}
     for name in names:
         key = json.dumps(name, ensure_ascii=data.draw(st.booleans())).encode()
         element = data.draw(st.sampled_from(ELEMENT_TYPES))
         numbers = [data.draw(st.integers(0, 1)) for _ in range(4)]
         if element.numpy is None:
-            right[name] = data.draw(st.one_of(st.none(), st.text(), st.lists(st.text())))
-            members.append((key, json.dumps(right[name]).encode()))
+            expected[name] = data.draw(st.one_of(st.none(), st.text(), st.lists(st.text())))
+            members.append((key, json.dumps(expected[name]).encode()))
         else:
             tensor = numpy.resize(numpy.array(numbers, element.numpy), shape)
             tensors[name] = tensor
-            right[name] = tensor.tolist()
+            expected[name] = tensor.tolist()
             members.append((key, element.code, tensor.shape, tensor.ctypes.data))
-    answer = encode(members)
-    assert json.loads(answer) == right
-    assert list(json.loads(answer)) == names
-    # No spaces, and nothing after the end.
+    response = encode(members)
+    assert json.loads(response) == expected
+    assert list(json.loads(response)) == names
+    # No spaces, and nothing after the object.
     texts = [
         member[1] if len(member) == 2 else reference_text(tensors[name]).encode()
         for name, member in zip(names, members, strict=True)
     ]
     parts = [member[0] + b":" + text for member, text in zip(members, texts, strict=True)]
-    assert answer == b"{" + b",".join(parts) + b"}"
+    assert response == b"{" + b",".join(parts) + b"}"
 
 
 def reference_text(tensor: Array) -> str:
-    """A NumPy array as the reference writes it."""
+    """A NumPy array as the reference encodes it."""
     bits = tensor.view(BITS[tensor.itemsize]).ravel().tolist()
     texts = [oracle.encode_number(one, tensor.dtype.name) for one in bits]
     return oracle.encode_tensor(tensor.shape, texts)
@@ -455,7 +455,7 @@ def reference_text(tensor: Array) -> str:
 def test_members_stand_in_their_order_beside_ready_text() -> None:
     numbers = numpy.array([[1, 2], [3, 4]], "i8")
     truth = numpy.array(True)
-    answer = encode(
+    body = encode(
         [
             (b'"b"', 7, (2, 2), numbers.ctypes.data),
             ('"ä\\"\u2028"'.encode(), '["ü",null,{"a":1}]'.encode()),
@@ -463,14 +463,14 @@ def test_members_stand_in_their_order_beside_ready_text() -> None:
             (b'"b"', b"0"),
         ]
     )
-    assert answer.decode() == ('{"b":[[1,2],[3,4]],"ä\\"\u2028":["ü",null,{"a":1}],"a":true,"b":0}')
+    assert body.decode() == ('{"b":[[1,2],[3,4]],"ä\\"\u2028":["ü",null,{"a":1}],"a":true,"b":0}')
 
 
 def test_an_answer_without_members_is_an_empty_object() -> None:
     assert encode([]) == b"{}"
 
 
-# What cannot be written.
+# Members that cannot be encoded.
 
 
 @pytest.mark.parametrize(
@@ -499,7 +499,7 @@ def test_what_cannot_be_written_is_an_error_before_memory_is_read(
             encode([*before, member])
 
 
-# Memory: the answer is written into the largest size that it can have.
+# Memory: the buffer has the largest size that the response can have.
 
 
 LONGEST = {
@@ -509,7 +509,7 @@ LONGEST = {
 
 
 def longest(type_name: str) -> list[int]:
-    """Bits of the elements with the longest texts of a type."""
+    """Bits of a type's elements with the longest texts."""
     if type_name in LONGEST:
         target = oracle.FLOATS[type_name]
         return [
@@ -525,8 +525,8 @@ def longest(type_name: str) -> list[int]:
     return [low % (2 * high + 2) if low < 0 else high]
 
 
-def answers_of_the_largest_size() -> None:
-    """Each answer fills its memory as far as it can; a byte too many is seen when it is freed."""
+def responses_of_the_largest_size() -> None:
+    """Each response fills its buffer as far as possible; free() detects an overrun."""
     shapes: list[tuple[int, ...]] = [
         *((), (1,), (2,), (1, 1), (3, 1), (1, 3), (7, 5), (1,) * 32, (2,) * 8, (0,), (5, 0)),
         *((9, 0, 2), (1000,), (1000, 1), (1, 1000), (20_000,), (20_000, 1), (3,) + (1,) * 20),
@@ -537,17 +537,17 @@ def answers_of_the_largest_size() -> None:
                 count = math.prod(shape)
                 bits = as_bits(type_name, [one] * count)
                 texts = [oracle.encode_number(one, type_name)] * count
-                right = oracle.encode_tensor(shape, texts)
-                assert text_of(type_name, bits, shape) == right
+                expected = oracle.encode_tensor(shape, texts)
+                assert text_of(type_name, bits, shape) == expected
                 member = (b'"y"', BY_NAME[type_name].code, shape, bits.ctypes.data)
                 for members in (2, 5):
-                    answer = encode([member] * members)
-                    member_text = f'"y":{right}'
-                    assert answer.decode() == "{" + ",".join([member_text] * members) + "}"
+                    response = encode([member] * members)
+                    member_text = f'"y":{expected}'
+                    assert response.decode() == "{" + ",".join([member_text] * members) + "}"
 
 
 def test_no_answer_is_larger_than_its_memory() -> None:
-    in_own_process(answers_of_the_largest_size)
+    run_in_subprocess(responses_of_the_largest_size)
 
 
 def test_an_answer_leaves_all_reference_counts_as_they_were() -> None:
@@ -562,8 +562,8 @@ def test_an_answer_leaves_all_reference_counts_as_they_were() -> None:
     counted = [name, text, shape, members, *members, bad, bad[-1]]
 
     def once() -> None:
-        answer = encode(members)
-        assert sys.getrefcount(answer) == 2
+        response = encode(members)
+        assert sys.getrefcount(response) == 2
         try:
             encode(bad)
         except ValueError:
@@ -585,7 +585,7 @@ def test_an_answer_leaves_all_reference_counts_as_they_were() -> None:
 @pytest.mark.usefixtures("eager_threads")
 def test_eight_threads_at_once_write_the_same_answers() -> None:
     tensors = {name: as_bits(name, range(100)) for name in TYPE_NAMES}
-    right = {
+    expected = {
         name: [oracle.encode_number(int(one), name) for one in bits]
         for name, bits in tensors.items()
     }
@@ -596,24 +596,24 @@ def test_eight_threads_at_once_write_the_same_answers() -> None:
         written = 0
         for turn in range(300):
             name = TYPE_NAMES[(turn + thread) % len(TYPE_NAMES)]
-            assert texts_of(name, tensors[name]) == right[name]
+            assert texts_of(name, tensors[name]) == expected[name]
             written += 1
         return written
 
     with ThreadPoolExecutor(8) as executor:
-        # An error in a thread is raised here.
+        # Raises the error of a thread.
         assert list(executor.map(work, range(8))) == [300] * 8
 
 
 def members_dropped_by_another_thread() -> None:
-    """The list of members is emptied while the answer is written without the GIL."""
+    """The list of members is cleared while the response is written without the GIL."""
     tensor = numpy.full(20_000, -1.2345678901234567e-100)
     for _ in range(20):
         members: list[tuple[bytes, bytes] | tuple[bytes, int, tuple[int, ...], int]] = []
         for index in range(10):
             members.append((b'"tensor %d"' % index, 11, (20_000,), tensor.ctypes.data))
             members.append((b'"text %d"' % index, b'"' + b"x" * 100 + b'"'))
-        right = encode(members)
+        expected = encode(members)
         start = Barrier(2)
 
         def drop(members: list[Any] = members, wait: Callable[[], object] = start.wait) -> None:
@@ -625,10 +625,10 @@ def members_dropped_by_another_thread() -> None:
         with ThreadPoolExecutor(1) as executor:
             dropped = executor.submit(drop)
             start.wait()
-            answer = encode(members)
+            response = encode(members)
             dropped.result()
-        assert answer in (right, b"{}")
+        assert response in (expected, b"{}")
 
 
 def test_the_members_may_be_dropped_while_they_are_written() -> None:
-    in_own_process(members_dropped_by_another_thread)
+    run_in_subprocess(members_dropped_by_another_thread)

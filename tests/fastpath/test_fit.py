@@ -1,4 +1,4 @@
-"""The shape of an array whose elements nobody looks at: as the walk and the reference see it."""
+"""fit(): the shape of an array without its elements, against the walk and the reference."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -19,7 +19,7 @@ SIZES: list[Dim] = ["n", 0, 1, 2, 3]
 
 
 def specs() -> Iterator[TensorSpec]:
-    """All inputs of up to three axes, but for the order of their names."""
+    """All inputs of rank up to 3 with one axis name and sizes up to 3."""
     for axes in range(4):
         for dims in product(SIZES, repeat=axes):
             for batched in (None, True, False) if dims else (None,):
@@ -36,8 +36,8 @@ def fitted(declared: TensorSpec, shape: Any) -> Fitted | Refusal:
         return refusal(error)
 
 
-def wanted(declared: TensorSpec, shape: tuple[int, ...]) -> Fitted | Refusal:
-    """As the reference's finish() judges the axes of an array."""
+def reference_fit(declared: TensorSpec, shape: tuple[int, ...]) -> Fitted | Refusal:
+    """The outcome of the reference's finish() for the shape of an array."""
     reader = oracle._Reader(declared)
     try:
         if len(shape) > max(reader.ranks):
@@ -51,33 +51,33 @@ def wanted(declared: TensorSpec, shape: tuple[int, ...]) -> Fitted | Refusal:
 
 
 def test_every_small_shape_is_judged_as_the_reference_does() -> None:
-    taken = 0
+    accepted = 0
     for declared in specs():
         native = InputSpec(declared)
         for shape in SHAPES:
             try:
                 outcome: Fitted | Refusal = fit(native, shape)
-                taken += 1
+                accepted += 1
             except ClientError as error:
                 outcome = refusal(error)
-            assert outcome == wanted(declared, shape), (declared, shape)
-    assert taken > 1000
+            assert outcome == reference_fit(declared, shape), (declared, shape)
+    assert accepted > 1000
 
 
 def test_the_walk_takes_the_same_shapes() -> None:
     for number, declared in enumerate(specs()):
         for shape in SHAPES[number % 3 :: 3]:
-            answer = fitted(declared, shape)
+            fit_result = fitted(declared, shape)
             pool = GuardedPool()
             try:
-                _, *answered = walk(InputSpec(declared), numpy.zeros(shape, "f4"), pool)
+                _, *walk_result = walk(InputSpec(declared), numpy.zeros(shape, "f4"), pool)
             except ClientError as error:
-                # The walk names the first element that is one too many, or that is no list.
-                refused = refusal(error)
-                assert isinstance(answer, Refusal)
-                assert (refused.error is EmptyBatchError) == (answer.error is EmptyBatchError)
+                # The walk reports the first surplus element, or the first that is not a list.
+                rejected = refusal(error)
+                assert isinstance(fit_result, Refusal)
+                assert (rejected.error is EmptyBatchError) == (fit_result.error is EmptyBatchError)
             else:
-                assert tuple(answered) == answer
+                assert tuple(walk_result) == fit_result
 
 
 @pytest.mark.parametrize("type_name", [*NUMBER_TYPES, "bool", "string"])

@@ -1,4 +1,4 @@
-"""JSONTestSuite: each document as the value of an input, as the name of one, and as the body."""
+"""JSONTestSuite: each document as the value of an input and as the body."""
 
 import pytest
 
@@ -20,7 +20,7 @@ INPUTS = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_document_as_the_value_of_an_input(name: str) -> None:
-    # check() sees that there are tensors, or a ClientError and no other.
+    # check() fails on any exception but a ClientError.
     for one in INPUTS:
         for spaces in (b"", b" " * 100):
             outcome = check(b'{"x":' + document(name) + b"}" + spaces, one)
@@ -48,12 +48,12 @@ def test_the_suite_is_whole() -> None:
 
 
 def test_what_is_right_is_taken_as_well() -> None:
-    """Of the documents that must be accepted, those whose value an input takes."""
-    taken = {
+    """More than 60 of the documents that must be accepted fit one of the inputs."""
+    accepted = {
         name
         for name in NAMES
         for one in INPUTS
         if isinstance(check(b'{"x":' + document(name) + b"}", one), list)
     }
-    assert len({name for name in taken if name.startswith("y_")}) > 60
-    assert not {name for name in taken if name.startswith("n_")}
+    assert len({name for name in accepted if name.startswith("y_")}) > 60
+    assert not {name for name in accepted if name.startswith("n_")}

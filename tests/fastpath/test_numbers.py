@@ -1,4 +1,4 @@
-"""Single numbers: what each type stores, rounds and refuses."""
+"""Single numbers: what each type stores, rounds and rejects."""
 
 import math
 import re
@@ -11,8 +11,8 @@ from gpux.tensors.signature import BY_NAME
 from tests.support import oracle
 from tests.support.walk_cases import (
     NUMBER_TYPES,
-    OwnInt,
     Refusal,
+    SubInt,
     expected,
     spec,
     walked,
@@ -20,7 +20,7 @@ from tests.support.walk_cases import (
 
 
 def stored_bits(type_name: str, value: object) -> int | str:
-    """The bits of one number, alone and in a list, or the message without its place."""
+    """The stored bits of a number, alone and in a list, or the message without its path."""
     outcome = walked(spec(type_name, "n"), value)
     in_list = walked(spec(type_name, "n"), [value])
     in_run = walked(spec(type_name, "n"), [0] * 40 + [value])
@@ -81,14 +81,14 @@ FLOAT_EDGES: list[tuple[str, object, int | str]] = [
     ("float16", -5e-324, 0x8000),
     ("float16", 1 + 2.0**-11, 0x3C00),
     ("float16", 1 + 3 * 2.0**-11, 0x3C02),
-    ("float16", 1 + 2.0**-11 + 2.0**-40, 0x3C01),  # through float32 it would be a tie
+    ("float16", 1 + 2.0**-11 + 2.0**-40, 0x3C01),  # via float32 it would be a tie
     ("float16", 2049, 0x6800),
     ("float16", 2051, 0x6802),
     ("bfloat16", -0.0, 0x8000),
     ("bfloat16", 0.5, 0x3F00),
     ("bfloat16", 1 + 2.0**-8, 0x3F80),
     ("bfloat16", 1 + 3 * 2.0**-8, 0x3F82),
-    ("bfloat16", 1 + 2.0**-8 + 2.0**-40, 0x3F81),  # through float32 it would be a tie
+    ("bfloat16", 1 + 2.0**-8 + 2.0**-40, 0x3F81),  # via float32 it would be a tie
     ("bfloat16", 255 * 2.0**120, 0x7F7F),
     ("bfloat16", math.nextafter(511 * 2.0**119, 0), 0x7F7F),
     ("bfloat16", 511 * 2.0**119, outside(511 * 2.0**119, "bfloat16")),
@@ -104,7 +104,7 @@ FLOAT_EDGES: list[tuple[str, object, int | str]] = [
     ("float32", 16777217, float32_bits(16777216.0)),
     ("float32", 16777219, float32_bits(16777220.0)),
     ("float32", 16777217.0, float32_bits(16777216.0)),
-    # To float64 first, where it becomes a tie: rounding once would give 2**60 + 2**37.
+    # Rounded to float64 first, where it ties: rounding once would give 2**60 + 2**37.
     ("float32", 2**60 + 2**36 + 1, float32_bits(2.0**60)),
     ("float32", 2**63 + 2**39 + 1, float32_bits(2.0**63)),
     ("float32", 2**90 + 2**66 + 1, float32_bits(2.0**90)),
@@ -199,17 +199,17 @@ INTEGER_EDGES = [
 ]
 
 
-def numbered(edges: list[tuple[str, object, int | str]]) -> list[Any]:
-    """Parameters whose names are short even where the numbers are not."""
+def with_ids(edges: list[tuple[str, object, int | str]]) -> list[Any]:
+    """Test parameters with short ids, even for long numbers."""
     return [pytest.param(*edge, id=f"{edge[0]}-{edge[1]!s:.24}") for edge in edges]
 
 
-@pytest.mark.parametrize(("type_name", "value", "stored"), numbered(FLOAT_EDGES + INTEGER_EDGES))
+@pytest.mark.parametrize(("type_name", "value", "stored"), with_ids(FLOAT_EDGES + INTEGER_EDGES))
 def test_an_edge_of_a_type_is_stored_or_refused(
     type_name: str, value: object, stored: int | str
 ) -> None:
     assert stored_bits(type_name, value) == stored
-    # The reference is held to the same table.
+    # The reference must match the same table.
     outcome = expected(spec(type_name, "n"), value)
     if isinstance(outcome, Refusal):
         assert outcome.message == f"Invalid value for 'x': {stored}"
@@ -234,7 +234,7 @@ def test_between_two_neighbours_the_middle_goes_to_the_even_one(type_name: str) 
 
 
 def test_the_messages_quote_no_unbounded_number() -> None:
-    for number in (10**5000, -(10**5000), OwnInt(10**5000)):
+    for number in (10**5000, -(10**5000), SubInt(10**5000)):
         for type_name in NUMBER_TYPES:
             outcome = walked(spec(type_name, "n"), [number])
             assert isinstance(outcome, Refusal)

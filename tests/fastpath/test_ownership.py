@@ -1,4 +1,4 @@
-"""Who owns what: blocks are handed out once or given back, references stay as they were."""
+"""walk(): each block is transferred once or returned; reference counts do not change."""
 
 import math
 import sys
@@ -17,23 +17,23 @@ from gpux.tensors.signature import TensorSpec
 from tests.support.walk_cases import (
     NUMBER_TYPES,
     GuardedPool,
-    OwnFloat,
-    OwnInt,
-    OwnStr,
     Refusal,
+    SubFloat,
+    SubInt,
+    SubStr,
     expected,
     refusal,
     spec,
     walked,
 )
 
-# Blocks: taken once or grown, handed out once or given back.
+# Blocks: allocated once or grown, transferred once or returned.
 
 ROW = [0.5] * 300
 
 
 def growing(rows: int) -> list[object]:
-    """Rows whose first one says nothing about the size of the rest."""
+    """Rows whose first one does not predict the size of the rest."""
     return [numpy.asarray(ROW), *[ROW] * (rows - 1)]
 
 
@@ -44,19 +44,19 @@ def test_a_block_grows_with_what_was_written(type_name: str) -> None:
     outcome = walked(spec(type_name, "n", "m"), rows, pool)
     assert outcome == expected(spec(type_name, "n", "m"), rows)
     assert pool.calls > 3
-    # It at least doubles, so that what is copied in all stays within twice the result.
-    sizes = [block.nbytes for block in pool.taken]
+    # Blocks at least double, so the bytes copied in total stay within twice the result.
+    sizes = [block.nbytes for block in pool.allocated]
     assert all(2 * small <= large for small, large in pairwise(sizes))
 
 
 def test_a_regular_list_takes_one_block_of_its_size() -> None:
     pool = GuardedPool()
     walked(spec("float32", "n", "m", "k"), [[ROW] * 3] * 2, pool)
-    assert [block.nbytes for block in pool.taken] == [2 * 3 * 300 * 4]
+    assert [block.nbytes for block in pool.allocated] == [2 * 3 * 300 * 4]
 
 
 class SmallPool(Pool):
-    """A pool of a machine with little memory."""
+    """A pool without blocks above 32 MiB."""
 
     def take(self, nbytes: int) -> Block:
         if nbytes > 2**25:
@@ -79,7 +79,7 @@ def test_a_first_list_that_promises_much_takes_little() -> None:
         inner = [inner] * 5000
     pool = GuardedPool()
     walked(spec("float32", None, 1, 1, 1, 1), inner, pool)
-    assert sum(block.nbytes for block in pool.taken) <= 2**25
+    assert sum(block.nbytes for block in pool.allocated) <= 2**25
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_first_list_that_promises_much_takes_little() -> None:
     ids=lambda value: f"{value!r:.20}",
 )
 def test_every_block_comes_back_when_a_value_is_refused(bad: object) -> None:
-    # walked() counts the blocks.
+    # walked() checks that all blocks are returned.
     for value in ([bad], [*growing(5), bad], [bad, *growing(5)], [*growing(5), [*ROW[:-1], bad]]):
         for declared in (
             spec("float32", "n", "m"),
@@ -114,7 +114,7 @@ def test_what_the_pool_raises_comes_through_as_itself(failure: BaseException) ->
             walk(native, value, failing)
         assert caught.value is failure
         assert failing.calls == call + 1
-        assert failing.lent == []
+        assert failing.in_use == []
         failing.check()
 
 
@@ -147,19 +147,19 @@ def mortal_text(number: int) -> str:
 
 
 def reference_cases() -> list[tuple[TensorSpec, list[object]]]:
-    """Inputs with values that are taken and refused, made of objects that can be counted."""
+    """Inputs with accepted and rejected values, of objects whose references can be counted."""
     real = float("1234.5")
     large = int("123456789012")
     huge = int("1" + "0" * 30)
     text = mortal_text(0)
-    own: list[object] = [OwnInt(large), OwnFloat(real), numpy.float32(real), numpy.array([real])]
+    own: list[object] = [SubInt(large), SubFloat(real), numpy.float32(real), numpy.array([real])]
     return [
         (spec("float32", "n"), [real, large, huge, *own[:3]]),
         (spec("float64", "n", "m"), [[real, real], [large, huge], (real, own[1])]),
         (spec("int64", "n"), [large, large, own[0]]),
-        (spec("string", "n"), [text, text, OwnStr(text), mortal_text(1)]),
+        (spec("string", "n"), [text, text, SubStr(text), mortal_text(1)]),
         (spec("float32", "n", "m"), [own[3], [real]]),
-        # Refused.
+        # Rejected.
         (spec("int64", "n"), [large, huge]),
         (spec("int8", "n"), [real, real]),
         (spec("int8", "n"), [large]),
@@ -180,15 +180,15 @@ def reference_cases() -> list[tuple[TensorSpec, list[object]]]:
 
 
 def everything_in(value: object) -> list[object]:
-    """A value and all that is inside its lists, each object once."""
+    """A value and all objects inside its lists, each once."""
     found: dict[int, object] = {id(value): value}
-    waiting = [value]
-    while waiting:
-        node = waiting.pop()
+    pending = [value]
+    while pending:
+        node = pending.pop()
         for child in node if isinstance(node, list | tuple) else ():
             if id(child) not in found:
                 found[id(child)] = child
-                waiting.append(child)
+                pending.append(child)
     return list(found.values())
 
 
@@ -198,15 +198,15 @@ def test_a_walk_leaves_all_reference_counts_as_they_were(case: int) -> None:
     native = InputSpec(declared)
     pool = Pool()
     counted = [*everything_in(value), native, pool, pool.take, pool.give, declared]
-    refused = isinstance(expected(declared, value), Refusal)
+    is_rejected = isinstance(expected(declared, value), Refusal)
 
     def once() -> None:
         try:
             content = walk(native, value, pool)[0]
         except ClientError:
-            assert refused
+            assert is_rejected
         else:
-            assert not refused
+            assert not is_rejected
             if not isinstance(content, list):
                 pool.give(content)
 
@@ -217,7 +217,7 @@ def test_a_walk_leaves_all_reference_counts_as_they_were(case: int) -> None:
         once()
     after = [sys.getrefcount(one) for one in counted]
     assert after == before
-    # Nothing else was left behind either; a few are the lists above.
+    # Nothing else leaked; the lists above account for a few blocks.
     assert sys.getallocatedblocks() - objects_before < 500
 
 

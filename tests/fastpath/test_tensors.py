@@ -1,4 +1,4 @@
-"""The walk over tensors of other libraries, by the rules for arrays; and bfloat16 from NumPy."""
+"""walk(): tensors of other libraries follow the rules for arrays; bfloat16 from NumPy."""
 
 import ctypes
 import math
@@ -23,10 +23,10 @@ from tests.support.dlpack_producers import (
     MANAGED,
     METAL,
     ROCM,
-    Answering,
     Crafted,
     OldTensor,
     Owner,
+    StubProducer,
     Tensor,
     references,
 )
@@ -133,7 +133,7 @@ def test_memory_that_the_cpu_reads_is_fed_as_it_lies() -> None:
             tensor = of(array, (kind, 0))
             declared = spec("float32", "n", 3)
             assert walked(declared, tensor) == expected(declared, array)
-            assert [set(asked) - {"max_version"} for asked in tensor.asked] == [set()]
+            assert [set(call) - {"max_version"} for call in tensor.calls] == [set()]
 
 
 def test_a_tensor_on_a_device_is_brought_to_the_host() -> None:
@@ -143,18 +143,18 @@ def test_a_tensor_on_a_device_is_brought_to_the_host() -> None:
         before = references(tensor)
         declared = spec("float64", "n", "m", 3)
         assert walked(declared, [tensor, array]) == expected(declared, [array, array])
-        assert tensor.asked == [{"max_version": (1, 0), "dl_device": HOST}]
+        assert tensor.calls == [{"max_version": (1, 0), "dl_device": HOST}]
         assert references(tensor) == before
 
 
 class WithoutDevice:
-    """Lends memory, but does not say where it lies before it does."""
+    """A producer without __dlpack_device__."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
 
-    def __dlpack__(self, **asked: Any) -> object:
-        return self.tensor.__dlpack__(**asked)
+    def __dlpack__(self, **options: Any) -> object:
+        return self.tensor.__dlpack__(**options)
 
 
 @pytest.mark.parametrize("device", [HOST, (CUDA, 0)])
@@ -184,11 +184,11 @@ def test_a_tensor_that_stays_on_its_device_is_refused(
     device: tuple[int, int], name: str, failure: Any
 ) -> None:
     array = numpy.arange(6, dtype="f4").reshape(2, 3)
-    tensor: Any = Answering(failure, device)
+    tensor: Any = StubProducer(failure, device)
     if failure == "old":
         tensor = OldTensor(array, device)
     elif failure == "stays":
-        tensor = Answering(capsule(array, array.ctypes.data, 1, (2, 3), device, True), device)
+        tensor = StubProducer(capsule(array, array.ctypes.data, 1, (2, 3), device, True), device)
     problem = f"the tensor is on {name}, and its library cannot bring it to the host"
     for type_name in TYPE_NAMES:
         for value, at, dims in (
@@ -203,7 +203,7 @@ def test_a_tensor_that_stays_on_its_device_is_refused(
             assert isinstance(outcome, Refusal)
             assert outcome.error is InvalidValueError
             assert outcome.message == f"Invalid value for 'x'{at}: {problem}"
-        # What nothing may stand behind comes first.
+        # An element past a fixed size is reported before its device.
         one: Any = "text" if type_name == "string" else 1
         outcome = walked(spec(type_name, 1), [one, tensor])
         assert isinstance(outcome, Refusal)
@@ -213,7 +213,7 @@ def test_a_tensor_that_stays_on_its_device_is_refused(
 def test_the_reason_of_a_refusal_is_its_cause() -> None:
     reason = RuntimeError("the device is gone")
     with pytest.raises(InvalidValueError) as caught:
-        walk(InputSpec(spec("float32", "n")), Answering(reason, (CUDA, 0)), GuardedPool())
+        walk(InputSpec(spec("float32", "n")), StubProducer(reason, (CUDA, 0)), GuardedPool())
     assert caught.value.__cause__ is reason
     assert caught.value.path == ()
 
@@ -245,16 +245,16 @@ def test_an_error_of_the_pool_keeps_its_own_cause() -> None:
             "the tensor cannot be taken: its elements have 4 bits, not whole bytes",
         ),
         (
-            lambda: Answering(BufferError("it requires grad")),
+            lambda: StubProducer(BufferError("it requires grad")),
             "the tensor cannot be taken: it requires grad",
         ),
         (
-            lambda: Answering(1),
+            lambda: StubProducer(1),
             "the tensor cannot be taken: __dlpack__ answered no DLPack capsule that is still to be "
             "used",
         ),
         (
-            lambda: Answering(1, 5),
+            lambda: StubProducer(1, 5),
             "the tensor cannot be taken: __dlpack_device__ answered 5",
         ),
         (lambda: Tensor, "expected number, got type"),
@@ -271,8 +271,8 @@ def test_what_cannot_be_taken_is_refused_at_its_place(
 
 
 def test_a_tensor_that_lies_about_its_place_is_not_read() -> None:
-    lent = capsule(Owner(), 64, 1, (2, 3), (CUDA, 0), True)
-    outcome = walked(spec("float32"), Answering(lent, HOST))
+    exported = capsule(Owner(), 64, 1, (2, 3), (CUDA, 0), True)
+    outcome = walked(spec("float32"), StubProducer(exported, HOST))
     assert isinstance(outcome, Refusal)
     assert "the tensor is on cuda:0" in outcome.message
 
@@ -283,21 +283,21 @@ def test_an_error_of_a_tensor_s_own_code_comes_through_as_itself(error: BaseExce
     for device in devices:
         pool = GuardedPool()
         with pytest.raises(type(error)) as caught:
-            walk(InputSpec(spec("float32", "n")), [1.0, Answering(error, device)], pool)
+            walk(InputSpec(spec("float32", "n")), [1.0, StubProducer(error, device)], pool)
         assert caught.value is error
-        assert pool.lent == []
+        assert pool.in_use == []
 
 
 class OnDevice(numpy.ndarray[Any, Any]):
-    """Has the type of what has a buffer, but gives none: as JAX' arrays on a device."""
+    """Has the buffer protocol but exports no buffer, like a JAX array on a device."""
 
-    brought: Tensor
+    producer: Tensor
 
     def __dlpack_device__(self) -> tuple[Any, Any]:
         return (CUDA, 0)
 
-    def __dlpack__(self, **asked: Any) -> Any:
-        return self.brought.__dlpack__(**asked)
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.producer.__dlpack__(**options)
 
 
 def test_a_tensor_whose_buffer_is_not_to_be_had_is_asked_for_its_memory() -> None:
@@ -305,10 +305,10 @@ def test_a_tensor_whose_buffer_is_not_to_be_had_is_asked_for_its_memory() -> Non
     value = numpy.zeros((2, 3), ml_dtypes.float8_e5m2).view(OnDevice)
     with pytest.raises(ValueError, match="buffer"):
         memoryview(value)  # type: ignore[arg-type]
-    value.brought = Tensor(array, (CUDA, 0))
+    value.producer = Tensor(array, (CUDA, 0))
     declared = spec("float32", "n", "m", 3)
     assert walked(declared, [value, array]) == expected(declared, [array, array])
-    assert value.brought.asked == [{"max_version": (1, 0), "dl_device": HOST}]
+    assert value.producer.calls == [{"max_version": (1, 0), "dl_device": HOST}]
 
 
 def test_walks_leave_all_tensors_as_they_were() -> None:
@@ -334,13 +334,13 @@ def test_eight_threads_walk_the_same_tensors() -> None:
     makes: list[Make] = [Tensor, OldTensor, lambda values: Tensor(values, (CUDA, 0))]
     tensors = [make(array) for make in makes]
     declared = spec("float32", "n", "m")
-    answer = expected(declared, array)
+    outcome = expected(declared, array)
     start = Barrier(8)
 
     def work(thread: int) -> None:
         start.wait(timeout=30)
         for turn in range(len(tensors)):
-            assert walked(declared, tensors[(turn + thread) % len(tensors)]) == answer
+            assert walked(declared, tensors[(turn + thread) % len(tensors)]) == outcome
 
     with ThreadPoolExecutor(8) as executor:
         list(executor.map(work, range(8)))

@@ -1,4 +1,4 @@
-"""Threads: many walks at once, and lists that change while they are walked."""
+"""walk(): concurrent walks, and lists that change during a walk."""
 
 import ctypes
 import math
@@ -22,14 +22,14 @@ from tests.support.walk_cases import (
     GuardedBlock,
     GuardedPool,
     Outcome,
+    callback_array,
     expected,
-    in_own_process,
     refusal,
-    reluctant,
+    run_in_subprocess,
     spec,
 )
 
-# Threads.
+# Concurrent walks.
 
 
 @pytest.mark.usefixtures("eager_threads")
@@ -47,7 +47,7 @@ def test_eight_threads_at_once_get_the_same_answers() -> None:
         (spec("float16", "n"), [1, 2, None]),
     ]
     cases = [(InputSpec(declared), declared, value) for declared, value in walks]
-    answers = [expected(declared, value) for declared, value in walks]
+    outcomes = [expected(declared, value) for declared, value in walks]
     start = Barrier(8)
 
     def work(thread: int) -> int:
@@ -56,11 +56,11 @@ def test_eight_threads_at_once_get_the_same_answers() -> None:
         for turn in range(10 * len(cases)):
             case = (turn + thread) % len(cases)
             native, declared, value = cases[case]
-            answer: Outcome
+            outcome: Outcome
             try:
                 content, shape, as_items, as_one_item = walk(native, value, pool)
             except ClientError as error:
-                answer = refusal(error)
+                outcome = refusal(error)
             else:
                 elements: list[bytes] | list[str]
                 if isinstance(content, list):
@@ -70,26 +70,26 @@ def test_eight_threads_at_once_get_the_same_answers() -> None:
                     written = ctypes.string_at(content.address, math.prod(shape) * size)
                     elements = [written[i : i + size] for i in range(0, len(written), size)]
                     pool.give(content)
-                answer = oracle.Converted(shape, elements, as_items, as_one_item)
-            assert answer == answers[case]
+                outcome = oracle.Converted(shape, elements, as_items, as_one_item)
+            assert outcome == outcomes[case]
             compared += 1
         return compared
 
     with ThreadPoolExecutor(8) as executor:
-        # An error in a thread is raised here.
+        # Raises the error of a thread.
         assert list(executor.map(work, range(8))) == [10 * len(cases)] * 8
 
 
-# Lists that change while they are walked, in a process of its own.
+# Lists that change during a walk, in a subprocess.
 
 
-def walk_whatever_comes(declared: TensorSpec, value: object, pool: GuardedPool) -> None:
-    """A walk over something that changes: a tensor that fits its shape, or an error."""
-    before = list(pool.lent)
+def walk_changing(declared: TensorSpec, value: object, pool: GuardedPool) -> None:
+    """Walks a changing value: the result is a tensor of its shape, or a ClientError."""
+    before = list(pool.in_use)
     try:
         content, shape, _, _ = walk(InputSpec(declared), value, pool)
     except ClientError:
-        assert pool.lent == before
+        assert pool.in_use == before
         return
     if isinstance(content, list):
         assert len(content) == math.prod(shape)
@@ -111,7 +111,7 @@ def fitting_rows(type_name: str, rows: int, size: int) -> list[list[object]]:
 
 
 def lists_changed_by_the_pool() -> None:
-    """The pool is asked for more in the middle of a list, and shortens the list meanwhile."""
+    """The pool shortens the list when a block is allocated in the middle of it."""
     for type_name in CHANGEABLE[:-1]:
         for keep in (0, 1, 7, 40):
             (inner,) = fitting_rows(type_name, 1, 5000)
@@ -130,31 +130,31 @@ def lists_changed_by_the_pool() -> None:
 
             pool = Meddler(inner, keep)
             first = numpy.ones(2000, bool if type_name == "bool" else "f4")
-            walk_whatever_comes(spec(type_name, "n", "m"), [first[:1], first[:1], inner], pool)
-            walk_whatever_comes(spec(type_name, "n"), inner, pool)
+            walk_changing(spec(type_name, "n", "m"), [first[:1], first[:1], inner], pool)
+            walk_changing(spec(type_name, "n"), inner, pool)
             inner += fitting_rows(type_name, 1, 5000)[0]
-            walk_whatever_comes(spec(type_name, "n", "m"), [first, inner, inner], pool)
+            walk_changing(spec(type_name, "n", "m"), [first, inner, inner], pool)
             assert pool.calls > 1
             pool.check()
 
 
 def lists_changed_by_an_item() -> None:
-    """An item's own code empties, shortens or replaces the lists around it."""
+    """An item's code clears, shortens or replaces the enclosing lists."""
     for type_name in CHANGEABLE:
-        for place in (0, 1, 31, 32, 33, 64, 98, 99):
+        for index in (0, 1, 31, 32, 33, 64, 98, 99):
             for change in range(4):
                 rows = fitting_rows(type_name, 3, 100)
 
                 def meddle(
                     rows: list[list[object]] = rows,
                     one: object = rows[2][0],
-                    place: int = place,
+                    index: int = index,
                     change: int = change,
                 ) -> object:
                     if change == 0:
                         rows[1].clear()
                     elif change == 1:
-                        del rows[1][place:]
+                        del rows[1][index:]
                     elif change == 2:
                         rows.clear()
                     else:
@@ -162,27 +162,27 @@ def lists_changed_by_an_item() -> None:
                         rows[1:] = [rows[1]]
                     return one
 
-                rows[1][place] = reluctant(meddle)
+                rows[1][index] = callback_array(meddle)
                 pool = GuardedPool()
-                walk_whatever_comes(spec(type_name, "n", "m"), rows, pool)
-                assert pool.lent == []
+                walk_changing(spec(type_name, "n", "m"), rows, pool)
+                assert pool.in_use == []
                 pool.check()
 
 
 def lists_changed_by_another_thread() -> None:
-    """While arrays among the rows are read without the GIL, and blocks grow."""
+    """Another thread changes the rows while arrays are read without the GIL and blocks grow."""
     sys.setswitchinterval(1e-6)
     for type_name in CHANGEABLE:
         rows: list[Any] = []
         walks_done = Event()
 
         def fresh(type_name: str = type_name) -> list[Any]:
-            made: list[Any] = [numpy.ones(100, "f4"), *fitting_rows(type_name, 20, 100)]
-            made[10] = numpy.ones(100, bool if type_name == "bool" else "i4")
+            rows: list[Any] = [numpy.ones(100, "f4"), *fitting_rows(type_name, 20, 100)]
+            rows[10] = numpy.ones(100, bool if type_name == "bool" else "i4")
             if type_name == "string":
-                made[0] = numpy.array(["text"] * 100)
-                made[10] = numpy.array(["text"] * 100)
-            return made
+                rows[0] = numpy.array(["text"] * 100)
+                rows[10] = numpy.array(["text"] * 100)
+            return rows
 
         def change(
             rows: list[Any] = rows,
@@ -212,9 +212,9 @@ def lists_changed_by_another_thread() -> None:
             try:
                 pool = GuardedPool()
                 for _ in range(1000):
-                    walk_whatever_comes(spec(type_name, "n", "m"), rows, pool)
+                    walk_changing(spec(type_name, "n", "m"), rows, pool)
                     pool.check()
-                    pool.taken.clear()
+                    pool.allocated.clear()
             finally:
                 walks_done.set()
             assert changer.result(timeout=60) > 0
@@ -225,4 +225,4 @@ def lists_changed_by_another_thread() -> None:
     [lists_changed_by_the_pool, lists_changed_by_an_item, lists_changed_by_another_thread],
 )
 def test_a_list_may_change_while_it_is_walked(changes: Callable[[], None]) -> None:
-    in_own_process(changes)
+    run_in_subprocess(changes)

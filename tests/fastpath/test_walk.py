@@ -1,4 +1,4 @@
-"""Any value against the reference, and the rules of contract.md one by one."""
+"""walk(): random values against the reference, and the rules of contract.md one by one."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -27,19 +27,19 @@ from tests.support.walk_cases import (
     TYPE_NAMES,
     Array,
     GuardedPool,
-    OwnFloat,
-    OwnInt,
-    OwnList,
-    OwnStr,
-    OwnTuple,
     Refusal,
+    SubFloat,
+    SubInt,
+    SubList,
+    SubStr,
+    SubTuple,
     check,
     expected,
     spec,
     walked,
 )
 
-# Random inputs, and values that mostly fit them.
+# Random inputs, with values that mostly fit them.
 
 EDGE_INTEGERS = sorted(
     {
@@ -68,19 +68,19 @@ numbers = st.one_of(
     st.floats(),
     st.floats(width=16, allow_nan=False, allow_infinity=False),
     st.floats(width=32, allow_nan=False, allow_infinity=False),
-    st.integers(-(2**70), 2**70).map(OwnInt),
-    st.floats(width=16).map(OwnFloat),
+    st.integers(-(2**70), 2**70).map(SubInt),
+    st.floats(width=16).map(SubFloat),
     st.floats(width=16).map(numpy.float64),
     st.floats(width=16).map(numpy.float32),
     st.floats(width=16).map(numpy.float16),
     st.integers(-128, 127).map(numpy.int8),
     st.integers(0, 2**64 - 1).map(numpy.uint64),
-    st.sampled_from(EDGE_INTEGERS).map(OwnInt),
+    st.sampled_from(EDGE_INTEGERS).map(SubInt),
 )
 texts = st.one_of(
     st.sampled_from(["", "a", "ä", "text\0text", "🙂", "x" * 40]),
     st.text(max_size=5),
-    st.text(max_size=5).map(OwnStr),
+    st.text(max_size=5).map(SubStr),
     st.sampled_from(["b", "ü"]).map(numpy.str_),
 )
 odd = st.one_of(
@@ -121,11 +121,11 @@ odd = st.one_of(
 
 
 def fitting(type_name: str) -> st.SearchStrategy[object]:
-    """Elements that a type takes."""
+    """Elements that a type accepts."""
     if type_name == "string":
         return texts
     if type_name == "bool":
-        return st.sampled_from([True, False, 0, 1, 1.0, -0.0, numpy.True_, OwnInt(1)])
+        return st.sampled_from([True, False, 0, 1, 1.0, -0.0, numpy.True_, SubInt(1)])
     if type_name in oracle.INTEGERS:
         low, high = oracle.INTEGERS[type_name]
         integers = st.integers(low, high)
@@ -134,15 +134,15 @@ def fitting(type_name: str) -> st.SearchStrategy[object]:
             integers,
             st.sampled_from([low, high, 0]),
             exact.map(float),
-            integers.map(OwnInt),
-            exact.map(float).map(OwnFloat),
+            integers.map(SubInt),
+            exact.map(float).map(SubFloat),
         )
     floats = st.floats(
         width=64 if type_name == "float64" else 32 if type_name == "float32" else 16,
         allow_nan=False,
         allow_infinity=False,
     )
-    return st.one_of(floats, st.floats(-6e4, 6e4), st.integers(-65504, 65504), floats.map(OwnFloat))
+    return st.one_of(floats, st.floats(-6e4, 6e4), st.integers(-65504, 65504), floats.map(SubFloat))
 
 
 dims = st.one_of(
@@ -152,7 +152,7 @@ dims = st.one_of(
 
 @st.composite
 def specs(draw: st.DrawFn) -> TensorSpec:
-    """Inputs of all types and kinds, up to 5 axes, with what gpux.yml may say of the first."""
+    """Inputs of all types and kinds, of rank up to 5, with `batched` as in gpux.yml."""
     declared: list[Dim] = draw(
         st.one_of(
             st.lists(dims, max_size=5),
@@ -184,7 +184,7 @@ def nested(shape: Sequence[int], elements: Iterator[object]) -> object:
 
 @st.composite
 def regular(draw: st.DrawFn, declared: TensorSpec) -> object:
-    """Regular nestings, most of them of a shape that the input takes."""
+    """Regular nested lists, most of them of a shape that the input accepts."""
     shape = [
         dim if isinstance(dim, int) else draw(st.sampled_from([2, 2, 3, 3, 1, 0]))
         for dim in declared.dims
@@ -197,10 +197,10 @@ def regular(draw: st.DrawFn, declared: TensorSpec) -> object:
     elif form == "any":
         shape = draw(st.lists(st.integers(0, 3), min_size=1, max_size=5))
     elif form == "long":
-        # Past the number of elements that are handed on at once.
-        place = draw(st.integers(0, max(len(shape) - 1, 0)))
+        # More elements than the walk collects per call of the sink.
+        axis = draw(st.integers(0, max(len(shape) - 1, 0)))
         sizes = [dim if isinstance(dim, int) else 1 for dim in declared.dims]
-        shape = [*sizes[:place], draw(st.integers(300, 700)), *sizes[place + 1 :]]
+        shape = [*sizes[:axis], draw(st.integers(300, 700)), *sizes[axis + 1 :]]
     elements = draw(st.lists(fitting(declared.type.name), min_size=1, max_size=4))
     return nested(shape, cycle(elements))
 
@@ -209,7 +209,7 @@ Change = Callable[[Any], Any]
 
 
 def changed(value: Any, path: Sequence[int], change: Change) -> Any:
-    """A copy of nested lists in which one node was changed."""
+    """A copy of nested lists with one node changed."""
     if len(path) == 0:
         return change(value)
     return [
@@ -231,7 +231,7 @@ def unwrapped(node: Any) -> Any:
 
 
 def as_array(dtype: str | type | None, layout: Callable[[Array], Array]) -> Change:
-    """Nested lists as an array, where NumPy can make one of them."""
+    """Converts nested lists to an array, where NumPy can."""
 
     def change(node: Any) -> Any:
         try:
@@ -259,9 +259,9 @@ changes: st.SearchStrategy[Change] = st.one_of(
             lengthened,
             lambda node: [node],
             unwrapped,
-            lambda node: OwnList(node) if isinstance(node, list) else node,
+            lambda node: SubList(node) if isinstance(node, list) else node,
             lambda node: tuple(node) if isinstance(node, list) else node,
-            lambda node: OwnTuple(node) if isinstance(node, list) else node,
+            lambda node: SubTuple(node) if isinstance(node, list) else node,
         ]
     ),
 )
@@ -269,14 +269,14 @@ changes: st.SearchStrategy[Change] = st.one_of(
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[TensorSpec, object]:
-    """An input and a value for it, changed in up to three places."""
+    """An input and a value for it with up to three changes."""
     declared = draw(specs())
     value: Any = draw(regular(declared))
     for _ in range(draw(st.sampled_from([0, 1, 1, 2, 3]))):
         path: list[int] = []
         node = value
         while isinstance(node, list) and node and draw(st.integers(0, 3)) > 0:
-            # The ends are worth more than the middle.
+            # Prefer the ends to the middle.
             path.append(draw(st.sampled_from([0, len(node) - 1, len(node) // 2])))
             node = node[path[-1]]
         value = changed(value, path, draw(changes))
@@ -285,7 +285,7 @@ def cases(draw: st.DrawFn) -> tuple[TensorSpec, object]:
 
 @settings(max_examples=fewer(1500))
 @given(cases())
-@example((spec("string", "batch", 1), [numpy.str_("a"), OwnStr("b")]))
+@example((spec("string", "batch", 1), [numpy.str_("a"), SubStr("b")]))
 @example((spec("string", 1), ["a", "\ud800"]))
 @example((spec("float16", "batch"), [70000]))
 @example((spec("float32", "batch"), [10**39]))
@@ -309,21 +309,21 @@ def test_a_list_of_numbers_is_stored_up_to_the_first_bad_one(
     case: tuple[str, list[object]], repeats: int
 ) -> None:
     type_name, elements = case
-    # One element after a run of any length of those that fit.
+    # One element after a run of any length of fitting ones.
     check(spec(type_name, "n"), elements)
     check(spec(type_name, "n"), [*islice(cycle(elements[:-1]), repeats), elements[-1]])
 
 
-# What the contract says in words.
+# The rules of the contract.
 
-# As in the contract, with short names for what the messages begin with.
+# Messages as in the contract, with short names for their prefixes.
 PREFIXES = {
     "type": "Invalid input type for 'x'",
     "value": "Invalid value for 'x'",
     "shape": "Invalid shape for 'x'",
 }
 CASES: list[tuple[str, tuple[Dim, ...], object, tuple[int, ...] | str]] = [
-    # Values with all the axes, and items.
+    # Values of full rank, and single items.
     ("float32", ("batch", "seq"), [[1, 2], [3, 4]], (2, 2)),
     ("float32", ("batch", "seq"), [1, 2, 3], (1, 3)),
     ("float32", (None, 3, 2), [[1, 2], [3, 4], [5, 6]], (1, 3, 2)),
@@ -366,7 +366,7 @@ CASES: list[tuple[str, tuple[Dim, ...], object, tuple[int, ...] | str]] = [
     ("bool", ("batch",), "text", "type: expected boolean"),
     ("bool", ("batch",), [], "shape: the batch is empty"),
     ("int64", ("batch",), 300.5, "value: 300.5 is not an integer"),
-    # The kind of what is inside.
+    # The kind of an element.
     ("uint8", (None, 2), [[1, "1"]], "value at [0][1]: expected number, got string"),
     ("uint8", (None, 2), [[1, True]], "value at [0][1]: expected number, got boolean"),
     ("uint8", (None, 2), [[1, None]], "value at [0][1]: expected number, got null"),
@@ -381,12 +381,12 @@ CASES: list[tuple[str, tuple[Dim, ...], object, tuple[int, ...] | str]] = [
     ("string", ("n",), ["a", 1], "value at [1]: expected string, got number"),
     ("bool", ("n",), [True, "1"], "value at [1]: expected boolean, got string"),
     ("uint8", ("n", 2), [[1, 300]], "value at [0][1]: 300 is out of range for uint8"),
-    # Lists that do not fit each other.
+    # Ragged lists.
     ("uint8", ("n", "m"), [[1, 2, 3], [4, 5]], "shape at [1]: expected 3 values, got 2"),
     ("uint8", ("n", "m"), [[1], [2, 3]], "shape at [1]: expected 1 value, got 2"),
     ("uint8", (), [[[1, 2], [3, 4]], [[5, 6]]], "shape at [1]: expected 2 values, got 1"),
     ("uint8", (), [[[1, 2], [3, 4]], [[5], [6]]], "shape at [1][0]: expected 2 values, got 1"),
-    # Shapes, when the value has ended.
+    # Shapes, checked at the end of the value.
     (
         "float32",
         ("batch", 3, 224, 224),
@@ -395,7 +395,7 @@ CASES: list[tuple[str, tuple[Dim, ...], object, tuple[int, ...] | str]] = [
     ),
     ("float32", (None, 3), [[1, 2]], "shape: expected [None, 3], got [1, 2]"),
     ("float32", (1, 2), [[1, 2], [3, 4]], "shape: expected [1, 2], got more"),
-    # Sizes and axes that are too many, at once.
+    # Excess sizes and axes, reported immediately.
     ("float32", (None, 2), [[1, 2, "?"], None], "shape: expected [None, 2], got more"),
     ("float32", (None, 2), [[1, 2, []], None], "shape: expected [None, 2], got more"),
     ("float32", (2,), [1, 2, None], "shape: expected [2], got more"),
@@ -410,7 +410,7 @@ CASES: list[tuple[str, tuple[Dim, ...], object, tuple[int, ...] | str]] = [
     ("string", ("n",), "\udc00", "value: the string has a lone surrogate"),
     ("string", ("n", 3), "\udc00", "type: expected array"),
     ("string", (), [["a"], "\udc00"], "value at [1]: expected array, got string"),
-    # What JSON does not have.
+    # Types that JSON lacks.
     ("uint8", ("n",), b"ab", "type: expected number"),
     ("uint8", ("n",), [b"ab"], "value at [0]: expected number, got bytes"),
     ("uint8", ("n",), [{1}], "value at [0]: expected number, got set"),
@@ -419,7 +419,7 @@ CASES: list[tuple[str, tuple[Dim, ...], object, tuple[int, ...] | str]] = [
 
 
 def check_rule(declared: TensorSpec, value: object, says: tuple[int, ...] | str) -> None:
-    """The walk and the reference say a shape or a message."""
+    """Asserts that the walk and the reference give a shape or a message."""
     if isinstance(says, str):
         kind = says[: len("shape")].rstrip(": ")
         says = PREFIXES[kind] + says[len(kind) :]
@@ -437,7 +437,7 @@ def test_a_rule_of_the_contract_holds(
 @pytest.mark.parametrize(
     ("dims", "batched", "value", "says"),
     [
-        # A leading axis that is no batch, although it looks like one.
+        # A leading axis that looks like a batch axis but is not.
         (("batch", "seq"), False, [[1, 2]], (1, 2)),
         (("batch", "seq"), False, [1, 2], "shape: expected [batch, seq], got [2]"),
         (("batch", 2), False, [], "shape: expected [batch, 2], got [0]"),
@@ -447,7 +447,7 @@ def test_a_rule_of_the_contract_holds(
         (("batch", 1), False, [5], "shape: expected [batch, 1], got [1]"),
         ((1, 2), False, [1, 2], "shape: expected [1, 2], got [2]"),
         ((1, 2), False, [[1, 2]], (1, 2)),
-        # One that is a batch of a fixed size.
+        # A batch axis of fixed size.
         ((2, 3), True, [[1, 2, 3], [4, 5, 6]], (2, 3)),
         ((2, 3), True, [1, 2, 3], "shape: expected [2, 3], got [3]"),
         ((1, 3), True, [1, 2, 3], (1, 3)),
@@ -528,17 +528,17 @@ def test_lists_are_as_deep_as_the_input_allows(dims: tuple[Dim, ...], levels: in
     check(spec("float32", *dims), deep(levels, 1.0))
     check(spec("string", *dims), deep(levels, "a"))
     check(spec("float32", *dims), deep(levels, []))
-    # Beside values the list is at fault, not its depth.
+    # Among numbers, the error is the list itself, not its depth.
     check(spec("float32", *dims), [1.0, deep(levels, 1.0)])
 
 
 def test_a_list_that_contains_itself_is_too_deep() -> None:
     endless: list[object] = []
     endless.append(endless)
-    for dims, most in (((), "32 axes"), (("n",), "1 axis"), (("n", 2, 2), "3 axes")):
+    for dims, limit in (((), "32 axes"), (("n",), "1 axis"), (("n", 2, 2), "3 axes")):
         outcome = walked(spec("float32", *dims), endless)
         assert isinstance(outcome, Refusal)
-        assert outcome.message.endswith(f"got more than {most}")
+        assert outcome.message.endswith(f"got more than {limit}")
     values: list[object] = [1.0, 2.0]
     values.append(values)
     outcome = walked(spec("float32"), values)
@@ -550,7 +550,7 @@ def test_a_list_that_contains_itself_is_too_deep() -> None:
 
 
 class Unreadable(list[Any]):
-    """A list whose methods all fail."""
+    """A list whose overridden methods all fail."""
 
     def __len__(self) -> int:
         raise AssertionError("the walk takes the items themselves")
@@ -564,7 +564,7 @@ class Unreadable(list[Any]):
 
 def test_a_list_s_own_methods_are_not_called() -> None:
     for type_name, elements in (
-        ("float32", [1.5, 2, OwnInt(3)]),
+        ("float32", [1.5, 2, SubInt(3)]),
         ("float16", [1.5, 70000]),
         ("uint8", [1, 300]),
         ("uint8", [1, 2.5]),

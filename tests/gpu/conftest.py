@@ -1,4 +1,4 @@
-"""Tests that need a GPU: where there is none, all of them are skipped, with the reason in words."""
+"""Tests that need a GPU. Without one, all are skipped with the reason."""
 
 import json
 import math
@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 
 @cache
 def missing() -> str | None:
-    """What keeps this machine from running these tests; None if nothing does."""
+    """Why this machine cannot run these tests; None if it can."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -42,7 +42,7 @@ def missing() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips these tests, or lets other libraries warn in them as they like."""
+    """Skips these tests without a GPU; else allows the warnings of other libraries in them."""
     reason = None
     for item in items:
         if item.path.is_relative_to(HERE):
@@ -54,15 +54,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def stream() -> CudaStream:
-    """A stream on the first GPU, which this thread works with."""
-    made = CudaStream(0)
-    made.adopt()
-    return made
+    """A stream on the first GPU, adopted by this thread."""
+    created = CudaStream(0)
+    created.adopt()
+    return created
 
 
 @pytest.fixture
 def on_gpu(model_file: Callable[[str], Path]) -> Iterator[Callable[..., Model]]:
-    """A model on the first GPU, by its name or its file, and settings."""
+    """Loads a model, by name or file, on the first GPU."""
     loaded: list[Model] = []
 
     def find(name: str | Path, **settings: Any) -> Model:
@@ -75,23 +75,23 @@ def on_gpu(model_file: Callable[[str], Path]) -> Iterator[Callable[..., Model]]:
     for model in loaded:
         assert isinstance(model.execution, GpuExecution)
         model.execution.close()
-        # Whatever happened, every request has given back what it had taken.
+        # Every request has returned its pinned blocks, even after failures.
         assert model.pool.usage.used_bytes == 0
 
 
 @pytest.fixture
 def alike() -> Callable[[bytes, bytes], bool]:
-    """Whether two answers in JSON are the same, but for what two processors may differ in."""
-    return lambda got, expected: _alike(json.loads(got), json.loads(expected))
+    """Whether two JSON responses are equal up to float rounding on different processors."""
+    return lambda actual, expected: _alike(json.loads(actual), json.loads(expected))
 
 
-def _alike(got: Any, expected: Any) -> bool:
-    if isinstance(expected, float) and isinstance(got, int | float):
-        return math.isclose(got, expected, rel_tol=1e-3, abs_tol=1e-5)
-    if type(got) is not type(expected):
+def _alike(value: Any, expected: Any) -> bool:
+    if isinstance(expected, float) and isinstance(value, int | float):
+        return math.isclose(value, expected, rel_tol=1e-3, abs_tol=1e-5)
+    if type(value) is not type(expected):
         return False
     if isinstance(expected, list):
-        return len(got) == len(expected) and all(map(_alike, got, expected))
+        return len(value) == len(expected) and all(map(_alike, value, expected))
     if isinstance(expected, dict):
-        return list(got) == list(expected) and all(map(_alike, got.values(), expected.values()))
-    return bool(got == expected)
+        return list(value) == list(expected) and all(map(_alike, value.values(), expected.values()))
+    return bool(value == expected)

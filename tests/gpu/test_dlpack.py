@@ -1,4 +1,4 @@
-"""Tensors of CuPy and PyTorch on a real GPU, read where they lie; answers handed to them."""
+"""DLPack with CuPy and PyTorch on a real GPU: zero-copy inputs, and exported outputs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ def torch_or_skip() -> Any:
 
 
 def on_device(library: str, values: Any) -> tuple[Any, int]:
-    """A tensor of a library on the GPU, and its address."""
+    """A library's tensor on the GPU, and its address."""
     if library == "cupy":
         array = load_cupy().asarray(values)
         load_cupy().cuda.runtime.deviceSynchronize()
@@ -42,8 +42,8 @@ def test_a_tensor_is_read_where_it_lies(library: str, mode: str, on_gpu: Load) -
         read = request.tensors["x"]
         assert isinstance(read, Tensor)
         assert read.address == address
-        answer = model.run(request)
-        doubled = answer["doubled"]
+        outputs = model.run(request)
+        doubled = outputs["doubled"]
         assert isinstance(doubled, Tensor)
         assert (numpy.from_dlpack(doubled) == 2 * values).all()
         request.release()
@@ -55,8 +55,8 @@ def test_both_kinds_of_input_in_turns(library: str, on_gpu: Load) -> None:
     model = on_gpu("matrix")
     for number in range(12):
         values = VALUES * number
-        given: Any = on_device(library, values)[0] if number % 2 else values
-        assert (model.predict({"x": given})["y"] == values).all()
+        tensor: Any = on_device(library, values)[0] if number % 2 else values
+        assert (model.predict({"x": tensor})["y"] == values).all()
 
 
 @pytest.mark.parametrize("library", ["cupy", "torch"])
@@ -68,12 +68,12 @@ def test_types_of_other_libraries(library: str, dtype: str, on_gpu: Load) -> Non
         for spec in model.signature.inputs
     }
     numbers = numpy.arange(12).reshape(3, 4).astype(dtype)
-    given = {**values, dtype: on_device(library, numbers)[0]}
-    assert model.predict(given)[f"{dtype}_out"].tolist() == numbers.tolist()
+    inputs = {**values, dtype: on_device(library, numbers)[0]}
+    assert model.predict(inputs)[f"{dtype}_out"].tolist() == numbers.tolist()
 
 
 def test_a_view_is_read_right_wherever_it_lies(on_gpu: Load) -> None:
-    """Not dense, or not aligned: it cannot be bound as it is."""
+    """Not contiguous or not aligned: it cannot be bound without a copy."""
     model = on_gpu("matrix")
     array, _ = on_device("cupy", VALUES)
     try:
@@ -84,7 +84,7 @@ def test_a_view_is_read_right_wherever_it_lies(on_gpu: Load) -> None:
 
 
 def test_what_is_still_being_written_is_waited_for(on_gpu: Load) -> None:
-    """PyTorch writes on a stream of its own, and has not come so far when the model is asked."""
+    """PyTorch is still writing, on its own stream, when the model is called."""
     torch = torch_or_skip()
     model = on_gpu("matrix")
     model.predict({"x": VALUES})
@@ -94,8 +94,8 @@ def test_what_is_still_being_written_is_waited_for(on_gpu: Load) -> None:
             tensor = torch.zeros((512, 512), device="cuda")
             torch.cuda._sleep(200_000_000)  # cycles: about a tenth of a second
             tensor += number + 1
-            answer = model.predict({"x": tensor})["y"]
-        assert (answer == number + 1).all()
+            output = model.predict({"x": tensor})["y"]
+        assert (output == number + 1).all()
         own.synchronize()
 
 
@@ -105,31 +105,31 @@ def test_a_tensor_lives_as_long_as_its_request(on_gpu: Load) -> None:
         tensor, _ = on_device("cupy", VALUES + number)
         request = model.inputs.collect({"x": tensor})
         del tensor
-        other, _ = on_device("cupy", VALUES * 0 - 1)  # would take the freed memory
-        answer = model.run(request)["y"]
-        assert isinstance(answer, Tensor)
-        assert (numpy.from_dlpack(answer) == VALUES + number).all()
+        other, _ = on_device("cupy", VALUES * 0 - 1)  # would reuse freed memory
+        output = model.run(request)["y"]
+        assert isinstance(output, Tensor)
+        assert (numpy.from_dlpack(output) == VALUES + number).all()
         request.release()
         del other
 
 
 @pytest.mark.parametrize("library", ["numpy", "torch", "cupy"])
 def test_answers_are_handed_out_where_they_lie(library: str, on_gpu: Load) -> None:
-    """In page-locked memory, which not every library takes as it is."""
+    """In pinned memory, which not every library accepts."""
     module: Any = torch_or_skip() if library == "torch" else pytest.importorskip(library)
     model = on_gpu("matrix")
     request = model.inputs.collect({"x": VALUES})
-    answer = model.run(request)["y"]
-    assert isinstance(answer, Tensor)
-    assert answer.__dlpack_device__() == tuple(PINNED)
+    output = model.run(request)["y"]
+    assert isinstance(output, Tensor)
+    assert output.__dlpack_device__() == tuple(PINNED)
     try:
-        taken = module.from_dlpack(answer)
+        imported = module.from_dlpack(output)
     except Exception as error:
         request.release()
         if library == "numpy":
             raise
         pytest.skip(f"{library} does not take page-locked memory: {error}")
-    values = taken.get() if library == "cupy" else numpy.asarray(taken)
+    values = imported.get() if library == "cupy" else numpy.asarray(imported)
     assert (values == VALUES).all()
-    del taken, values
+    del imported, values
     request.release()

@@ -1,4 +1,4 @@
-"""CUDA graphs on a real GPU: captured, replayed, and where they cannot be."""
+"""CUDA graphs on a real GPU: captures, replays, and models that cannot be captured."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,11 +33,11 @@ def test_replays_answer_bit_for_bit_what_plain_runs_do(name: str, on_gpu: Load) 
             for spec in model.signature.inputs
         }
 
-    asked = [values() for _ in range(3)]
-    plain = [model.predict(inputs) for inputs in asked]
+    requests = [values() for _ in range(3)]
+    plain = [model.predict(inputs) for inputs in requests]
     assert graphs(model)["captured"] == 0
     for _ in range(4):
-        for inputs, expected in zip(asked, plain, strict=True):
+        for inputs, expected in zip(requests, plain, strict=True):
             for output, array in model.predict(inputs).items():
                 assert array.tobytes() == expected[output].tobytes()
     assert graphs(model)["reason"] is None
@@ -67,12 +67,12 @@ def test_a_capture_costs_nobody_else_an_answer(on_gpu: Load) -> None:
     model = on_gpu("sentiment", cuda_graph="on")
     with ThreadPoolExecutor(16) as callers:
 
-        def ask(number: int) -> Any:
+        def predict(number: int) -> Any:
             ids = numpy.full((number % 12 + 1, 3), number % 7)
             return model.predict({"input_ids": ids, "attention_mask": ids * 0 + 1})["logits"]
 
-        answers = list(callers.map(ask, range(800)))
-    for number, logits in enumerate(answers):
+        outputs = list(callers.map(predict, range(800)))
+    for number, logits in enumerate(outputs):
         assert logits.shape == (number % 12 + 1, 2)
         mean = numpy.float32(number % 7)
         expected = [mean * 0.0003 + 0.1, mean * -0.0007 + 0.9]
@@ -94,8 +94,8 @@ def test_control_flow_cannot_be_captured(on_gpu: Load) -> None:
 def write(file: Path, node: Any, inputs: list[Any], output: Any) -> Path:
     graph = helper.make_graph([node], "test", inputs, [output])
     imports = [helper.make_opsetid("", 17)]
-    made = helper.make_model(graph, opset_imports=imports, ir_version=8)
-    file.write_bytes(made.SerializeToString())
+    model = helper.make_model(graph, opset_imports=imports, ir_version=8)
+    file.write_bytes(model.SerializeToString())
     return file
 
 
@@ -111,13 +111,13 @@ def test_nodes_on_the_cpu_cannot_be_captured(on_gpu: Load, tmp_path: Path) -> No
         assert model.predict({"x": [3.0, 1.0, 3.0]})["y"].tolist() == [1.0, 3.0]
     assert graphs(model)["reason"] is not None
     assert model.placement is not None
-    assert any("Unique" in named for named in model.placement["cpu"])
+    assert any("Unique" in node_name for node_name in model.placement["cpu"])
     with pytest.raises(ConfigurationError, match="cuda_graph is on, but"):
         on_gpu(file, cuda_graph="on")
 
 
 def test_inputs_that_the_host_reads_are_never_stale(on_gpu: Load, tmp_path: Path) -> None:
-    """CUDA's Clip reads its limits on the host: a graph would keep those of its capture."""
+    """CUDA's Clip reads its limits on the host: a graph would replay those of its capture."""
     node = helper.make_node("Clip", ["x", "low", "high"], ["y"])
     inputs = [floats("x", ["batch", "n"]), floats("low", []), floats("high", [])]
     file = write(tmp_path / "clip.onnx", node, inputs, floats("y", ["batch", "n"]))
@@ -125,5 +125,5 @@ def test_inputs_that_the_host_reads_are_never_stale(on_gpu: Load, tmp_path: Path
     x = numpy.random.default_rng(0).standard_normal((3, 4), numpy.float32)
     for number in range(12):
         low, high = -0.125 * number, 0.25 * number
-        answer = model.predict({"x": x, "low": low, "high": high})["y"]
-        assert (answer == numpy.clip(x, numpy.float32(low), numpy.float32(high))).all()
+        output = model.predict({"x": x, "low": low, "high": high})["y"]
+        assert (output == numpy.clip(x, numpy.float32(low), numpy.float32(high))).all()

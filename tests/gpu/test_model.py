@@ -1,4 +1,4 @@
-"""Models on a real GPU answer what they answer on the CPU."""
+"""Models on a real GPU give the same results as on the CPU."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,8 +33,8 @@ def test_the_answers_are_those_of_the_cpu(
     assert examples
     for _ in range(6):  # the last ones are replays
         for example in examples.values():
-            answer = other.predict(example.body)
-            assert alike(answer, example.answer), (answer, example.answer)
+            actual = other.predict(example.body)
+            assert alike(actual, example.answer), (actual, example.answer)
 
 
 def test_every_type_comes_back_bit_for_bit(on_gpu: Load) -> None:
@@ -51,23 +51,23 @@ def test_every_type_comes_back_bit_for_bit(on_gpu: Load) -> None:
                 inputs[name] = random.integers(limits.min, limits.max, shape, name, endpoint=True)
             else:
                 numbers = random.standard_normal(shape, numpy.float32)
-                if name == "bfloat16":  # whose numbers have a short float32
+                if name == "bfloat16":  # keep only values exact in bfloat16
                     numbers = (numbers.view("uint32") & 0xFFFF0000).view("float32")
                 inputs[name] = numbers if name == "bfloat16" else numbers.astype(name)
-        answer = model.predict(inputs)
+        outputs = model.predict(inputs)
         for name, numbers in inputs.items():
-            assert answer[f"{name}_out"].dtype == numbers.dtype
-            assert answer[f"{name}_out"].tobytes() == numbers.tobytes(), name
+            assert outputs[f"{name}_out"].dtype == numbers.dtype
+            assert outputs[f"{name}_out"].tobytes() == numbers.tobytes(), name
 
 
 def test_infinities_and_nan(
     model_file: Callable[[str], Path], on_gpu: Load, alike: Callable[[bytes, bytes], bool]
 ) -> None:
     body = b'{"a": [[1, -1, 0, 3, 1e308]], "b": [[0, 0, 0, 7, 1e-10]]}'
-    answer = Engine(on_gpu("quotients")).predict(body)
+    actual = Engine(on_gpu("quotients")).predict(body)
     expected = Engine(load(model_file("quotients"), "cpu")).predict(body)
-    assert alike(answer, expected), (answer, expected)
-    assert b"null" in answer
+    assert alike(actual, expected), (actual, expected)
+    assert b"null" in actual
 
 
 def test_zero_sizes(on_gpu: Load) -> None:
@@ -85,29 +85,29 @@ def test_sizes_that_only_the_run_knows(on_gpu: Load) -> None:
         ([0.9, 0.0, 0.0], [[0, 0, 0]]),
         ([0.0, 0.0, 0.0], []),
     ):
-        answer = model.predict({"boxes": corners, "scores": [[scores]]})["selected"]
-        assert answer.tolist() == chosen
-        assert answer.shape == (len(chosen), 3)
+        selected = model.predict({"boxes": corners, "scores": [[scores]]})["selected"]
+        assert selected.tolist() == chosen
+        assert selected.shape == (len(chosen), 3)
 
 
 def test_names_that_promise_what_the_nodes_do_not_keep(on_gpu: Load) -> None:
     model = on_gpu("doubled")
     for number in range(8):
-        answer = model.predict({"x": [[number], [7.0]]})
-        assert answer["twice"].tolist() == [[number], [7.0], [number], [7.0]]
-        assert answer["negative"].tolist() == [[-number], [-7.0]]
+        outputs = model.predict({"x": [[number], [7.0]]})
+        assert outputs["twice"].tolist() == [[number], [7.0], [number], [7.0]]
+        assert outputs["negative"].tolist() == [[-number], [-7.0]]
 
 
 def test_an_output_that_is_an_input(on_gpu: Load) -> None:
     model = on_gpu("alias")
     for number in range(8):
-        answer = model.predict({"x": [[number, 1.5]]})
-        assert answer["x"].tolist() == [[number, 1.5]]
-        assert answer["doubled"].tolist() == [[2 * number, 3.0]]
+        outputs = model.predict({"x": [[number, 1.5]]})
+        assert outputs["x"].tolist() == [[number, 1.5]]
+        assert outputs["doubled"].tolist() == [[2 * number, 3.0]]
 
 
 def test_shapes_that_are_read_by_the_host(on_gpu: Load) -> None:
-    """Expand takes its shape from an input, Loop its count: on the host, not on the GPU."""
+    """Expand reads its shape, and Loop its trip count, on the host."""
     model = on_gpu("repeat")
     for count in (3, 1, 7, 3, 3, 3, 3, 3, 0, 2):
         assert model.predict({"count": [count]})["ones"].tolist() == [1.0] * count
@@ -151,10 +151,10 @@ def test_where_the_nodes_are(on_gpu: Load) -> None:
     assert model.placement is not None
     assert described["nodes"] == {name: len(nodes) for name, nodes in model.placement.items()}
     assert set(described["nodes"]) == {"cuda"}
-    left = on_gpu("text").placement
-    assert left is not None
-    # What knows strings is on the CPU, and is named.
-    assert any("LabelEncoder" in node for node in left["cpu"])
+    text_placement = on_gpu("text").placement
+    assert text_placement is not None
+    # String operators run on the CPU, and are listed.
+    assert any("LabelEncoder" in node for node in text_placement["cpu"])
 
 
 def test_auto_is_cuda_here(model_file: Callable[[str], Path]) -> None:
@@ -185,17 +185,17 @@ def test_sixteen_threads_get_their_own_answers(on_gpu: Load) -> None:
     engine = Engine(on_gpu("alias"))
     wrong: list[object] = []
 
-    def ask(thread: int) -> None:
+    def predict(thread: int) -> None:
         for turn in range(100):
             rows = [[float(thread), float(turn)]] * (1 + (thread + turn) % 5)
             text = str(rows).replace(" ", "")
             doubled = str([[2 * value for value in row] for row in rows]).replace(" ", "")
-            answer = engine.predict(f'{{"x":{text}}}'.encode())
-            if answer != f'{{"doubled":{doubled},"x":{text}}}'.encode():
-                wrong.append((rows, answer))
+            response = engine.predict(f'{{"x":{text}}}'.encode())
+            if response != f'{{"doubled":{doubled},"x":{text}}}'.encode():
+                wrong.append((rows, response))
 
     with ThreadPoolExecutor(16) as callers:
-        list(callers.map(ask, range(16)))
+        list(callers.map(predict, range(16)))
     assert wrong == []
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from gpux.cli.examples import find_examples
 from gpux.model import load
 from gpux.serving.engine import Engine
-from tests.support.servers import figure, run_gpux, serve
+from tests.support.servers import metric, run_gpux, serve
 
 Find = Callable[[str], Path]
 
@@ -21,9 +21,9 @@ def test_the_server_answers_as_the_cpu_does(
     with serve(file, "--provider", "cuda", "--verbose") as server:
         for _ in range(6):
             for example in examples.values():
-                answer = server.post(example.body)
-                assert answer.status == 200
-                assert alike(answer.body, example.answer)
+                response = server.post(example.body)
+                assert response.status == 200
+                assert alike(response.body, example.answer)
         info = server.request("GET", "/info").json
         assert info["provider"] == "cuda"
         assert info["device"] == "cuda:0"
@@ -31,7 +31,7 @@ def test_the_server_answers_as_the_cpu_does(
         assert info["cuda_graph"]["captured"] >= 1
         assert "none on the CPU" in server.stdout.text
         memory = {
-            state: figure(server, "gpux_gpu_memory_bytes", state=state)
+            state: metric(server, "gpux_gpu_memory_bytes", state=state)
             for state in ("used", "free")
         }
         assert memory["used"] > 2**20
@@ -41,21 +41,21 @@ def test_the_server_answers_as_the_cpu_does(
 def test_sixteen_clients(model_file: Find) -> None:
     with serve(model_file("matrix"), "--provider", "cuda") as server:
 
-        def ask(number: int) -> bool:
+        def is_echoed(number: int) -> bool:
             rows = [[float(number), 0.5]] * (number % 5 + 1)
             return bool(server.predict({"x": rows}) == {"y": rows})
 
         with ThreadPoolExecutor(16) as clients:
-            assert all(clients.map(ask, range(500)))
+            assert all(clients.map(is_echoed, range(500)))
 
 
 def test_a_memory_limit_that_is_too_small(folder_for: Callable[[str, str], Path]) -> None:
     folder = folder_for("repeat", "runtime: {gpu_memory_limit: 32MiB}\n")
     with serve(folder, "--provider", "cuda") as server:
         for _ in range(3):
-            answer = server.post({"count": [2**26]})
-            assert answer.status == 500
-            assert "memory" in answer.detail.lower()
+            response = server.post({"count": [2**26]})
+            assert response.status == 500
+            assert "memory" in response.detail.lower()
             assert server.predict({"count": [2]}) == {"ones": [1.0, 1.0]}
 
 

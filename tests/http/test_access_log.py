@@ -1,4 +1,4 @@
-"""The access log of a server: a line for each answer, whoever gives it, and none is made up."""
+"""The access log of a running server: one line per response, and no forged lines."""
 
 import json
 import os
@@ -20,8 +20,8 @@ from tests.support.servers import (
     Client,
     ServerProcess,
     environment,
-    figure,
     head,
+    metric,
     post,
     serve,
     wait_until,
@@ -31,14 +31,14 @@ Find = Callable[[str], Path]
 
 NEW_ID = re.compile(r"[0-9a-f]{32}")
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-FOR_EVER = b'{"steps": 100000000}'
+ENDLESS = b'{"steps": 100000000}'
 
 
 def lines(server: ServerProcess) -> list[str]:
-    """What the log has, once the server has ended."""
+    """Stops the server and returns the lines of its access log."""
     assert server.end() == 0
-    *_, said = re.split(r"^Serving .*\n", server.stdout.text, maxsplit=1, flags=re.MULTILINE)
-    *found, last = said.splitlines()
+    *_, output = re.split(r"^Serving .*\n", server.stdout.text, maxsplit=1, flags=re.MULTILINE)
+    *found, last = output.splitlines()
     assert last == "Stopped"
     return found
 
@@ -51,9 +51,9 @@ def test_without_being_asked_nothing_is_written(server: Callable[[str], ServerPr
     running = server("matrix")
     before = running.stdout.text
     headers = {**JSON_HEADERS, "X-Request-Id": "mine"}
-    answer = running.request("POST", "/predict", b'{"x": [[1.0]]}', headers)
-    assert answer.status == 200
-    assert "X-Request-Id" not in answer.headers
+    response = running.request("POST", "/predict", b'{"x": [[1.0]]}', headers)
+    assert response.status == 200
+    assert "X-Request-Id" not in response.headers
     assert "gpux_unrecorded" not in running.request("GET", "/metrics").body.decode()
     assert running.stdout.text == before
 
@@ -63,29 +63,29 @@ def test_a_line_of_json_has_what_was_measured(model_file: Find) -> None:
     with serve(model_file("matrix"), "--access-log", "json") as server:
         body = b'{"x": [[1.0, 2.0], [3.0, 4.0]]}'
         headers = {**JSON_HEADERS, "User-Agent": "caller/1.0"}
-        answer = server.request("POST", "/predict?secret=1", body, headers)
-        timing = dict(re.findall(r"(\w+);dur=([\d.]+)", answer.headers["Server-Timing"]))
+        response = server.request("POST", "/predict?secret=1", body, headers)
+        timing = dict(re.findall(r"(\w+);dur=([\d.]+)", response.headers["Server-Timing"]))
         (entry,) = entries(server)
     assert began <= datetime.fromisoformat(entry.pop("time")) <= datetime.now(UTC)
-    # Of the whole, the app's own is a part.
+    # The total that the app reports is part of the logged duration.
     assert entry.pop("duration_ms") >= float(timing.pop("total"))
-    assert NEW_ID.fullmatch(answer.headers["X-Request-Id"])
+    assert NEW_ID.fullmatch(response.headers["X-Request-Id"])
     assert entry == {
-        "request_id": answer.headers["X-Request-Id"],
+        "request_id": response.headers["X-Request-Id"],
         "client": "127.0.0.1",
         "method": "POST",
         "path": "/predict",
         "status": 200,
         "bytes_in": len(body),
-        "bytes_out": len(answer.body),
+        "bytes_out": len(response.body),
         "rows": 2,
         "user_agent": "caller/1.0",
-        **{f"{stage}_ms": float(taken) for stage, taken in timing.items()},
+        **{f"{stage}_ms": float(ms) for stage, ms in timing.items()},
     }
 
 
 def test_whoever_answers_there_is_a_line(model_file: Find) -> None:
-    """What the app answers, what the server answers before it, and what cannot even be read."""
+    """Responses of the app, responses of the server itself, and requests that cannot be parsed."""
     options = ("--access-log", "json", "--max-body", "100", "--max-queue", "0", "--timeout", "2")
     with (
         serve(model_file("slow"), *options, "--cors-origins", "https://a.example") as server,
@@ -94,72 +94,72 @@ def test_whoever_answers_there_is_a_line(model_file: Find) -> None:
         runs = cores()
         busy = [Client(server) for _ in range(runs)]
         for each in busy:
-            each.send(post(FOR_EVER))
-        wait_until(lambda: figure(server, "gpux_in_flight_requests") == runs, "all cores are busy")
-        got = [
-            server.post(b'{"steps": 1}'),  # too many
-            # By its declared length.
+            each.send(post(ENDLESS))
+        wait_until(lambda: metric(server, "gpux_in_flight_requests") == runs, "all cores are busy")
+        responses = [
+            server.post(b'{"steps": 1}'),  # the queue is full
+            # Rejected by its Content-Length.
             server.request(
                 "POST", "/predict", b" " * 101, {**JSON_HEADERS, "Origin": "https://a.example"}
             ),
         ]
-        refused, too_large = got
+        rejected, too_large = responses
         assert "X-Request-Id" in too_large.headers["Access-Control-Expose-Headers"]
-        assert refused.headers["Access-Control-Expose-Headers"] is None
-        assert refused.headers["Retry-After"]
+        assert rejected.headers["Access-Control-Expose-Headers"] is None
+        assert rejected.headers["Retry-After"]
         assert NEW_ID.fullmatch(too_large.headers["X-Request-Id"])
         chunked = ("Transfer-Encoding: chunked", "X-Request-Id: chunks")
         client.send(head(None, *chunked), b"65\r\n", b" " * 101)
-        got.append(client.read())
-        got += [each.read() for each in busy]
+        responses.append(client.read())
+        responses += [each.read() for each in busy]
         for each in busy:
             each.close()
-        got.append(server.post(b'{"steps": 1}'))
-        got.append(server.post(b"["))
-        got.append(server.request("POST", "/predict", b"{}", {"Content-Type": "text/plain"}))
-        got.append(server.request("GET", "/predict"))
-        got.append(server.request("GET", "/health/live"))
+        responses.append(server.post(b'{"steps": 1}'))
+        responses.append(server.post(b"["))
+        responses.append(server.request("POST", "/predict", b"{}", {"Content-Type": "text/plain"}))
+        responses.append(server.request("GET", "/predict"))
+        responses.append(server.request("GET", "/health/live"))
         with Client(server) as unreadable:
             unreadable.send(b"GET\r\n\r\n")
-            got.append(unreadable.read())
+            responses.append(unreadable.read())
         statuses = {
-            status: figure(server, "gpux_requests_total", status=status)
+            status: metric(server, "gpux_requests_total", status=status)
             for status in ("200", "400", "405", "413", "415", "503", "504")
         }
-        refusals = figure(server, "gpux_refused_total", reason="queue_full")
+        rejections = metric(server, "gpux_refused_total", reason="queue_full")
         found = [entry for entry in entries(server) if entry.get("path") != "/metrics"]
     by_id = {entry["request_id"]: entry for entry in found}
-    assert len(by_id) == len(found) == len(got)
-    for answer in got:
-        entry = by_id[answer.headers["X-Request-Id"]]
-        assert (entry["status"], entry["bytes_out"]) == (answer.status, len(answer.body))
+    assert len(by_id) == len(found) == len(responses)
+    for response in responses:
+        entry = by_id[response.headers["X-Request-Id"]]
+        assert (entry["status"], entry["bytes_out"]) == (response.status, len(response.body))
     assert by_id["chunks"]["bytes_in"] >= 101
-    unread = by_id[got[-1].headers["X-Request-Id"]]
-    assert unread["status"] == 400
-    assert "path" not in unread
+    unparsable = by_id[responses[-1].headers["X-Request-Id"]]
+    assert unparsable["status"] == 400
+    assert "path" not in unparsable
     # Every POST to /predict is counted exactly once.
     once = dict.fromkeys(("200", "400", "415"), 1)
     assert statuses == {**once, "405": 0, "413": 2, "503": 0, "504": runs}
-    assert refusals == 1
+    assert rejections == 1
     sent = sum(entry.get("path") == "/predict" and entry["method"] == "POST" for entry in found)
-    assert sum(statuses.values()) + refusals == sent
+    assert sum(statuses.values()) + rejections == sent
 
 
 def test_who_left_before_a_thread_was_free_is_counted(model_file: Find) -> None:
     options = ("--threads", "1", "--timeout", "2")
     with serve(model_file("slow"), *options) as server, Client(server) as first:
-        first.send(post(FOR_EVER))
-        wait_until(lambda: figure(server, "gpux_in_flight_requests") == 1, "the thread is busy")
+        first.send(post(ENDLESS))
+        wait_until(lambda: metric(server, "gpux_in_flight_requests") == 1, "the thread is busy")
         leavers = [Client(server), Client(server)]
         for client in leavers:
-            client.send(post(FOR_EVER))
-        wait_until(lambda: figure(server, "gpux_in_flight_requests") == 3, "they wait for it")
+            client.send(post(ENDLESS))
+        wait_until(lambda: metric(server, "gpux_in_flight_requests") == 3, "they wait for it")
         leavers[0].reset()
         leavers[1].close()
         assert first.read().status == 504
-        wait_until(lambda: figure(server, "gpux_in_flight_requests") == 0, "nobody is here")
+        wait_until(lambda: metric(server, "gpux_in_flight_requests") == 0, "nobody is here")
         counted = [
-            figure(server, "gpux_requests_total", status=status) for status in ("499", "504")
+            metric(server, "gpux_requests_total", status=status) for status in ("499", "504")
         ]
         assert sum(counted) == 3
         assert counted[0] >= 1
@@ -183,10 +183,10 @@ def test_who_left_before_a_thread_was_free_is_counted(model_file: Find) -> None:
 def test_the_id_is_the_clients_where_it_is_a_plain_word(
     logging_server: ServerProcess, headers: dict[str, str], expected: str | None
 ) -> None:
-    answer = logging_server.request("GET", "/health", headers=headers)
-    told = answer.headers["X-Request-Id"]
-    assert told == expected if expected else NEW_ID.fullmatch(told)
-    assert logging_server.stdout.wait_for(rf'"request_id":"{re.escape(told)}"')
+    response = logging_server.request("GET", "/health", headers=headers)
+    request_id = response.headers["X-Request-Id"]
+    assert request_id == expected if expected else NEW_ID.fullmatch(request_id)
+    assert logging_server.stdout.wait_for(rf'"request_id":"{re.escape(request_id)}"')
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,7 @@ def test_nothing_that_was_answered_is_missing_at_the_end(model_file: Find) -> No
 
 
 def test_a_reader_that_stands_still_stops_nothing(model_file: Find) -> None:
-    """Neither answers nor the end, although standard output takes no more."""
+    """A full stdout pipe delays neither responses nor the shutdown."""
     command = [sys.executable, "-m", "gpux", "serve", str(model_file("matrix")), "--port", "0"]
     process = subprocess.Popen(
         [*command, "--access-log", "json"],
@@ -243,9 +243,9 @@ def test_a_reader_that_stands_still_stops_nothing(model_file: Find) -> None:
     )
     assert process.stdout is not None
     try:
-        while not (said := re.search(rb"Serving .*:(\d+)/", process.stdout.readline())):
+        while not (ready := re.search(rb"Serving .*:(\d+)/", process.stdout.readline())):
             pass
-        reached: Any = type("Reached", (), {"port": int(said[1])})
+        reached: Any = type("Reached", (), {"port": int(ready[1])})
         with Client(reached) as client:
             for _ in range(200):
                 client.send(post(b'{"x": [[1.0]]}'))
@@ -263,9 +263,9 @@ def test_what_failed_names_the_request(model_file: Find) -> None:
     with serve(model_file("table"), "--access-log", "json") as server:
         headers = {**JSON_HEADERS, "X-Request-Id": "failing"}
         assert server.request("POST", "/predict", '{"ids": [9]}', headers).status == 500
-        said = server.stderr.wait_for(r"ERROR gpux\.engine: Inference failed: .*")
-        assert said
-        assert said[0].endswith(" [request failing]")
+        logged = server.stderr.wait_for(r"ERROR gpux\.serving\.engine: Inference failed: .*")
+        assert logged
+        assert logged[0].endswith(" [request failing]")
         (entry,) = entries(server)
     assert (entry["request_id"], entry["status"]) == ("failing", 500)
     assert "run_ms" not in entry

@@ -1,4 +1,4 @@
-"""Numbers, booleans and strings on their way in and out again, to the last bit."""
+"""Round trips of numbers, booleans and strings through a server, exact to the last bit."""
 
 import json
 import math
@@ -32,11 +32,11 @@ def dtype_of(name: str) -> Any:
 
 
 def above(value: float) -> str:
-    """The next float64, as JSON text."""
+    """The next larger float64 as JSON text."""
     return repr(math.nextafter(value, math.inf))
 
 
-# By type: JSON text → the value that the model gets, which the type has exactly.
+# Type → JSON text → the value that the model receives, which the type represents exactly.
 EDGES: dict[str, dict[str, float]] = {
     "float32": {
         "0.1": 0.100000001490116119384765625,
@@ -52,7 +52,7 @@ EDGES: dict[str, dict[str, float]] = {
         above(1 + 2.0**-24): 1 + 2.0**-23,
         "18446744073709551616": 2.0**64,
         "-9223372036854775808": -(2.0**63),
-        # By way of float64, which is in the middle between two float32.
+        # Rounded to float64 first, where it is halfway between two float32 values.
         "9007199791611905": 2.0**53,
     },
     "float64": {
@@ -85,7 +85,7 @@ EDGES: dict[str, dict[str, float]] = {
         repr(3 * 2.0**-25): 2.0**-23,
         repr(2.0**-14 - 2.0**-25): 2.0**-14,
         repr(1 + 2.0**-11): 1.0,
-        # Rounded by way of float32 this would be 1.
+        # Rounding through float32 would give 1.
         above(1 + 2.0**-11): 1 + 2.0**-10,
     },
     "bfloat16": {
@@ -98,7 +98,7 @@ EDGES: dict[str, dict[str, float]] = {
         repr(2.0**-134): 0.0,
         above(2.0**-134): 2.0**-133,
         repr(1 + 2.0**-8): 1.0,
-        # Rounded by way of float32 this would be 1.
+        # Rounding through float32 would give 1.
         above(1 + 2.0**-8): 1 + 2.0**-7,
     },
     "bool": {"true": True, "false": False, "1": True, "0": False},
@@ -112,21 +112,21 @@ for name in FLOATS:
         "-1E+0": -1.0,
         "25e-1": 2.5,
     }
-for name, (least, most) in INTEGERS.items():
-    EDGES[name] = {str(least): least, str(most): most, "0": 0, "1.0": 1, "1e1": 10, "0.5E+1": 5}
+for name, (low, high) in INTEGERS.items():
+    EDGES[name] = {str(low): low, str(high): high, "0": 0, "1.0": 1, "1e1": 10, "0.5E+1": 5}
     EDGES[name] |= {"1200e-2": 12, "-0": 0, "-0.0": 0}
 EDGES["int64"] |= {"9007199254740993": 9007199254740993, "1e18": 10**18}
 EDGES["uint64"] |= {"9223372036854775808": 2**63, "1e19": 10**19}
 
 
 def post_number(server: Serve, name: str, text: str) -> Response:
-    """Posts JSON text for one input of `numbers`, and zeros for the others."""
+    """Posts JSON text for one input of the model `numbers`, and zeros for the others."""
     members = (f'"{other}": {text if other == name else "[[0]]"}' for other in NUMBER_TYPES)
     return server("numbers").post(f"{{{', '.join(members)}}}")
 
 
 def run_number(model_file: Find, name: str, array: Any) -> Any:
-    """What ONNX Runtime answers for one input of `numbers`."""
+    """The output of ONNX Runtime itself for one input of the model `numbers`."""
     feeds = {other: numpy.zeros((1, 1), dtype_of(other)) for other in NUMBER_TYPES} | {name: array}
     file, output = model_file("numbers"), f"{name}_out"
     if name == "bfloat16":
@@ -139,23 +139,23 @@ def run_number(model_file: Find, name: str, array: Any) -> Any:
 def test_edge_values(server: Serve, model_file: Find, name: str) -> None:
     array = numpy.array([list(EDGES[name].values())], dtype_of(name))
     exact = [float(value) if name in FLOATS else int(value) for value in array[0]]
-    assert exact == list(EDGES[name].values())  # the table is right
-    answer = post_number(server, name, f"[[{', '.join(EDGES[name])}]]")
-    assert answer.status == 200, answer
-    assert same_bits(answer.json[f"{name}_out"], run_number(model_file, name, array))
+    assert exact == list(EDGES[name].values())  # checks the table itself
+    response = post_number(server, name, f"[[{', '.join(EDGES[name])}]]")
+    assert response.status == 200, response
+    assert same_bits(response.json[f"{name}_out"], run_number(model_file, name, array))
 
 
 @pytest.mark.parametrize("name", NUMBER_TYPES)
 def test_edge_values_beside_a_string(server: Serve, name: str) -> None:
-    # Such a model is not run by IOBinding.
+    # A model with string inputs does not run through IOBinding.
     array = numpy.array([list(EDGES[name].values())], dtype_of(name))
     members = dict.fromkeys(NUMBER_TYPES, "[[0]]") | {"text": '["a\\u0000b"]'}
     members[name] = f"[[{', '.join(EDGES[name])}]]"
     body = ", ".join(f'"{key}": {text}' for key, text in members.items())
-    answer = server("mixed").predict(f"{{{body}}}")
-    assert answer["text_out"] == ["a\0b"]
+    result = server("mixed").predict(f"{{{body}}}")
+    assert result["text_out"] == ["a\0b"]
     expected = array.astype("float32") if name == "bfloat16" else array
-    assert same_bits(answer[f"{name}_out"], expected)
+    assert same_bits(result[f"{name}_out"], expected)
 
 
 @pytest.mark.parametrize("name", FLOATS)
@@ -163,25 +163,25 @@ def test_any_bits(server: Serve, model_file: Find, name: str) -> None:
     dtype = dtype_of(name)
     bits = numpy.random.default_rng(5).integers(0, 256, 3000 * dtype.itemsize, numpy.uint8)
     numbers = bits.view(dtype)
-    with numpy.errstate(invalid="ignore"):  # ml_dtypes complains about signalling NaNs
+    with numpy.errstate(invalid="ignore"):  # ml_dtypes warns about signalling NaNs
         numbers = numbers[numpy.isfinite(numbers)][numpy.newaxis]
     assert numbers.size > 2000
-    answer = post_number(server, name, json.dumps(numbers.astype("float64").tolist()))
-    assert answer.status == 200, answer
-    assert same_bits(answer.json[f"{name}_out"], run_number(model_file, name, numbers))
+    response = post_number(server, name, json.dumps(numbers.astype("float64").tolist()))
+    assert response.status == 200, response
+    assert same_bits(response.json[f"{name}_out"], run_number(model_file, name, numbers))
 
 
 @pytest.mark.parametrize("name", INTEGERS)
 def test_any_integers(server: Serve, model_file: Find, name: str) -> None:
-    least, most = INTEGERS[name]
+    low, high = INTEGERS[name]
     rng = numpy.random.default_rng(6)
-    numbers = rng.integers(least, most, (20, 50), numpy.dtype(name), endpoint=True)
-    answer = post_number(server, name, json.dumps(numbers.tolist()))
-    assert same_bits(answer.json[f"{name}_out"], run_number(model_file, name, numbers))
+    numbers = rng.integers(low, high, (20, 50), numpy.dtype(name), endpoint=True)
+    response = post_number(server, name, json.dumps(numbers.tolist()))
+    assert same_bits(response.json[f"{name}_out"], run_number(model_file, name, numbers))
 
 
-OUT_OF_RANGE = {name: (str(least - 1), str(most + 1)) for name, (least, most) in INTEGERS.items()}
-# Beyond 64 bits the JSON reader may round: the next float64 below.
+OUT_OF_RANGE = {name: (str(low - 1), str(high + 1)) for name, (low, high) in INTEGERS.items()}
+# Beyond 64 bits the JSON reader may round: this is the next float64 below -2**63.
 OUT_OF_RANGE["int64"] = ("-9223372036854777856", str(2**63))
 
 
@@ -199,18 +199,18 @@ OUT_OF_RANGE["int64"] = ("-9223372036854777856", str(2**63))
     ],
 )
 def test_out_of_range(server: Serve, name: str, text: str) -> None:
-    answer = post_number(server, name, f"[[0, {text}]]")
-    assert answer.status == 400
+    response = post_number(server, name, f"[[0, {text}]]")
+    assert response.status == 400
     pattern = rf"Invalid value for '{name}' at \[0\]\[1\]: .+ is out of range for {name}"
-    assert re.fullmatch(pattern, answer.detail)
+    assert re.fullmatch(pattern, response.detail)
 
 
 @pytest.mark.parametrize("name", INTEGERS)
 @pytest.mark.parametrize("text", ["1.5", "0.1", "1e-1", "-0.5", "127.00001"])
 def test_not_an_integer(server: Serve, name: str, text: str) -> None:
-    answer = post_number(server, name, f"[[0, {text}]]")
-    assert answer.status == 400
-    assert answer.detail.startswith(f"Invalid value for '{name}' at [0][1]: ")
+    response = post_number(server, name, f"[[0, {text}]]")
+    assert response.status == 400
+    assert response.detail.startswith(f"Invalid value for '{name}' at [0][1]: ")
 
 
 @pytest.mark.parametrize("name", NUMBER_TYPES)
@@ -224,58 +224,58 @@ def test_far_too_large(server: Serve, name: str, text: str) -> None:
     ("text", "got"), [('"1"', "string"), ("null", "null"), ("{}", "object"), ("true", "boolean")]
 )
 def test_no_number(server: Serve, name: str, text: str, got: str) -> None:
-    answer = post_number(server, name, f"[[0, {text}]]")
+    response = post_number(server, name, f"[[0, {text}]]")
     if (name, got) == ("bool", "boolean"):
-        assert answer.json["bool_out"] == [[False, True]]
+        assert response.json["bool_out"] == [[False, True]]
         return
     expected = "boolean" if name == "bool" else "number"
-    assert answer.status == 400
-    wrong = f"Invalid value for '{name}' at [0][1]: expected {expected}, got {got}"
-    assert answer.detail == wrong
+    assert response.status == 400
+    message = f"Invalid value for '{name}' at [0][1]: expected {expected}, got {got}"
+    assert response.detail == message
 
 
 @pytest.mark.parametrize("text", ["2", "-1", "0.5", "255", "256", "1e30"])
 def test_numbers_that_are_no_boolean(server: Serve, text: str) -> None:
-    answer = post_number(server, "bool", f"[[0, {text}]]")
-    assert answer.status == 400
-    assert answer.detail.startswith("Invalid value for 'bool' at [0][1]: ")
+    response = post_number(server, "bool", f"[[0, {text}]]")
+    assert response.status == 400
+    assert response.detail.startswith("Invalid value for 'bool' at [0][1]: ")
 
 
-# The text of an answer.
+# The text of the response.
 
 
-def elements(answer: Response, name: str) -> list[str]:
-    """The texts of the elements of an output."""
-    found = re.search(rf'"{name}":\s*\[\[([^\]]*)\]\]', answer.body.decode())
-    assert found, answer.body
+def elements(response: Response, name: str) -> list[str]:
+    """The elements of an output as JSON text."""
+    found = re.search(rf'"{name}":\s*\[\[([^\]]*)\]\]', response.body.decode())
+    assert found, response.body
     return [text.strip() for text in found[1].split(",")]
 
 
 def significant(text: str) -> str:
-    """The digits of a number without leading and trailing zeros."""
+    """The significant digits of a number."""
     return re.sub(r"[eE].*|[-.]", "", text).strip("0")
 
 
 @pytest.mark.parametrize("name", FLOATS)
 def test_floats_are_the_shortest_text_in_their_own_type(server: Serve, name: str) -> None:
     texts = ["1", "-0.0", "0.1", "0.3", "3", "100", "1000", "1e4", "1e-3", "1e-5", "0.007", "-25"]
-    answered = elements(post_number(server, name, f"[[{', '.join(texts)}]]"), f"{name}_out")
-    assert [significant(text) for text in answered] == [significant(text) for text in texts]
-    for text, sent in zip(answered, texts, strict=True):
+    received = elements(post_number(server, name, f"[[{', '.join(texts)}]]"), f"{name}_out")
+    assert [significant(text) for text in received] == [significant(text) for text in texts]
+    for text, sent in zip(received, texts, strict=True):
         assert re.search(r"[.eE]", text), text
         same = numpy.array([float(text), float(sent)]).astype(dtype_of(name))
         assert same[:1].tobytes() == same[1:].tobytes()
-    assert answered[0] == "1.0"
-    assert answered[1] == "-0.0"
+    assert received[0] == "1.0"
+    assert received[1] == "-0.0"
 
 
 @pytest.mark.parametrize("name", ["float32", "float64", "float16"])
 def test_floats_are_as_short_as_numpys(server: Serve, name: str) -> None:
     numbers = numpy.random.default_rng(7).normal(0, 100, 500).astype(name)
-    answer = post_number(server, name, json.dumps([numbers.astype("float64").tolist()]))
+    response = post_number(server, name, json.dumps([numbers.astype("float64").tolist()]))
     shortest = [numpy.format_float_scientific(number, unique=True) for number in numbers]
-    answered = elements(answer, f"{name}_out")
-    assert [significant(text) for text in answered] == [significant(text) for text in shortest]
+    received = elements(response, f"{name}_out")
+    assert [significant(text) for text in received] == [significant(text) for text in shortest]
 
 
 @pytest.mark.parametrize("name", INTEGERS)
@@ -330,11 +330,11 @@ def test_strings(server: Serve, text: str) -> None:
     escaped = json.dumps({"texts": ["first", text, text]})
     plain = json.dumps({"texts": ["first", text, text]}, ensure_ascii=False)
     for body in (escaped, plain):
-        answer = server("strings").post(body)
-        assert answer.status == 200, answer
-        assert answer.json == {"same": ["first", text, text]}
-        answer.body.decode("utf-8")
-        assert server("string").predict(body.replace('"texts"', '"word"')) == answer.json
+        response = server("strings").post(body)
+        assert response.status == 200, response
+        assert response.json == {"same": ["first", text, text]}
+        response.body.decode("utf-8")
+        assert server("string").predict(body.replace('"texts"', '"word"')) == response.json
 
 
 def test_strings_equal_those_of_the_runtime(server: Serve, model_file: Find) -> None:
@@ -346,7 +346,7 @@ def test_strings_equal_those_of_the_runtime(server: Serve, model_file: Find) -> 
 def test_outputs_come_in_the_models_order(server: Serve) -> None:
     names = [f"{name}_out" for name in NUMBER_TYPES]
     assert list(post_number(server, "int8", "[[1]]").json) == names
-    # The same for a body in another order.
+    # The order of the body's keys does not matter.
     backwards = {name: [[0]] for name in reversed(NUMBER_TYPES)}
     assert list(server("numbers").predict(backwards)) == names
 
@@ -356,14 +356,14 @@ def test_a_long_answer(server: Serve) -> None:
     assert server("repeat").predict({"count": [0]}) == {"ones": []}
 
 
-# Several at once.
+# Concurrent requests.
 
 
 @pytest.mark.parametrize("model", ["alias", "matrix", "strings", "sequences"])
 def test_requests_at_once_get_their_own_answers(server: Serve, model: str) -> None:
     shared = server(model)
 
-    def ask(number: int) -> bool:
+    def check(number: int) -> bool:
         row = [float(number + i) for i in range(1 + number % 40)]
         if model == "strings":
             texts = [str(value) for value in row]
@@ -376,4 +376,4 @@ def test_requests_at_once_get_their_own_answers(server: Serve, model: str) -> No
         return shared.predict({"x": row}) == expected[model]
 
     with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(ask, range(300)))
+        assert all(pool.map(check, range(300)))

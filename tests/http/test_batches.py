@@ -1,4 +1,4 @@
-"""From a value to a tensor, and which axes its answer has: items, batches, and what is neither."""
+"""Request values to tensors, and the axes of the response: items, batches, and neither."""
 
 import json
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from tests.support.servers import ServerProcess
 Serve = Callable[[str], ServerProcess]
 
 
-def same(answered: object, expected: object) -> bool:
-    """Equal to the type: `1` is not `1.0`, and `[]` is not `[[]]`."""
-    return json.dumps(answered) == json.dumps(expected)
+def same(actual: object, expected: object) -> bool:
+    """Whether values and types are equal: `1` is not `1.0`, and `[]` is not `[[]]`."""
+    return json.dumps(actual) == json.dumps(expected)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def same(answered: object, expected: object) -> bool:
         ("matrix", {"x": [[1, 2]]}, {"y": [[1.0, 2.0]]}),
         ("matrix", {"x": [[1, 2], [3, 4]]}, {"y": [[1.0, 2.0], [3.0, 4.0]]}),
         ("matrix", {"x": [[1], [2], [3]]}, {"y": [[1.0], [2.0], [3.0]]}),
-        # Zero sizes: on an axis that is no batch they are run.
+        # Sizes of zero: the model runs, unless the axis is the batch axis.
         ("matrix", {"x": []}, {"y": []}),
         ("matrix", {"x": [[]]}, {"y": [[]]}),
         ("matrix", {"x": [[], []]}, {"y": [[], []]}),
@@ -38,7 +38,7 @@ def same(answered: object, expected: object) -> bool:
         ("cube", {"x": [[], []]}, {"y": [[], []]}),
         ("cube", {"x": [[[]]]}, {"y": [[[]]]}),
         ("cube", {"x": [[[], []], [[], []]]}, {"y": [[[], []], [[], []]]}),
-        # [batch] and [batch, 1]: an item is a bare value, a flat list a list of items.
+        # [batch] and [batch, 1]: an item is a bare value, and a flat list is a list of items.
         (
             "items",
             {"a": 1.5, "b": 2, "c": True},
@@ -59,13 +59,12 @@ def same(answered: object, expected: object) -> bool:
             {"a": [1, 2], "b": [[3], [4]], "c": [[1], [0]]},
             {"a_out": [1.0, 2.0], "b_out": [[3], [4]], "c_out": [[True], [False]]},
         ),
-        # One item only if each batched input is one.
+        # The request is one item only if every batched input is one.
         (
             "items",
             {"a": [1], "b": 2, "c": True},
             {"a_out": [1.0], "b_out": [[2]], "c_out": [[True]]},
         ),
-        # Strings
         ("strings", {"texts": ["a", "b"]}, {"same": ["a", "b"]}),
         ("strings", {"texts": [["a", "b"]]}, {"same": [["a", "b"]]}),
         ("strings", {"texts": [["a"], ["b"]]}, {"same": [["a"], ["b"]]}),
@@ -74,9 +73,9 @@ def same(answered: object, expected: object) -> bool:
         ("string", {"word": "a"}, {"same": "a"}),
         ("string", {"word": ["a"]}, {"same": ["a"]}),
         ("string", {"word": [["a"], ["b"]]}, {"same": [["a"], ["b"]]}),
-        # A fixed leading axis is no batch.
+        # A fixed leading axis is not a batch axis.
         ("fixed", {"x": [[1, 2, 3], [4, 5, 6]]}, {"y": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]}),
-        # A single input loses the axis of 1 however it was nested, where the output declares it.
+        # A `single` input: outputs that declare the leading 1 lose it, however the value is nested.
         (
             "single",
             {"x": [1, 2, 3]},
@@ -87,7 +86,7 @@ def same(answered: object, expected: object) -> bool:
             {"x": [[1, 2, 3]]},
             {"same": [1.0, 2.0, 3.0], "twice": [[1.0, 2.0, 3.0]] * 2, "sum": 6.0},
         ),
-        # Open inputs take any nesting, and add nothing.
+        # Open inputs accept any nesting, and no axis is added.
         ("opened", {"scalar": 16000, "free": 0.5}, {"scalar_out": 16000, "free_out": 0.5}),
         (
             "opened",
@@ -95,16 +94,16 @@ def same(answered: object, expected: object) -> bool:
             {"scalar_out": [5], "free_out": [[1.0], [2.0]]},
         ),
         ("opened", {"scalar": [[]], "free": []}, {"scalar_out": [[]], "free_out": []}),
-        # Unnamed axes of size 1 are the batch of one item.
+        # An unnamed leading axis of size 1 is the batch axis of one item.
         ("unnamed", {"a": [1, 2], "b": 3}, {"a_out": [1.0, 2.0], "b_out": 3.0}),
         ("unnamed", {"a": [1, 2], "b": [3]}, {"a_out": [[1.0, 2.0]], "b_out": [3.0]}),
         ("unnamed", {"a": [[1, 2]], "b": [3]}, {"a_out": [[1.0, 2.0]], "b_out": [3.0]}),
-        # A detector's axis is not the batch, whatever its size.
+        # A detector's leading output axis is not the batch axis, whatever its size.
         ("detector", {"x": [0, 3, 0]}, {"places": [[0, 1]], "same": [0.0, 3.0, 0.0]}),
         ("detector", {"x": [0, 3, 4]}, {"places": [[0, 1], [0, 2]], "same": [0.0, 3.0, 4.0]}),
         ("detector", {"x": [0, 0]}, {"places": [], "same": [0.0, 0.0]}),
         ("detector", {"x": [[0, 3]]}, {"places": [[0, 1]], "same": [[0.0, 3.0]]}),
-        # A sequence of one is unwrapped for one item.
+        # For one item, a sequence of length 1 is unwrapped.
         (
             "sequences",
             {"x": [1, 2]},
@@ -130,7 +129,7 @@ def same(answered: object, expected: object) -> bool:
             {"float": [1, 2], "double": [3, 4], "long": [5, 6], "word": ["a", "b"]},
             {"floats": [1.0, 2.0], "doubles": [3.0, 4.0], "longs": [5, 6], "words": ["a", "b"]},
         ),
-        # Maps, with their keys as strings; null for what is not finite.
+        # Maps: keys become strings, non-finite values null.
         (
             "zipmap",
             {"x": [0.5, 0]},
@@ -165,8 +164,8 @@ def same(answered: object, expected: object) -> bool:
     ids=lambda value: value if isinstance(value, str) else json.dumps(value)[:50],
 )
 def test_nesting(server: Serve, model: str, request_: Any, expected: object) -> None:
-    answered = server(model).predict(request_)
-    assert same(answered, expected), answered
+    result = server(model).predict(request_)
+    assert same(result, expected), result
 
 
 def test_one_text_three_texts_and_a_list_of_one(server: Serve) -> None:
@@ -193,7 +192,7 @@ def test_items_answer_as_rows_of_the_batch(
     for i in range(5):
         item = predict({"input_ids": ids[i].tolist(), "attention_mask": mask[i].tolist()})
         assert item["logits"] == batch["logits"][i]
-        # Mixed: one of the two has the batch axis, so it is a batch of one.
+        # Mixed: one of the two inputs has the batch axis, so the request is a batch of one.
         mixed = predict({"input_ids": [ids[i].tolist()], "attention_mask": mask[i].tolist()})
         assert mixed["logits"] == [batch["logits"][i]]
 
@@ -204,8 +203,8 @@ def test_an_image_answers_one_flat_list(
 ) -> None:
     pixels = numpy.random.default_rng(3).random((1, 3, 8, 8), numpy.float32)
     image = pixels.tolist()[0] if nesting == 0 else pixels.tolist()
-    answered = server("image").predict({"image": image})["probabilities"]
-    assert same_bits([answered], run(model_file("image"), {"image": pixels})["probabilities"])
+    result = server("image").predict({"image": image})["probabilities"]
+    assert same_bits([result], run(model_file("image"), {"image": pixels})["probabilities"])
 
 
 def test_images_of_a_batch(server: Serve, model_file: Callable[[str], Path]) -> None:

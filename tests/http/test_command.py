@@ -1,6 +1,6 @@
-"""The command line: options, the environment, exit codes, and one clear line for what is wrong.
+"""The command line: options, environment variables, exit codes, and one-line error messages.
 
-What ends without a server is mostly run in this process, and a sample of it as a process.
+Commands that start no server mostly run inside the test process, and a sample as subprocesses.
 """
 
 import json
@@ -28,27 +28,27 @@ from tests.support.servers import (
 
 Find = Callable[[str], Path]
 Command = Callable[..., tuple[int, str, str]]
-Refuse = Callable[..., str]
+Failure = Callable[..., str]
 
 ROW = '{"x": [1, 2.5]}'
 
 
-def reason(code: int, said: str, errors: str) -> str:
-    """The one line that says why a command could not start anything."""
-    assert (code, said) == (2, "")
-    lines = errors.splitlines()
-    assert len(lines) == 1, errors
+def reason(code: int, stdout: str, stderr: str) -> str:
+    """Checks that a command failed to start; returns its one-line error message."""
+    assert (code, stdout) == (2, "")
+    lines = stderr.splitlines()
+    assert len(lines) == 1, stderr
     assert lines[0].startswith("gpux: ")
     return lines[0]
 
 
 @pytest.fixture
-def refuse(command: Command) -> Refuse:
-    """Runs a command that cannot start anything; answers the one line that says why."""
+def failure(command: Command) -> Failure:
+    """Runs a command that fails to start; returns its one-line error message."""
     return lambda *arguments, **variables: reason(*command(*arguments, variables=variables))
 
 
-# What is no model.
+# Files that are not models.
 
 COMMANDS = [("serve", "--port", "0"), ("run", "--input", "{}"), ("inspect",)]
 
@@ -61,8 +61,8 @@ def test_no_such_file(tmp_path: Path, words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
-def test_a_folder_without_a_model(refuse: Refuse, tmp_path: Path, words: tuple[str, ...]) -> None:
-    line = refuse(words[0], str(tmp_path), *words[1:])
+def test_a_folder_without_a_model(failure: Failure, tmp_path: Path, words: tuple[str, ...]) -> None:
+    line = failure(words[0], str(tmp_path), *words[1:])
     assert str(tmp_path) in line
     assert "model.onnx" in line
 
@@ -72,11 +72,11 @@ def test_a_folder_without_a_model(refuse: Refuse, tmp_path: Path, words: tuple[s
     "content", [b"", b"no model", b"\x08\x08\x12\x04test" + bytes(1000), b"\n" * 100], ids=repr
 )
 def test_a_file_that_is_no_model(
-    refuse: Refuse, tmp_path: Path, words: tuple[str, ...], content: bytes
+    failure: Failure, tmp_path: Path, words: tuple[str, ...], content: bytes
 ) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(content)
-    assert str(file) in refuse(words[0], str(file), *words[1:])
+    assert str(file) in failure(words[0], str(file), *words[1:])
 
 
 @pytest.mark.parametrize(
@@ -91,9 +91,9 @@ def test_a_file_that_is_no_model(
     ],
 )
 def test_a_model_that_cannot_be_served(
-    refuse: Refuse, model_file: Find, name: str, said: str
+    failure: Failure, model_file: Find, name: str, said: str
 ) -> None:
-    line = refuse("serve", str(model_file(name)), "--port", "0")
+    line = failure("serve", str(model_file(name)), "--port", "0")
     assert str(model_file(name)) in line
     assert said in line
 
@@ -126,11 +126,11 @@ def test_a_model_that_cannot_be_served(
         ("--host", "300.0.0.1"),
     ],
 )
-def test_options_refused(refuse: Refuse, model_file: Find, option: str, value: str) -> None:
+def test_options_refused(failure: Failure, model_file: Find, option: str, value: str) -> None:
     arguments = {"--port": "0"} | {option: value}
     # As `--option=value`, because a value may begin with a dash.
-    given = [f"{name}={text}" for name, text in arguments.items()]
-    assert option in refuse("serve", str(model_file("matrix")), *given)
+    options = [f"{name}={text}" for name, text in arguments.items()]
+    assert option in failure("serve", str(model_file("matrix")), *options)
 
 
 @pytest.mark.parametrize(
@@ -142,8 +142,8 @@ def test_options_refused(refuse: Refuse, model_file: Find, option: str, value: s
         ("GPUX_PROVIDER", "gpu"),
     ],
 )
-def test_variables_refused(refuse: Refuse, model_file: Find, variable: str, value: str) -> None:
-    line = refuse("serve", str(model_file("matrix")), **{variable: value})
+def test_variables_refused(failure: Failure, model_file: Find, variable: str, value: str) -> None:
+    line = failure("serve", str(model_file("matrix")), **{variable: value})
     assert variable in line
     assert value in line
 
@@ -160,14 +160,14 @@ def test_variables_refused(refuse: Refuse, model_file: Find, variable: str, valu
     ids=" ".join,
 )
 def test_usage(command: Command, arguments: tuple[str, ...]) -> None:
-    code, said, errors = command(*arguments)
-    assert (code, said) == (2, "")
-    assert errors.startswith("usage: gpux")
+    code, stdout, stderr = command(*arguments)
+    assert (code, stdout) == (2, "")
+    assert stderr.startswith("usage: gpux")
 
 
 @pytest.mark.parametrize("arguments", [("serve",), ("run", "--input", "{}"), ("inspect",)])
-def test_no_model_is_named(refuse: Refuse, arguments: tuple[str, ...]) -> None:
-    assert refuse(*arguments).startswith("gpux: no model is named: PATH or GPUX_MODEL names")
+def test_no_model_is_named(failure: Failure, arguments: tuple[str, ...]) -> None:
+    assert failure(*arguments).startswith("gpux: no model is named: PATH or GPUX_MODEL names")
 
 
 def test_version() -> None:
@@ -185,12 +185,12 @@ def test_the_script_is_the_module() -> None:
 
 @pytest.mark.parametrize("words", ["--help", "serve --help", "run --help", "inspect --help"])
 def test_help(command: Command, words: str) -> None:
-    code, said, errors = command(*words.split())
-    assert (code, errors) == (0, "")
-    assert said.startswith("usage: gpux")
+    code, stdout, stderr = command(*words.split())
+    assert (code, stderr) == (0, "")
+    assert stdout.startswith("usage: gpux")
 
 
-# Providers. Where CUDA can be used, these would start.
+# Providers. With CUDA, these commands would succeed.
 
 
 def can_use_cuda() -> bool:
@@ -202,12 +202,12 @@ def can_use_cuda() -> bool:
 @pytest.mark.skipif(can_use_cuda(), reason="this ONNX Runtime has CUDA")
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
 def test_cuda_is_refused_where_there_is_none(
-    refuse: Refuse, model_file: Find, words: tuple[str, ...]
+    failure: Failure, model_file: Find, words: tuple[str, ...]
 ) -> None:
     model = str(model_file("matrix"))
-    line = refuse(words[0], model, *words[1:], "--provider", "cuda")
+    line = failure(words[0], model, *words[1:], "--provider", "cuda")
     assert "cuda" in line.lower()
-    assert refuse(words[0], model, *words[1:], GPUX_PROVIDER="cuda") == line
+    assert failure(words[0], model, *words[1:], GPUX_PROVIDER="cuda") == line
 
 
 def test_a_provider_option_goes_over_the_variable(model_file: Find) -> None:
@@ -250,18 +250,18 @@ def test_run_prints_what_the_server_answers(
     ],
 )
 def test_run_refused(command: Command, model_file: Find, name: str, body: str, line: str) -> None:
-    code, said, errors = command("run", model_file(name), "--input", body)
-    assert (code, said) == (1, "")
-    assert len(errors.splitlines()) == 1
-    assert errors.startswith(line)
+    code, stdout, stderr = command("run", model_file(name), "--input", body)
+    assert (code, stdout) == (1, "")
+    assert len(stderr.splitlines()) == 1
+    assert stderr.startswith(line)
 
 
 def test_run_with_a_file_that_cannot_be_read(
-    refuse: Refuse, model_file: Find, tmp_path: Path
+    failure: Failure, model_file: Find, tmp_path: Path
 ) -> None:
     missing = tmp_path / "missing.json"
-    assert str(missing) in refuse("run", str(model_file("matrix")), "--file", str(missing))
-    assert str(tmp_path) in refuse("run", str(model_file("matrix")), "--file", str(tmp_path))
+    assert str(missing) in failure("run", str(model_file("matrix")), "--file", str(missing))
+    assert str(tmp_path) in failure("run", str(model_file("matrix")), "--file", str(tmp_path))
 
 
 def test_run_with_bytes_that_are_no_text(model_file: Find) -> None:
@@ -275,9 +275,9 @@ def test_run_with_bytes_that_are_no_text(model_file: Find) -> None:
 
 def test_serve_says_what_it_serves(model_file: Find) -> None:
     with serve(model_file("sentiment"), "--provider", "cpu") as server:
-        said = server.stdout.text
+        output = server.stdout.text
         inspected = run_gpux("inspect", str(model_file("sentiment")), "--provider", "cpu").stdout
-        signature, _, served = said.partition("Batching  ")
+        signature, _, served = output.partition("Batching  ")
         assert signature.splitlines()[-1].startswith("Output")
         assert served.startswith("on: up to 32 rows")
         assert inspected.startswith(signature)
@@ -313,9 +313,9 @@ def test_host(model_file: Find) -> None:
 def test_max_body(model_file: Find, text: str, limit: int) -> None:
     with serve(model_file("matrix"), "--max-body", text) as server, Client(server) as client:
         client.send(head(limit + 1))
-        answer = client.read()
-        assert answer.status == 413
-        assert str(limit) in answer.detail
+        response = client.read()
+        assert response.status == 413
+        assert str(limit) in response.detail
 
 
 def test_options_go_over_variables(model_file: Find) -> None:
@@ -334,8 +334,8 @@ def test_options_go_over_variables(model_file: Find) -> None:
 
 
 def test_variables_stand_for_options(model_file: Find) -> None:
-    with serve(model_file("matrix")) as taken:
-        port = taken.port
+    with serve(model_file("matrix")) as previous:
+        port = previous.port
     command = [sys.executable, "-m", "gpux", "serve", str(model_file("matrix"))]
     variables = {
         "GPUX_HOST": "127.0.0.1",
@@ -350,7 +350,7 @@ def test_variables_stand_for_options(model_file: Find) -> None:
         assert server.post(ROW.ljust(51)).status == 413
         with serve(model_file("matrix"), "--threads", "1") as other:
             other.predict(ROW)
-            # The thread that has loaded the model may just be about to end.
+            # The thread that loaded the model may not have exited yet.
             wait_until(lambda: server.threads() - other.threads() == 7 - 1, "only workers differ")
 
 
@@ -375,14 +375,14 @@ def test_waitress_serves_the_app(model_file: Find) -> None:
         assert server.predict(ROW) == {"y": [1.0, 2.5]}
         assert server.post("nonsense").detail.startswith("Invalid JSON at byte 0: ")
         assert server.request("GET", "/nowhere").status == 404
-        answer = server.post(ROW.ljust(51))
-        assert (answer.status, answer.headers["Content-Type"]) == (413, "application/json")
+        response = server.post(ROW.ljust(51))
+        assert (response.status, response.headers["Content-Type"]) == (413, "application/json")
         with Client(server) as client:
             body = ROW.encode()
             client.send(head(None, "Transfer-Encoding: chunked"))
             client.send(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
             assert client.read().json == {"y": [1.0, 2.5]}
-        server.kill()  # waitress' own end is not ours to test
+        server.kill()  # the shutdown of waitress-serve is not under test
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The contract's table of errors, its headers and its other routes, message by message."""
+"""The HTTP contract: its error messages one by one, its headers and its other routes."""
 
 import json
 import re
@@ -20,21 +20,21 @@ def sentiment(
     model_file: Callable[[str], Path],
     server_for: Callable[..., ServerProcess],
 ) -> ServerProcess:
-    """One of each kind: what a client sees of the HTTP is the same."""
+    """A server of each kind: the HTTP that clients see is the same."""
     return server_for(model_file("sentiment"), "--server", request.param)
 
 
-def refuse(server: ServerProcess, body: bytes | str, status: int = 400) -> str:
-    """Posts a body that is refused; answers the message."""
-    answer = server.request("POST", "/predict", body, JSON_HEADERS)
-    assert answer.status == status, answer
-    assert answer.headers["Content-Type"] == "application/json"
-    return answer.detail
+def rejection(server: ServerProcess, body: bytes | str, status: int = 400) -> str:
+    """Posts a body that is rejected; returns the error message."""
+    response = server.request("POST", "/predict", body, JSON_HEADERS)
+    assert response.status == status, response
+    assert response.headers["Content-Type"] == "application/json"
+    return response.detail
 
 
-def nested(*sizes: int) -> object:
-    """Zeros, nested by sizes."""
-    return [nested(*sizes[1:]) for _ in range(sizes[0])] if sizes else 0
+def nested(*shape: int) -> object:
+    """Nested lists of zeros of the given shape."""
+    return [nested(*shape[1:]) for _ in range(shape[0])] if shape else 0
 
 
 # Bodies.
@@ -76,18 +76,18 @@ def nested(*sizes: int) -> object:
     ids=repr,
 )
 def test_not_json(sentiment: ServerProcess, body: bytes) -> None:
-    assert re.match(r"Invalid JSON at byte \d+: .", refuse(sentiment, body))
+    assert re.match(r"Invalid JSON at byte \d+: .", rejection(sentiment, body))
 
 
 @pytest.mark.parametrize("body", ["[]", "[1]", '"text"', "1", "-0.5", "null", "true"])
 def test_not_an_object(sentiment: ServerProcess, body: str) -> None:
     expected = "Request body must be a JSON object of input names to values"
-    assert refuse(sentiment, body) == expected
+    assert rejection(sentiment, body) == expected
 
 
 @pytest.mark.parametrize("escape", ["\\ud800", "\\udc00", "\\udc00\\ud800", "a\\ud83dz"])
 def test_lone_surrogates(server: Serve, escape: str) -> None:
-    assert refuse(server("strings"), f'{{"texts": ["{escape}"]}}')
+    assert rejection(server("strings"), f'{{"texts": ["{escape}"]}}')
 
 
 # Names.
@@ -106,20 +106,20 @@ def test_lone_surrogates(server: Serve, escape: str) -> None:
     ],
 )
 def test_names(sentiment: ServerProcess, body: str, detail: str) -> None:
-    assert refuse(sentiment, body) == detail
+    assert rejection(sentiment, body) == detail
 
 
 @pytest.mark.parametrize("name", ["zzz", "", "é\\u0000😀", "z" * 100_000])
 def test_a_name_like_no_other_is_answered_with_the_list(
     sentiment: ServerProcess, name: str
 ) -> None:
-    detail = refuse(sentiment, f'{{"{name}": 1}}')
+    detail = rejection(sentiment, f'{{"{name}": 1}}')
     assert detail.startswith("Unknown input: '")
     assert "'input_ids'" in detail
     assert "'attention_mask'" in detail
 
 
-# Types: (model, body, detail).
+# Types.
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_name_like_no_other_is_answered_with_the_list(
 def test_wrong_type_at_the_top(
     server: Serve, model: str, name: str, value: str, expected: str
 ) -> None:
-    detail = refuse(server(model), f'{{"{name}": {value}}}')
+    detail = rejection(server(model), f'{{"{name}": {value}}}')
     assert detail == f"Invalid input type for '{name}': expected {expected}"
 
 
@@ -187,17 +187,17 @@ def test_wrong_type_at_the_top(
 def test_wrong_type_inside(
     server: Serve, model: str, name: str, value: str, place: str, problem: str
 ) -> None:
-    detail = refuse(server(model), f'{{"{name}": {value}}}')
+    detail = rejection(server(model), f'{{"{name}": {value}}}')
     assert detail == f"Invalid value for '{name}' at {place}: {problem}"
 
 
 def test_out_of_range(server: Serve) -> None:
-    detail = refuse(server("numbers"), '{"uint8": [[0, 1], [2, 3], [4, 5], [255, 300]]}')
+    detail = rejection(server("numbers"), '{"uint8": [[0, 1], [2, 3], [4, 5], [255, 300]]}')
     assert detail == "Invalid value for 'uint8' at [3][1]: 300 is out of range for uint8"
 
 
 def test_the_place_is_left_out_at_the_top(server: Serve) -> None:
-    detail = refuse(server("opened"), '{"scalar": 0.5}')
+    detail = rejection(server("opened"), '{"scalar": 0.5}')
     assert detail.startswith("Invalid value for 'scalar': ")
 
 
@@ -214,17 +214,17 @@ def test_the_place_is_left_out_at_the_top(server: Serve) -> None:
     ],
 )
 def test_ragged(server: Serve, value: object, place: str, problem: str) -> None:
-    detail = refuse(server("matrix"), json.dumps({"x": value}))
+    detail = rejection(server("matrix"), json.dumps({"x": value}))
     assert detail == f"Invalid shape for 'x' at {place}: {problem}"
 
 
 def test_ragged_between_lists_of_lists(server: Serve) -> None:
     body = {"x": [[[1, 2], [3, 4]], [[5, 6]]]}
     expected = "Invalid shape for 'x' at [1]: expected 2 values, got 1"
-    assert refuse(server("cube"), json.dumps(body)) == expected
+    assert rejection(server("cube"), json.dumps(body)) == expected
     body = {"x": [[[1, 2], [3, 4]], [[5, 6], [7, 8, 9]]]}
     expected = "Invalid shape for 'x' at [1][1]: expected 2 values, got 3"
-    assert refuse(server("cube"), json.dumps(body)) == expected
+    assert rejection(server("cube"), json.dumps(body)) == expected
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_ragged_between_lists_of_lists(server: Serve) -> None:
     ids=str,
 )
 def test_shape(server: Serve, sizes: tuple[int, ...], got: str) -> None:
-    detail = refuse(server("photos"), json.dumps({"image": nested(*sizes)}))
+    detail = rejection(server("photos"), json.dumps({"image": nested(*sizes)}))
     assert detail == f"Invalid shape for 'image': expected [batch, 3, 224, 224], got {got}"
 
 
@@ -263,32 +263,32 @@ def test_shape(server: Serve, sizes: tuple[int, ...], got: str) -> None:
     ],
 )
 def test_a_fixed_input_takes_exactly_its_rank(server: Serve, value: str, got: str) -> None:
-    detail = refuse(server("fixed"), f'{{"x": {value}}}')
+    detail = rejection(server("fixed"), f'{{"x": {value}}}')
     assert detail == f"Invalid shape for 'x': expected [2, 3], got {got}"
 
 
 def test_got_more_comes_before_what_follows(server: Serve) -> None:
     row = "[" + "0," * 224 + '0, "x"]'
-    detail = refuse(server("photos"), f'{{"image": [[{row}, 5]], "unknown": 1}}')
+    detail = rejection(server("photos"), f'{{"image": [[{row}, 5]], "unknown": 1}}')
     assert detail == "Invalid shape for 'image': expected [batch, 3, 224, 224], got more"
 
 
 @pytest.mark.parametrize(("axes", "status"), [(32, 200), (33, 400), (1000, 400)])
 def test_an_open_input_takes_32_axes(server: Serve, axes: int, status: int) -> None:
     value = "[" * axes + "1" + "]" * axes
-    answer = server("opened").post(f'{{"scalar": 1, "free": {value}}}')
-    assert answer.status == status
+    response = server("opened").post(f'{{"scalar": 1, "free": {value}}}')
+    assert response.status == status
     if status == 400:
-        assert answer.detail.startswith("Invalid shape for 'free': ")
-        assert answer.detail.endswith("got more than 32 axes")
+        assert response.detail.startswith("Invalid shape for 'free': ")
+        assert response.detail.endswith("got more than 32 axes")
     else:
-        assert answer.json["free_out"] == json.loads(value)
+        assert response.json["free_out"] == json.loads(value)
 
 
 @pytest.mark.parametrize(("model", "name"), [("text", "text"), ("items", "a"), ("items", "c")])
 def test_no_rows(server: Serve, model: str, name: str) -> None:
     expected = f"Invalid shape for '{name}': the batch is empty"
-    assert refuse(server(model), f'{{"{name}": []}}') == expected
+    assert rejection(server(model), f'{{"{name}": []}}') == expected
 
 
 @pytest.mark.parametrize(
@@ -305,12 +305,12 @@ def test_named_sizes_disagree(
 ) -> None:
     body = {"input_ids": ids, "attention_mask": mask}
     expected = "Inputs disagree on '{}': 'input_ids' has {}, 'attention_mask' has {}"
-    assert refuse(sentiment, json.dumps(body)) == expected.format(axis, *sizes)
+    assert rejection(sentiment, json.dumps(body)) == expected.format(axis, *sizes)
 
 
 def test_unnamed_leading_axes_disagree(server: Serve) -> None:
     # `a` is one item, `b` three.
-    detail = refuse(server("unnamed"), '{"a": [1, 2], "b": [1, 2, 3]}')
+    detail = rejection(server("unnamed"), '{"a": [1, 2], "b": [1, 2, 3]}')
     assert re.fullmatch(r"Inputs disagree on '.+': 'a' has 1, 'b' has 3", detail)
 
 
@@ -320,10 +320,10 @@ def test_unnamed_leading_axes_disagree(server: Serve) -> None:
 @pytest.mark.parametrize(
     ("body", "detail"),
     [
-        # A value, although another input is missing.
+        # Invalid values come before missing inputs.
         ('{"input_ids": "x"}', "Invalid input type for 'input_ids': expected array"),
         ('{"attention_mask": 1}', "Invalid input type for 'attention_mask': expected array"),
-        # Values in the body's order, not the model's.
+        # Values are checked in the body's order, not the model's.
         (
             '{"attention_mask": "x", "input_ids": 1}',
             "Invalid input type for 'attention_mask': expected array",
@@ -332,7 +332,7 @@ def test_unnamed_leading_axes_disagree(server: Serve) -> None:
             '{"input_ids": ["x"], "attention_mask": 1}',
             "Invalid value for 'input_ids' at [0]: expected number, got string",
         ),
-        # An unknown name at its place among them.
+        # Unknown names are reported in the same order.
         (
             '{"inputids": "x", "input_ids": "x"}',
             "Unknown input: 'inputids'; did you mean 'input_ids'?",
@@ -341,7 +341,7 @@ def test_unnamed_leading_axes_disagree(server: Serve) -> None:
             '{"input_ids": "x", "inputids": "x"}',
             "Invalid input type for 'input_ids': expected array",
         ),
-        # Within a value, the first place.
+        # Within a value, the first invalid element is reported.
         (
             '{"input_ids": [[1, null], [1.5], "x"], "attention_mask": 1}',
             "Invalid value for 'input_ids' at [0][1]: expected number, got null",
@@ -350,9 +350,9 @@ def test_unnamed_leading_axes_disagree(server: Serve) -> None:
             '{"input_ids": [[1, 2], [1], "x"], "attention_mask": 1}',
             "Invalid shape for 'input_ids' at [1]: expected 2 values, got 1",
         ),
-        # Missing inputs in the model's order, before sizes.
+        # Missing inputs are reported in the model's order, before conflicting sizes.
         ("{}", "Missing required input: 'input_ids'"),
-        # Sizes last.
+        # Conflicting sizes are reported last.
         (
             '{"input_ids": [[1], [2]], "attention_mask": [[1, "x"]]}',
             "Invalid value for 'attention_mask' at [0][1]: expected number, got string",
@@ -360,12 +360,12 @@ def test_unnamed_leading_axes_disagree(server: Serve) -> None:
     ],
 )
 def test_the_first_error_is_answered(sentiment: ServerProcess, body: str, detail: str) -> None:
-    assert refuse(sentiment, body) == detail
+    assert rejection(sentiment, body) == detail
 
 
 def test_missing_comes_before_disagreement(server: Serve) -> None:
     # All three inputs of the model share the axis `batch`.
-    detail = refuse(server("items"), '{"a": [1, 2], "b": [1, 2, 3]}')
+    detail = rejection(server("items"), '{"a": [1, 2], "b": [1, 2, 3]}')
     assert detail == "Missing required input: 'c'"
 
 
@@ -385,8 +385,8 @@ def test_missing_comes_before_disagreement(server: Serve) -> None:
     ],
 )
 def test_content_type_accepted(sentiment: ServerProcess, kind: str) -> None:
-    answer = sentiment.request("POST", "/predict", GOOD, {"Content-Type": kind})
-    assert answer.status == 200
+    response = sentiment.request("POST", "/predict", GOOD, {"Content-Type": kind})
+    assert response.status == 200
 
 
 @pytest.mark.parametrize(
@@ -413,24 +413,24 @@ def test_content_type_accepted(sentiment: ServerProcess, kind: str) -> None:
 def test_content_type_refused(
     sentiment: ServerProcess, headers: Mapping[str, str], named: str
 ) -> None:
-    answer = sentiment.request("POST", "/predict", GOOD, headers)
-    assert answer.status == 415
-    assert answer.headers["Content-Type"] == "application/json"
-    assert named in answer.detail
+    response = sentiment.request("POST", "/predict", GOOD, headers)
+    assert response.status == 415
+    assert response.headers["Content-Type"] == "application/json"
+    assert named in response.detail
 
 
 def test_headers_come_before_the_body(sentiment: ServerProcess) -> None:
-    answer = sentiment.request("POST", "/predict", "nonsense", {})
-    assert answer.status == 415
+    response = sentiment.request("POST", "/predict", "nonsense", {})
+    assert response.status == 415
 
 
 @pytest.mark.parametrize("accept", ["text/html", "application/xml", "text/xml;q=1", "*/*", "x"])
 def test_errors_are_json_whatever_the_client_accepts(sentiment: ServerProcess, accept: str) -> None:
     headers = {**JSON_HEADERS, "Accept": accept}
     for path in ("/predict", "/nowhere"):
-        answer = sentiment.request("POST", path, "[]", headers)
-        assert answer.headers["Content-Type"] == "application/json"
-        assert answer.detail
+        response = sentiment.request("POST", path, "[]", headers)
+        assert response.headers["Content-Type"] == "application/json"
+        assert response.detail
 
 
 # Routes.
@@ -450,10 +450,10 @@ def test_errors_are_json_whatever_the_client_accepts(sentiment: ServerProcess, a
     ],
 )
 def test_no_such_route(sentiment: ServerProcess, method: str, path: str) -> None:
-    answer = sentiment.request(method, path)
-    assert answer.status == 404
-    assert answer.headers["Content-Type"] == "application/json"
-    assert path[:9] in answer.detail or "%" in path
+    response = sentiment.request(method, path)
+    assert response.status == 404
+    assert response.headers["Content-Type"] == "application/json"
+    assert path[:9] in response.detail or "%" in path
 
 
 @pytest.mark.parametrize(
@@ -470,12 +470,12 @@ def test_no_such_route(sentiment: ServerProcess, method: str, path: str) -> None
     ],
 )
 def test_wrong_method(sentiment: ServerProcess, method: str, path: str, allowed: str) -> None:
-    answer = sentiment.request(method, path, GOOD, JSON_HEADERS)
-    assert answer.status == 405
-    assert answer.headers["Content-Type"] == "application/json"
-    assert allowed in [name.strip() for name in answer.headers["Allow"].split(",")]
-    assert method in answer.detail
-    assert path in answer.detail
+    response = sentiment.request(method, path, GOOD, JSON_HEADERS)
+    assert response.status == 405
+    assert response.headers["Content-Type"] == "application/json"
+    assert allowed in [name.strip() for name in response.headers["Allow"].split(",")]
+    assert method in response.detail
+    assert path in response.detail
 
 
 def test_an_answer_to_head_has_no_body(sentiment: ServerProcess) -> None:
@@ -490,17 +490,17 @@ def test_an_answer_to_head_has_no_body(sentiment: ServerProcess) -> None:
 
 def test_health(sentiment: ServerProcess) -> None:
     for path in ("/health", "/health/ready", "/health/live"):
-        answer = sentiment.request("GET", path)
-        assert answer.status == 200
-        assert answer.headers["Content-Type"] == "application/json"
-        assert answer.json == {"status": "healthy", "model": "sentiment"}
+        response = sentiment.request("GET", path)
+        assert response.status == 200
+        assert response.headers["Content-Type"] == "application/json"
+        assert response.json == {"status": "healthy", "model": "sentiment"}
 
 
 def test_info(sentiment: ServerProcess, model_file: Callable[[str], Path]) -> None:
-    answer = sentiment.request("GET", "/info")
-    assert answer.status == 200
-    assert answer.headers["Content-Type"] == "application/json"
-    info = answer.json
+    response = sentiment.request("GET", "/info")
+    assert response.status == 200
+    assert response.headers["Content-Type"] == "application/json"
+    info = response.json
     assert info["name"] == "sentiment"
     assert info["format"] == "onnx"
     assert info["size"] == model_file("sentiment").stat().st_size
@@ -521,7 +521,7 @@ def test_info(sentiment: ServerProcess, model_file: Callable[[str], Path]) -> No
         assert {"description", "labels"} <= tensor.keys()
 
 
-# Failures of the model.
+# Inference failures.
 
 
 @pytest.mark.parametrize(
@@ -531,15 +531,15 @@ def test_info(sentiment: ServerProcess, model_file: Callable[[str], Path]) -> No
 def test_what_the_model_refuses_is_a_500(
     server: Serve, model: str, body: object, told: str
 ) -> None:
-    answer = server(model).post(body)
-    assert answer.status == 500
-    assert answer.headers["Content-Type"] == "application/json"
-    assert answer.detail.startswith("Inference failed: ")
-    assert told in answer.detail
-    # No traceback and no path; the node's own name is the model's.
-    reason = answer.detail.replace("/look/up", "")
+    response = server(model).post(body)
+    assert response.status == 500
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.detail.startswith("Inference failed: ")
+    assert told in response.detail
+    # No traceback and no file path; the node's name is part of the model.
+    reason = response.detail.replace("/look/up", "")
     assert not re.search(r"Traceback|[/\\]\w|\w::\w|\n", reason), reason
-    # The operator reads the whole cause.
+    # The log has the full cause.
     assert server(model).stderr.wait_for(rf"Inference failed: .*{re.escape(told)}")
 
 
@@ -550,12 +550,12 @@ def test_after_a_failure_the_server_goes_on(server: Serve) -> None:
 
 
 def test_disagreement_that_the_model_finds_is_a_500(server: Serve) -> None:
-    # Given with all their axes, unnamed ones are left to the model: it takes these.
-    answer = server("unnamed").predict({"a": [[1, 2], [3, 4]], "b": [1, 2, 3]})
-    assert answer == {"a_out": [[1.0, 2.0], [3.0, 4.0]], "b_out": [1.0, 2.0, 3.0]}
+    # With all axes given, unnamed ones are left to the model, which accepts these.
+    result = server("unnamed").predict({"a": [[1, 2], [3, 4]], "b": [1, 2, 3]})
+    assert result == {"a_out": [[1.0, 2.0], [3.0, 4.0]], "b_out": [1.0, 2.0, 3.0]}
 
 
-# Bodies without a length.
+# Bodies without Content-Length.
 
 
 def test_a_body_in_chunks(sentiment: ServerProcess) -> None:

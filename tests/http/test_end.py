@@ -1,4 +1,4 @@
-"""How a server ends: signals, requests in flight, and addresses that are taken."""
+"""Server shutdown: signals and requests in flight; also ports already in use."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -11,20 +11,20 @@ from tests.support.servers import Client, ServerProcess, post, run_gpux, serve, 
 
 Find = Callable[[str], Path]
 
-# Products of matrices: about a second, and longer than any test waits.
+# Matrix products: about a second, and longer than any test waits.
 A_WHILE = b'{"steps": 25000}'
-FOR_EVER = b'{"steps": 100000000}'
+ENDLESS = b'{"steps": 100000000}'
 
 
 @pytest.fixture
 def slow(model_file: Find) -> Iterator[ServerProcess]:
-    """A server whose model takes as long as it is told."""
+    """A server whose model runs for the requested number of steps."""
     with serve(model_file("slow")) as server:
         yield server
 
 
-def start_to_run(server: ServerProcess, client: Client, body: bytes) -> None:
-    """Sends a request; returns while the model runs."""
+def start_run(server: ServerProcess, client: Client, body: bytes) -> None:
+    """Sends a request; returns once the model is running."""
     computed = server.cpu_seconds()
     client.send(post(body))
     wait_until(lambda: server.cpu_seconds() > computed + 0.05, "the model runs")
@@ -47,14 +47,14 @@ def test_requests_in_flight_are_answered(slow: ServerProcess, number: int) -> No
     with ExitStack() as stack:
         clients = [stack.enter_context(Client(slow)) for _ in range(3)]
         for client in clients:
-            start_to_run(slow, client, A_WHILE)
-        # Answered by the fourth thread: the others have what was sent before.
+            start_run(slow, client, A_WHILE)
+        # The fourth thread responds: the other three have what was sent before.
         assert slow.request("GET", "/health").status == 200
         slow.process.send_signal(number)
         for client in clients:
-            answer = client.read()
-            assert answer.status == 200
-            assert answer.json == {"sum": 128.0}
+            response = client.read()
+            assert response.status == 200
+            assert response.json == {"sum": 128.0}
     assert slow.wait() == 0
     assert slow.stdout.text.endswith("Stopped\n")
     assert slow.stderr.text == ""
@@ -64,15 +64,15 @@ def test_while_it_drains_nothing_new_is_taken(slow: ServerProcess) -> None:
     with Client(slow) as running, Client(slow) as kept:
         kept.send(post(b'{"steps": 1}'))
         assert kept.read().status == 200
-        start_to_run(slow, running, FOR_EVER)
+        start_run(slow, running, ENDLESS)
         slow.process.send_signal(signal.SIGTERM)
         wait_until(lambda: not slow.listens(), "connections are refused")
         kept.send(post(b'{"steps": 1}'), b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        refused = kept.read()
-        assert refused.status == 503
-        assert refused.headers["Content-Type"] == "application/json"
-        assert int(refused.headers["Retry-After"]) > 0
-        assert refused.detail
+        rejected = kept.read()
+        assert rejected.status == 503
+        assert rejected.headers["Content-Type"] == "application/json"
+        assert int(rejected.headers["Retry-After"]) > 0
+        assert rejected.detail
         health = kept.read()
         assert health.status == 503
         assert health.json == {"status": "draining", "model": "slow"}
@@ -85,13 +85,13 @@ def test_a_request_that_waits_for_a_thread_is_answered(model_file: Find) -> None
         Client(server) as running,
         Client(server) as waiting,
     ):
-        start_to_run(server, running, A_WHILE)
+        start_run(server, running, A_WHILE)
         waiting.send(post(b'{"steps": 1}'))
         server.process.send_signal(signal.SIGTERM)
         assert running.read().status == 200
-        answer = waiting.read()
-        # Read in full before the end began, or after it.
-        assert answer.status in (200, 503)
+        response = waiting.read()
+        # 200 if the request was read in full before the shutdown began, else 503.
+        assert response.status in (200, 503)
         assert server.wait() == 0
 
 
@@ -99,12 +99,12 @@ def test_a_request_that_waits_for_a_thread_is_answered(model_file: Find) -> None
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_at_once(slow: ServerProcess, number: int, second: int) -> None:
     with Client(slow) as client:
-        start_to_run(slow, client, FOR_EVER)
+        start_run(slow, client, ENDLESS)
         slow.process.send_signal(number)
         wait_until(lambda: not slow.listens(), "connections are refused")
         assert slow.process.poll() is None
         slow.process.send_signal(second)
-        # Not 0, which would be the end of the patience with requests in flight.
+        # 0 would mean that the drain timeout had passed.
         assert slow.wait() not in (0, None)
         assert client.at_end()
 

@@ -1,4 +1,4 @@
-"""What gpux.yml says of a model, its inputs and its outputs, over a real socket."""
+"""gpux.yml: entries about the model, its inputs and its outputs, over a real socket."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from tests.support.servers import ServerProcess
 FolderFor = Callable[[str, str], Path]
 Described = Callable[[str, str], ServerProcess]
 
-# The model as it is shown.
+# How the model is presented.
 
 EVERYTHING = """
 name: everything
@@ -58,7 +58,7 @@ BODY = {
     "weight": 0.5,
     "points": [0, 0],
 }
-ANSWER = {
+EXPECTED = {
     "probabilities": [0.5, 0.5],
     "raw": [0.0, 0.0],
     "same_word": ["abc"],
@@ -77,8 +77,8 @@ def test_info_and_health_tell_what_the_file_says(described: Described) -> None:
     assert info["name"] == "everything"
     assert info["version"] == "1.10"
     assert info["description"] == "Says what it gets"
-    told = {key: info["metadata"][key] for key in ("author", "tags", "nested")}
-    assert told == {"author": "me", "tags": ["a", 1, 1.5, True, None], "nested": {"a": {}}}
+    metadata = {key: info["metadata"][key] for key in ("author", "tags", "nested")}
+    assert metadata == {"author": "me", "tags": ["a", 1, 1.5, True, None], "nested": {"a": {}}}
 
 
 def test_info_has_the_inputs_in_the_model_s_order(described: Described) -> None:
@@ -146,13 +146,13 @@ def test_info_has_the_outputs_in_the_file_s_order(described: Described) -> None:
 
 
 def test_outputs_are_selected_ordered_and_renamed(described: Described) -> None:
-    answer = described("described", EVERYTHING).predict(BODY)
-    assert list(answer.items()) == list(ANSWER.items())
+    result = described("described", EVERYTHING).predict(BODY)
+    assert list(result.items()) == list(EXPECTED.items())
 
 
 def test_the_python_interface_answers_alike(folder_for: FolderFor) -> None:
-    answer = gpux.load(folder_for("described", EVERYTHING)).predict(BODY)
-    assert {name: value.tolist() for name, value in answer.items()} == ANSWER
+    result = gpux.load(folder_for("described", EVERYTHING)).predict(BODY)
+    assert {name: value.tolist() for name, value in result.items()} == EXPECTED
 
 
 AS_THE_MODEL_HAS_THEM = {"a_out": 0.5, "b_out": [2], "c_out": [True]}
@@ -177,18 +177,18 @@ TWICE = {"one": 0.5, "c_out": [True], "two": 0.5}
 def test_a_list_is_as_good_as_a_map(
     folder_for: FolderFor, outputs: str, answered: dict[str, Any]
 ) -> None:
-    answer = gpux.load(folder_for("items", outputs)).predict({"a": 0.5, "b": 2, "c": True})
-    assert [(name, value.tolist()) for name, value in answer.items()] == list(answered.items())
+    result = gpux.load(folder_for("items", outputs)).predict({"a": 0.5, "b": 2, "c": True})
+    assert [(name, value.tolist()) for name, value in result.items()] == list(answered.items())
 
 
-# Shapes that the file narrows.
+# Shapes narrowed by the file.
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"ids": [1, 2, 3]}, "Invalid shape for 'ids': expected [batch, 4], got [3]"),
-        # Fixed for one input, fixed for each that has the axis.
+        # Fixing an axis for one input fixes it for every input that has it.
         ({"mask": [1] * 5}, "Invalid shape for 'mask': expected [batch, 4], got more"),
         (
             {"image": [[1], [2]]},
@@ -201,8 +201,8 @@ def test_a_list_is_as_good_as_a_map(
 def test_requests_must_fit_what_the_file_says(
     described: Described, changed: dict[str, Any], message: str
 ) -> None:
-    answer = described("described", EVERYTHING).post({**BODY, **changed})
-    assert (answer.status, answer.detail) == (400, message)
+    response = described("described", EVERYTHING).post({**BODY, **changed})
+    assert (response.status, response.detail) == (400, message)
 
 
 def test_missing_and_unknown_inputs_stay_wrong(described: Described) -> None:
@@ -228,7 +228,7 @@ def test_an_axis_that_the_file_fixes_may_be_the_batch(described: Described) -> N
     assert info["outputs"][0]["shape"] == [1, 3]
 
 
-# Lengths of texts.
+# Text lengths.
 
 
 @pytest.mark.parametrize(
@@ -249,9 +249,9 @@ def test_a_text_that_is_too_long_is_refused_where_it_stands(
 ) -> None:
     name = {"text": "text", "strings": "texts", "string": "word"}[model]
     server = described(model, f"inputs: {{{name}: {{max_length: 5}}}}")
-    answer = server.post({name: text})
+    response = server.post({name: text})
     message = f"Invalid value for '{name}'{place}: expected at most 5 characters, got {got}"
-    assert (answer.status, answer.detail) == (400, message)
+    assert (response.status, response.detail) == (400, message)
 
 
 def test_a_text_may_be_as_long_as_the_file_says(described: Described) -> None:
@@ -259,7 +259,7 @@ def test_a_text_may_be_as_long_as_the_file_says(described: Described) -> None:
     assert server.predict({"texts": ["😀" * 5, "", "\0abcd"]}) == {"same": ["😀" * 5, "", "\0abcd"]}
 
 
-# The batch.
+# The batch axis.
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_a_text_may_be_as_long_as_the_file_says(described: Described) -> None:
             {"x": [1] * 3},
             {"same": [[1.0] * 3]},
         ),
-        # The state of a recurrent model leads with its layers.
+        # The leading axis of a recurrent model's state is its layers.
         (
             "unnamed",
             "inputs: {b: {batched: false}}",
@@ -304,14 +304,14 @@ def test_a_text_may_be_as_long_as_the_file_says(described: Described) -> None:
             {"a_out": [1.0, 2.0], "b_out": [5.0, 6.0, 7.0]},
         ),
         ("unnamed", "", {"a": [1, 2], "b": [5, 6, 7]}, "Inputs disagree on 'batch'"),
-        # One output may be two answers.
+        # One model output may appear twice in the response.
         (
             "matrix",
             "outputs: {a: {from: y, batched: false}, b: {from: y}}",
             {"x": [1, 2]},
             {"a": [[1.0, 2.0]], "b": [1.0, 2.0]},
         ),
-        # Where the model declares no axes, the file is believed.
+        # Where the model declares no shape, the file's applies.
         (
             "opened",
             "inputs: {free: {shape: [batch, 2]}}\noutputs: {free_out: {shape: [batch, 2]}}",
@@ -324,7 +324,7 @@ def test_a_text_may_be_as_long_as_the_file_says(described: Described) -> None:
             {"scalar": 1, "free": [1, 2, 3]},
             "Invalid shape for 'free': expected [batch, 2], got more",
         ),
-        # Sequences have no axes of their own.
+        # Sequences have no shape of their own.
         ("sequences", "outputs: [rows]", {"x": [1, 2]}, {"rows": [1.0, 2.0]}),
         ("sequences", "outputs: [same]", {"x": [1, 2]}, {"same": [1.0, 2.0]}),
     ],
@@ -338,5 +338,5 @@ def test_the_file_says_what_is_a_batch(
             loaded.predict(body)
         assert expected in str(caught.value)
         return
-    answer = {name: numpy.asarray(value).tolist() for name, value in loaded.predict(body).items()}
-    assert json.dumps(answer) == json.dumps(expected)
+    result = {name: numpy.asarray(value).tolist() for name, value in loaded.predict(body).items()}
+    assert json.dumps(result) == json.dumps(expected)

@@ -1,4 +1,4 @@
-"""Activations in gpux.yml, against their definitions in float64."""
+"""Activations in gpux.yml, compared with their definitions computed in float64."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -50,40 +50,40 @@ ROWS = [
 
 
 def steps(values: Any) -> Any:
-    """Values as integers, by how many numbers of their type they are from zero."""
+    """Floats as integers: their signed distance from zero in representable values."""
     bits = values.view(f"i{values.dtype.itemsize}").astype(object)
     lowest = -(2 ** (8 * values.dtype.itemsize - 1))
     return numpy.where(bits < 0, lowest - bits, bits)
 
 
 def as_quotients(rows: Any) -> dict[str, Any]:
-    """What divides to these numbers: JSON has neither infinities nor NaN."""
+    """Dividends and divisors for these values: JSON has neither infinities nor NaN."""
     special = ~numpy.isfinite(rows)
-    above = numpy.where(special, numpy.sign(numpy.nan_to_num(rows, nan=0.0)), rows)
-    return {"a": above.tolist(), "b": numpy.where(special, 0.0, 1.0).tolist()}
+    dividends = numpy.where(special, numpy.sign(numpy.nan_to_num(rows, nan=0.0)), rows)
+    return {"a": dividends.tolist(), "b": numpy.where(special, 0.0, 1.0).tolist()}
 
 
 def check_activations(server: ServerProcess, model: Path, rows: Any) -> None:
     body = as_quotients(rows)
-    answer = server.predict(body)
+    result = server.predict(body)
     feeds = {name: numpy.array(value) for name, value in body.items()}
-    wanted = [name for name in TYPES if name != "bfloat16"]
-    raw = ort.run(model, feeds, wanted)
+    names = [name for name in TYPES if name != "bfloat16"]
+    raw = ort.run(model, feeds, names)
     raw["bfloat16"] = ort.run_bfloat16(
         model, feeds, "bfloat16", numpy.zeros(rows.shape, ml_dtypes.bfloat16)
     )
-    assert list(answer) == [f"{activation}_{name}" for name in TYPES for activation in ACTIVATIONS]
+    assert list(result) == [f"{activation}_{name}" for name in TYPES for activation in ACTIVATIONS]
     for name, dtype in TYPES.items():
         for activation in ACTIVATIONS:
             expected = oracle.activate(activation, raw[name])
-            # numpy reads None as NaN, and the answer has no more digits than its type.
-            answered = numpy.array(answer[f"{activation}_{name}"], numpy.float64).astype(dtype)
-            known = numpy.isfinite(expected.astype(numpy.float64))
-            assert (numpy.isfinite(answered.astype(numpy.float64)) == known).all(), activation
-            # In float64 itself each sum and each power may be rounded in its own way.
-            most = 32 if name == "float64" else 1
-            off = abs(steps(answered[known]) - steps(expected[known]))
-            assert off.size == 0 or off.max() <= most, (activation, name)
+            # numpy reads None as NaN; the response has no more digits than its type needs.
+            received = numpy.array(result[f"{activation}_{name}"], numpy.float64).astype(dtype)
+            finite = numpy.isfinite(expected.astype(numpy.float64))
+            assert (numpy.isfinite(received.astype(numpy.float64)) == finite).all(), activation
+            # In float64 the oracle rounds as well, and may round sums and exponentials differently.
+            tolerance = 32 if name == "float64" else 1
+            distance = abs(steps(received[finite]) - steps(expected[finite]))
+            assert distance.size == 0 or distance.max() <= tolerance, (activation, name)
 
 
 def test_activations_of_all_there_is(described: Described, folder_for: FolderFor) -> None:
@@ -108,7 +108,7 @@ def test_an_activation_of_one_item_is_that_of_its_row(described: Described) -> N
 
 
 def test_an_activation_leaves_the_other_answers_alone(described: Described) -> None:
-    """The output may be the input's own memory, and answered a second time."""
+    """An output may alias the input's memory, and appear in the response twice."""
     text = "outputs: {p: {from: x, activation: softmax}, x: , doubled: , n: {from: x, activation: "
     server = described("alias", text + "normalize}}")
     assert server.predict({"x": [0, 0]}) == {

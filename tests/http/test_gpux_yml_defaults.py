@@ -1,4 +1,4 @@
-"""Defaults in gpux.yml: what stands for an input that a request leaves out."""
+"""Defaults in gpux.yml: values of inputs that a request omits."""
 
 import json
 from collections.abc import Callable
@@ -33,7 +33,7 @@ inputs:
   state: {default: [[1, 2, 3], [4, 5, 6]]}
   rate: {default: 16000}
 """
-# One row of each.
+# One row of each default.
 FILLED = {
     "float32": [0.1, 0.1],
     "float64": [0.1, -0.0],
@@ -53,25 +53,25 @@ FILLED = {
 STATE = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
 
 
-def answer_of(rows: dict[str, Any]) -> dict[str, Any]:
-    """What the model answers for these values."""
+def response_to(rows: dict[str, Any]) -> dict[str, Any]:
+    """The expected response for these input values."""
     return {f"{name}_out": value for name, value in rows.items()}
 
 
-def same(answered: object, expected: object) -> bool:
-    """Equal to the type: `1` is not `1.0`."""
-    return json.dumps(answered) == json.dumps(expected)
+def same(actual: object, expected: object) -> bool:
+    """Whether values and types are equal: `1` is not `1.0`."""
+    return json.dumps(actual) == json.dumps(expected)
 
 
 def test_defaults_fill_one_item(described: Described) -> None:
-    answer = described("optional", OPTIONAL).predict({"x": [0.5, 2, 3]})
+    result = described("optional", OPTIONAL).predict({"x": [0.5, 2, 3]})
     expected = {"x": [0.5, 2.0, 3.0], "mask": [1, 1, 1], **FILLED, "state": STATE, "rate": 16000}
-    assert same(answer, answer_of(expected))
+    assert same(result, response_to(expected))
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7])
 def test_defaults_fill_each_row_of_a_batch(described: Described, rows: int) -> None:
-    answer = described("optional", OPTIONAL).predict({"x": [[0.5, 2, 3]] * rows})
+    result = described("optional", OPTIONAL).predict({"x": [[0.5, 2, 3]] * rows})
     repeated = {name: [row] * rows for name, row in FILLED.items()}
     expected = {
         "x": [[0.5, 2.0, 3.0]] * rows,
@@ -80,7 +80,7 @@ def test_defaults_fill_each_row_of_a_batch(described: Described, rows: int) -> N
         "state": STATE,
         "rate": 16000,
     }
-    assert same(answer, answer_of(expected))
+    assert same(result, response_to(expected))
 
 
 def test_a_default_has_the_sizes_of_the_others(described: Described) -> None:
@@ -100,9 +100,9 @@ def test_what_is_sent_goes_over_the_default(described: Described) -> None:
         "state": [[0.0] * 3] * 2,
         "rate": 8000,
     }
-    answer = server.predict(sent)
+    result = server.predict(sent)
     rest = {name: [row] * 2 for name, row in FILLED.items() if name not in sent}
-    assert {name: answer[f"{name}_out"] for name in {**sent, **rest}} == {**sent, **rest}
+    assert {name: result[f"{name}_out"] for name in {**sent, **rest}} == {**sent, **rest}
 
 
 def test_a_default_does_not_hide_what_is_wrong(described: Described) -> None:
@@ -116,13 +116,13 @@ def test_a_default_does_not_hide_what_is_wrong(described: Described) -> None:
         ({"x": [[1], [2]], "int8": [1, 2]}, "Inputs disagree on 'batch': 'x' has 2, 'int8' has 1"),
         ({"x": [1, 2], "mask": [1]}, "Inputs disagree on 'n': 'x' has 2, 'mask' has 1"),
     ):
-        answer = server.post(body)
-        assert answer.status == 400
-        assert answer.detail.startswith(message)
+        response = server.post(body)
+        assert response.status == 400
+        assert response.detail.startswith(message)
 
 
 def test_requests_with_defaults_do_not_share_memory(described: Described) -> None:
-    """The answer is written from the input's own memory, which the next request uses again."""
+    """The response is encoded from the input's buffer, which the next request reuses."""
     server = described("optional", OPTIONAL)
     for rows in (3, 1, 2, 5):
         sent = server.predict({"x": [[1]] * rows, "int8": [[rows, rows]] * rows})
@@ -134,9 +134,9 @@ def test_a_default_whose_size_does_not_fit_the_request_is_refused(described: Des
     server = described("optional", "inputs: {mask: {default: [1, 1, 1]}}")
     rest = {name: [row] for name, row in FILLED.items()} | {"state": STATE, "rate": 1}
     assert server.predict({"x": [[1, 2, 3]], **rest})["mask_out"] == [[1, 1, 1]]
-    answer = server.post({"x": [[1, 2]], **rest})
-    assert answer.status == 400
-    assert "'n'" in answer.detail
+    response = server.post({"x": [[1, 2]], **rest})
+    assert response.status == 400
+    assert "'n'" in response.detail
 
 
 @pytest.mark.parametrize(
@@ -154,15 +154,15 @@ def test_a_default_whose_size_does_not_fit_the_request_is_refused(described: Des
             "inputs: {scalar: {default: 5}, free: {default: [[1], [2]]}}",
             {"scalar_out": 5, "free_out": [[1.0], [2.0]]},
         ),
-        # A request that gives nothing is no item.
+        # An empty request is not an item.
         ("matrix", "inputs: {x: {default: [1, 2]}}", {"y": [[1.0, 2.0]]}),
     ],
 )
 def test_a_request_may_give_nothing(
     folder_for: FolderFor, model: str, text: str, expected: dict[str, Any]
 ) -> None:
-    answer = gpux.load(folder_for(model, text)).predict({})
-    assert same({name: answer[name].tolist() for name in expected}, expected)
+    result = gpux.load(folder_for(model, text)).predict({})
+    assert same({name: result[name].tolist() for name in expected}, expected)
 
 
 def test_one_value_is_an_item_where_items_are_bare_values(folder_for: FolderFor) -> None:

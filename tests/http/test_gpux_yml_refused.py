@@ -1,7 +1,7 @@
-"""gpux.yml files that are wrong: one line that says where and what was expected, and nothing runs.
+"""Invalid gpux.yml files: one line says where and what was expected, and nothing starts.
 
-The tables are (the file, the key path or the line in it, words that the rest of the line has). Most
-go through the Python interface, whose error has the command's line; a sample through the command.
+The tables hold (content, key path or line in the file, words in the rest of the message). Most go
+through the Python API, whose error is the command's message; a sample through the command.
 """
 
 import copy
@@ -19,12 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gpux
+from gpux.serving.engine import Engine
 from tests.support import onnx_models
 from tests.support.servers import PATIENCE_SECONDS, environment, run_gpux
 
 Broken = tuple[str, str, Sequence[str]]
 
-# What is no YAML, or no mapping of plain values.
+# Not YAML, or not a mapping of plain values.
 SYNTAX: list[Broken] = [
     ("name: [a, b", "line 1, column 12", ["not YAML"]),
     ("name: 'a", "line 1, column 9", ["not YAML"]),
@@ -48,7 +49,7 @@ SYNTAX: list[Broken] = [
     ("name: a\nname: b", "name", ["twice"]),
     ("serving: {port: 1, threads: 2, port: 3}", "serving.port", ["twice"]),
     ("inputs: {ids: {}, ids: {}}", "inputs.ids", ["twice"]),
-    # What other loaders make objects of.
+    # Tags from which other loaders construct objects.
     ("name: !!python/object/apply:os.system [true]", "name", ["tag", "python/object"]),
     ("name: !!python/name:os.system", "name", ["tag", "python/name"]),
     ("metadata: {a: !!binary aGVsbG8=}", "metadata.a", ["tag", "binary"]),
@@ -56,11 +57,11 @@ SYNTAX: list[Broken] = [
     ("metadata: [!mine a]", "metadata[0]", ["tag", "!mine"]),
     ("metadata: {a: !!int x}", "metadata.a", ["expected int", "'x'"]),
     ("metadata: {a: !!bool yes}", "metadata.a", ["expected bool", "'yes'"]),
-    # What is no text.
+    # Strings that are not valid Unicode.
     (r'metadata: {a: "\ud800"}', "metadata.a", ["lone surrogate"]),
     (r'inputs: {"\udc00": {}}', r"inputs.'\udc00'", ["lone surrogate"]),
     (r'preprocessing: {pad_token: "\ud800"}', "preprocessing.pad_token", ["lone surrogate"]),
-    # What JSON cannot say, as which it is answered.
+    # Values that /info could not return: JSON has no NaN or infinity.
     ("metadata: {a: .nan}", "metadata", [".nan"]),
     ("metadata: {a: [1, -.inf]}", "metadata", [".inf"]),
     ("metadata: {a: {b: 1e999}}", "metadata", [".inf"]),
@@ -177,7 +178,7 @@ TYPES: list[Broken] = [
     ("preprocessing: {tokenizer: [a]}", "preprocessing.tokenizer", ["expected", "a list"]),
 ]
 
-# What contradicts the model `described`.
+# Entries that contradict the model `described`.
 MODEL: list[Broken] = [
     ("inputs: {imgae: {}}", "inputs.imgae", ["no such input; did you mean 'image'?"]),
     ("inputs: [zzz]", "inputs[0]", ["no such input; its inputs are 'ids', 'mask', 'image'"]),
@@ -201,7 +202,7 @@ MODEL: list[Broken] = [
         "outputs.logits.type",
         ["expected float32", "'float16'"],
     ),
-    # Shapes: of another rank, with another size, with another name.
+    # Shapes of another rank, with another size, with another axis name.
     ("inputs: {ids: {shape: [batch]}}", "inputs.ids.shape", ["expected [batch, seq]", "[batch]"]),
     (
         "inputs: {image: {shape: [batch, 4, null]}}",
@@ -228,7 +229,7 @@ MODEL: list[Broken] = [
         "outputs[0].shape",
         ["expected at most 32 axes, got 33"],
     ),
-    # The batch.
+    # The batch axis.
     ("inputs: {rate: {batched: true}}", "inputs.rate.batched", ["no axes"]),
     ("outputs: {same_rate: {batched: true}}", "outputs.same_rate.batched", ["no axes"]),
     # Defaults.
@@ -253,7 +254,7 @@ MODEL: list[Broken] = [
     ("inputs: {points: {default: [[1, 2], [3, 4]]}}", "inputs.points.default", ["one item"]),
     ("inputs: {word: {default: abcd, max_length: 3}}", "inputs.word.default", ["at most 3"]),
     ("inputs: [{name: points, default: [[1, x]]}]", "inputs[0].default", ["number", "string"]),
-    # A size that nobody gives: no other input has the axis, or it has no name.
+    # An unknown size: no other input has the axis, or it has no name.
     ("inputs: {image: {default: 0.5}}", "inputs.image.default", ["[batch, 3, None]"]),
     ("inputs: {state: {default: 0.5}}", "inputs.state.default", ["[2, None, 4]"]),
     ("inputs: {ids: {default: 0}, mask: {default: 1}}", "inputs.ids.default", ["[batch, seq]"]),
@@ -302,7 +303,7 @@ MODEL: list[Broken] = [
     ("inputs: {ids: {max_length: 5}}", "inputs.ids.max_length", ["'ids' is int64"]),
     ("inputs: {rate: {max_length: 5}}", "inputs.rate.max_length", ["'rate' is int64"]),
     ("preprocessing: {tokenizer: other.json}", "preprocessing.tokenizer", ["input_ids"]),
-    # Files. These are relative to the folder of gpux.yml.
+    # Files, relative to the folder of gpux.yml.
     ("model: {source: no/such.onnx}", "model.source", ["no such file", "no/such.onnx"]),
     ("model: {source: .}", "model.source", ["no such file"]),
     ("model: {source: /no/such.onnx}", "model.source", ["no such file: /no/such.onnx"]),
@@ -310,7 +311,7 @@ MODEL: list[Broken] = [
     ("preprocessing: {tokenizer: .}", "preprocessing.tokenizer", ["no such file"]),
 ]
 
-# What contradicts the model `sentiment` beside a tokenizer.
+# Entries that contradict the model `sentiment` with a tokenizer.
 TEXT: list[Broken] = [
     (
         "inputs: {text: {max_length: 8}}\npreprocessing: {max_length: 8}",
@@ -337,38 +338,38 @@ _TOKENIZER = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With the model that the tables are about, and a tokenizer that it has no use for."""
-    made = onnx_models.write_folder(tmp_path_factory.mktemp("described"), "described")
-    # Not under the name that would be found.
-    (made / "other.json").write_text(json.dumps(_TOKENIZER))
-    return made
+    """A folder with the model of the tables, and a tokenizer that the model cannot use."""
+    path = onnx_models.write_folder(tmp_path_factory.mktemp("described"), "described")
+    # Not under the name that is found automatically.
+    (path / "other.json").write_text(json.dumps(_TOKENIZER))
+    return path
 
 
 @pytest.fixture(scope="module")
 def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With a model of texts."""
-    made = onnx_models.write_folder(tmp_path_factory.mktemp("texts"), "sentiment")
-    (made / "tokenizer.json").write_text(json.dumps(_TOKENIZER))
-    return made
+    """A folder with a text model and its tokenizer."""
+    path = onnx_models.write_folder(tmp_path_factory.mktemp("texts"), "sentiment")
+    (path / "tokenizer.json").write_text(json.dumps(_TOKENIZER))
+    return path
 
 
-def check(said: str, file: Path, place: str, words: Sequence[str]) -> None:
-    """A line names the file, the place in it and what was expected, within bounds."""
+def check(message: str, file: Path, place: str, words: Sequence[str]) -> None:
+    """Checks that a short, printable line names the file, the position and what was expected."""
     start = f"{file}: {place}: " if place else f"{file}: "
-    assert said.startswith(start)
-    rest = said.removeprefix(start)
-    assert [word for word in words if word not in rest] == [], said
-    assert len(said.splitlines()) == 1
+    assert message.startswith(start)
+    rest = message.removeprefix(start)
+    assert [word for word in words if word not in rest] == [], message
+    assert len(message.splitlines()) == 1
     assert len(rest) < 500
-    assert all(character.isprintable() for character in said)
+    assert all(character.isprintable() for character in message)
 
 
-def refused(folder: Path, content: str | bytes) -> str:
-    """What is wrong with a gpux.yml, by the Python interface."""
+def problem(folder: Path, content: str | bytes) -> str:
+    """The error message for a gpux.yml, when its model is loaded and about to be served."""
     data = content.encode() if isinstance(content, str) else content
     (folder / "gpux.yml").write_bytes(data)
     with pytest.raises(gpux.StartError) as caught:
-        gpux.load(folder)
+        Engine(gpux.load(folder))
     return str(caught.value)
 
 
@@ -380,7 +381,7 @@ def name_of(part: object) -> str:
 def test_a_broken_file_is_refused(
     folder: Path, content: str, place: str, words: Sequence[str]
 ) -> None:
-    check(refused(folder, content), folder / "gpux.yml", place, words)
+    check(problem(folder, content), folder / "gpux.yml", place, words)
 
 
 @pytest.mark.parametrize(("content", "place", "words"), TEXT, ids=name_of)
@@ -388,7 +389,7 @@ def test_a_broken_file_about_texts_is_refused(
     text_folder: Path, content: str, place: str, words: Sequence[str]
 ) -> None:
     pytest.importorskip("tokenizers")
-    check(refused(text_folder, content), text_folder / "gpux.yml", place, words)
+    check(problem(text_folder, content), text_folder / "gpux.yml", place, words)
 
 
 # Through the command.
@@ -434,7 +435,7 @@ def test_waitress_ends_with_the_same_line(folder: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-# What is no text, or too much of it.
+# Not UTF-8, or too much of it.
 
 
 @pytest.mark.parametrize(
@@ -443,10 +444,10 @@ def test_waitress_ends_with_the_same_line(folder: Path) -> None:
     ids=repr,
 )
 def test_what_is_not_utf_8_is_refused(folder: Path, content: bytes, byte: int) -> None:
-    check(refused(folder, content), folder / "gpux.yml", "", [f"not UTF-8 at byte {byte}"])
+    check(problem(folder, content), folder / "gpux.yml", "", [f"not UTF-8 at byte {byte}"])
 
 
-# Twenty mappings, of which each merges the one before nine times.
+# Twenty mappings, each of which merges the one before nine times.
 MERGES = "metadata:\n  a0: &a0 {x: y}\n" + "".join(
     f"  a{level}: &a{level} {{<<: [{', '.join([f'*a{level - 1}'] * 9)}]}}\n"
     for level in range(1, 20)
@@ -469,13 +470,13 @@ MERGES = "metadata:\n  a0: &a0 {x: y}\n" + "".join(
     ids=lambda content: repr(content[:20]),
 )
 def test_what_would_take_for_ever_is_refused_or_read(folder: Path, content: str) -> None:
-    """In bounded time and memory; a stack that is too deep for YAML is said so."""
+    """In bounded time and memory. Nesting too deep for the YAML parser is reported."""
     (folder / "gpux.yml").write_text(content)
     try:
         gpux.load(folder)
     except gpux.StartError as error:
-        said = str(error)
-        check(said, folder / "gpux.yml", "", [])
+        message = str(error)
+        check(message, folder / "gpux.yml", "", [])
 
 
 @pytest.mark.parametrize(
@@ -516,18 +517,18 @@ def test_what_would_take_for_ever_is_refused_or_read(folder: Path, content: str)
     ids=name_of,
 )
 def test_a_line_is_bounded_whatever_it_quotes(folder: Path, content: str) -> None:
-    check(refused(folder, content), folder / "gpux.yml", "", [])
+    check(problem(folder, content), folder / "gpux.yml", "", [])
 
 
 def test_a_model_s_long_names_are_cut(tmp_path: Path) -> None:
-    """Names in the model are as foreign as those in the file."""
+    """Names in the model are as untrusted as those in the file."""
     model = onnx_models.reshaped({"x" * 3000 + "\n\x1b": ("batch", 3)}, {"y" * 3000: ("batch", 3)})
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     for content in ("inputs: {zzz: {}}", "outputs: {zzz: {}}"):
-        check(refused(tmp_path, content), tmp_path / "gpux.yml", content.split(":")[0] + ".zzz", [])
+        check(problem(tmp_path, content), tmp_path / "gpux.yml", content.split(":")[0] + ".zzz", [])
 
 
-# Any file.
+# Random mutations.
 
 ODD: list[Any] = [
     *(None, True, False, 0, 1, -1, 0.5, 2**70, 1e300, float("nan"), float("inf")),
@@ -558,7 +559,7 @@ VALID: dict[str, Any] = {
 
 @st.composite
 def damaged(draw: st.DrawFn) -> str:
-    """A good file, changed in one or two places."""
+    """A valid file with one or two mutations."""
     tree = copy.deepcopy(VALID)
     for _ in range(draw(st.integers(1, 2))):
         node: Any = tree
@@ -596,7 +597,7 @@ def test_a_damaged_file_is_read_or_refused(folder: Path, content: str) -> None:
 
 
 def test_the_message_has_the_path_as_it_was_given(folder: Path, tmp_path: Path) -> None:
-    """`gpux inspect folder/gpux.yml` answers with that path, so that editors can jump there."""
+    """Messages keep the path of the command line, so that editors can jump there."""
     file = tmp_path / "other name.yml"
     file.write_text("nmae: a")
     done = run_gpux("inspect", str(folder), "--config", str(file))

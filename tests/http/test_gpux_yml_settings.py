@@ -1,4 +1,4 @@
-"""Where gpux.yml and the model are found, what goes over what, and limits on time."""
+"""How gpux.yml and the model are found, the precedence of settings, and time limits."""
 
 import json
 import socket
@@ -26,23 +26,23 @@ FolderFor = Callable[[str, str], Path]
 Described = Callable[[str, str], ServerProcess]
 Command = Callable[..., tuple[int, str, str]]
 
-# More than anybody waits for: a run of so many steps ends because it is stopped.
+# A run of this many steps ends only because it is stopped.
 ENDLESS = 10**12
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free TCP port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
 
 
-# What goes over what: the file under the environment under the command line.
+# Precedence: the command line over the environment over the file.
 
 
 @pytest.fixture(scope="module")
 def levels(folder_for: FolderFor) -> Iterator[Sequence[ServerProcess]]:
-    """Servers of one file: by itself, with an environment, with options as well."""
+    """Servers of one file: alone, with environment variables, with options as well."""
     ports = [free_port() for _ in range(3)]
     file = f"""
 serving:
@@ -68,8 +68,8 @@ runtime: {{provider: cpu, device: 0, threads: 1, graph_optimization: basic}}
     options += ["--max-body", "3KiB", "--timeout", "1.5", "--cors-origins", "https://opt.example"]
     command = [sys.executable, "-m", "gpux", "serve", str(folder_for("slow", file))]
     started = [
-        ServerProcess([*command, *given], r"Serving   http://\S+:(\d+)/predict", environment)
-        for environment, given in (({}, []), (variables, []), (variables, options))
+        ServerProcess([*command, *arguments], r"Serving   http://\S+:(\d+)/predict", environment)
+        for environment, arguments in (({}, []), (variables, []), (variables, options))
     ]
     for server, port in zip(started, ports, strict=True):
         assert server.port == port
@@ -89,16 +89,16 @@ def test_host_and_port(levels: Sequence[ServerProcess]) -> None:
 
 
 def test_threads(levels: Sequence[ServerProcess]) -> None:
-    # Each has run nothing that would start threads of its own, or all have.
+    # The first run may start threads: let every server have had one.
     for level, server in enumerate(levels):
         server.request("POST", "/predict", '{"steps": 1}', JSON_HEADERS, HOSTS[level])
 
-    # The thread that has loaded a model may just be about to end.
-    def more() -> list[int]:
+    # The thread that loaded the model may not have exited yet.
+    def extra() -> list[int]:
         counts = [server.threads() for server in levels]
         return [count - counts[0] for count in counts]
 
-    wait_until(lambda: more() == [0, 2, 5], "only workers differ")
+    wait_until(lambda: extra() == [0, 2, 5], "only workers differ")
 
 
 def test_max_body(levels: Sequence[ServerProcess]) -> None:
@@ -106,17 +106,17 @@ def test_max_body(levels: Sequence[ServerProcess]) -> None:
         limit = 1024 * (level + 1)
         for size, status in ((limit, 200), (limit + 1, 413)):
             body = '{"steps": 1}'.ljust(size)
-            answer = server.request("POST", "/predict", body, JSON_HEADERS, HOSTS[level])
-            assert answer.status == status
-        assert str(limit) in answer.detail
+            response = server.request("POST", "/predict", body, JSON_HEADERS, HOSTS[level])
+            assert response.status == status
+        assert str(limit) in response.detail
 
 
 def test_timeout(levels: Sequence[ServerProcess]) -> None:
     body = json.dumps({"steps": ENDLESS})
     for level, text in enumerate(["0.75 seconds", "1 second", "1.5 seconds"]):
-        answer = levels[level].request("POST", "/predict", body, JSON_HEADERS, HOSTS[level])
-        assert answer.status == 504
-        assert answer.detail == f"The request took longer than the limit of {text}"
+        response = levels[level].request("POST", "/predict", body, JSON_HEADERS, HOSTS[level])
+        assert response.status == 504
+        assert response.detail == f"The request took longer than the limit of {text}"
 
 
 ORIGINS = ["https://file.example", "https://env.example", "https://opt.example"]
@@ -125,19 +125,19 @@ ORIGINS = ["https://file.example", "https://env.example", "https://opt.example"]
 def test_cors_origins(levels: Sequence[ServerProcess]) -> None:
     for level, server in enumerate(levels):
         for origin in (*ORIGINS, "http://localhost:3000", "https://other.example", "null"):
-            answer = server.request("GET", "/health", None, {"Origin": origin}, HOSTS[level])
+            response = server.request("GET", "/health", None, {"Origin": origin}, HOSTS[level])
             is_allowed = origin == ORIGINS[level] or (level == 1 and "localhost" in origin)
-            allowed = answer.headers["Access-Control-Allow-Origin"]
+            allowed = response.headers["Access-Control-Allow-Origin"]
             assert allowed == (origin if is_allowed else None)
-            assert answer.headers["Vary"] == "Origin"
+            assert response.headers["Vary"] == "Origin"
 
 
 def test_defaults_without_any_of_it(described: Described) -> None:
     server = described("matrix", "name: plain")
     assert f"http://localhost:{server.port}/predict" in server.stdout.text
-    answer = server.request("GET", "/health", None, {"Origin": ORIGINS[0]})
-    assert answer.headers["Access-Control-Allow-Origin"] is None
-    assert answer.headers["Vary"] is None
+    response = server.request("GET", "/health", None, {"Origin": ORIGINS[0]})
+    assert response.headers["Access-Control-Allow-Origin"] is None
+    assert response.headers["Vary"] is None
     with Client(server) as client:
         client.send(head(64 * 2**20 + 1))
         assert "67108864" in client.read().detail
@@ -147,13 +147,13 @@ def test_every_origin(described: Described) -> None:
     for text in ('serving: {cors_origins: "*"}', 'serving: {cors_origins: ["*"]}'):
         server = described("matrix", text)
         for path in ("/health", "/nowhere"):
-            answer = server.request("GET", path, None, {"Origin": "https://any.example"})
-            assert answer.headers["Access-Control-Allow-Origin"] == "*"
-            assert answer.headers["Vary"] is None
+            response = server.request("GET", path, None, {"Origin": "https://any.example"})
+            assert response.headers["Access-Control-Allow-Origin"] == "*"
+            assert response.headers["Vary"] is None
 
 
 def test_other_files_have_other_keys(described: Described) -> None:
-    """All that the environment and the command line have no word for."""
+    """Keys without an environment variable or an option."""
     text = """
 runtime:
   threads: 1
@@ -167,8 +167,8 @@ runtime:
 @pytest.mark.parametrize("level", ["all", "extended", "basic", "disabled"])
 def test_each_level_of_optimization_answers_alike(folder_for: FolderFor, level: str) -> None:
     folder = folder_for("sentiment", f"runtime: {{graph_optimization: {level}}}")
-    answer = gpux.load(folder).predict({"input_ids": [101, 2054], "attention_mask": [1, 1]})
-    logits = answer["logits"]
+    result = gpux.load(folder).predict({"input_ids": [101, 2054], "attention_mask": [1, 1]})
+    logits = result["logits"]
     assert [round(float(logit), 3) for logit in logits] == [0.423, 0.146]
 
 
@@ -198,18 +198,18 @@ def test_settings_refused(
     place: str,
 ) -> None:
     folder = folder_for("matrix", "serving: {timeout: 5}")
-    code, said, errors = command("serve", folder, *options, variables=variables)
-    assert (code, said) == (2, "")
-    assert errors.startswith(f"gpux: {place}: expected ")
-    assert len(errors.splitlines()) == 1
+    code, stdout, stderr = command("serve", folder, *options, variables=variables)
+    assert (code, stdout) == (2, "")
+    assert stderr.startswith(f"gpux: {place}: expected ")
+    assert len(stderr.splitlines()) == 1
 
 
-# Which model, and which file about it.
+# Finding the model and its gpux.yml.
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two models, and files about them here and there."""
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders with two models and several gpux.yml files about them."""
     folder = tmp_path_factory.mktemp("place")
     here = onnx_models.write_folder(folder / "here", "matrix", "name: here")
     onnx_models.write("cube", here)
@@ -225,7 +225,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# Of the models' types: the matrix is of float32, the cube of int64.
+# The type tells the models apart: `matrix` has float32, `cube` int64.
 @pytest.mark.parametrize(
     ("arguments", "variables", "name", "type_name"),
     [
@@ -236,17 +236,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["link/model.onnx"], {}, "here", "float32"),
         (["far"], {}, "far", "float32"),
         (["yaml"], {}, "spelt", "int64"),
-        # The file beside it is about another model.
+        # The gpux.yml beside it is about another model.
         (["here/cube.onnx"], {}, "cube", "int64"),
-        # A file somewhere else.
+        # A gpux.yml elsewhere.
         (["there/about.yml"], {}, "about", "int64"),
         (["--config", "there/about.yml"], {}, "about", "int64"),
         (["here", "--config", "there/plain.yaml"], {}, "plain", "float32"),
         (["here/cube.onnx", "--config", "there/plain.yaml"], {}, "plain", "int64"),
-        # PATH names the model, over the file.
+        # PATH overrides the model that the file names.
         (["here/model.onnx", "--config", "there/about.yml"], {}, "about", "float32"),
         (["here", "--config", "far/gpux.yml"], {}, "far", "float32"),
-        # The environment.
+        # Environment variables.
         ([], {"GPUX_MODEL": "here"}, "here", "float32"),
         ([], {"GPUX_CONFIG": "there/about.yml"}, "about", "int64"),
         ([], {"GPUX_MODEL": "there/about.yml"}, "about", "int64"),
@@ -262,17 +262,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_the_model_and_its_file_are_found(
     command: Command,
-    place: Path,
+    models: Path,
     monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
     variables: dict[str, str],
     name: str,
     type_name: str,
 ) -> None:
-    monkeypatch.chdir(place)
-    code, said, errors = command("inspect", *arguments, variables=variables)
-    assert (code, errors) == (0, "")
-    lines = [line.split() for line in said.splitlines()]
+    monkeypatch.chdir(models)
+    code, stdout, stderr = command("inspect", *arguments, variables=variables)
+    assert (code, stderr) == (0, "")
+    lines = [line.split() for line in stdout.splitlines()]
     assert lines[0][:2] == ["Model", name]
     assert lines[2][:3] == ["Input", "x", type_name]
 
@@ -287,7 +287,7 @@ def test_the_model_and_its_file_are_found(
         (["here", "--config", "no/such.yml"], {}, "no/such.yml"),
         (["here", "--config", "there"], {}, "there"),
         (["here"], {"GPUX_CONFIG": "no/such.yml"}, "no/such.yml"),
-        # Its model is that of its own folder, where there is none.
+        # The default is the model in the file's own folder, which has none.
         (["there/plain.yaml"], {}, "there: the folder has no model.onnx"),
         (["--config", "there/plain.yaml"], {}, "there: the folder has no model.onnx"),
         (["here/no.onnx"], {}, "here/no.onnx"),
@@ -297,37 +297,37 @@ def test_the_model_and_its_file_are_found(
 )
 def test_what_is_not_there_is_named(
     command: Command,
-    place: Path,
+    models: Path,
     monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
     variables: dict[str, str],
     missing: str,
 ) -> None:
-    monkeypatch.chdir(place)
-    code, said, errors = command("inspect", *arguments, variables=variables)
-    assert (code, said) == (2, "")
-    assert errors.startswith("gpux: ")
-    assert len(errors.splitlines()) == 1
-    assert missing in errors
+    monkeypatch.chdir(models)
+    code, stdout, stderr = command("inspect", *arguments, variables=variables)
+    assert (code, stdout) == (2, "")
+    assert stderr.startswith("gpux: ")
+    assert len(stderr.splitlines()) == 1
+    assert missing in stderr
 
 
-def test_the_python_interface_finds_them_alike(place: Path) -> None:
-    about = place / "there" / "about.yml"
-    plain = place / "there" / "plain.yaml"
-    assert gpux.load(place / "here").name == "here"
+def test_the_python_interface_finds_them_alike(models: Path) -> None:
+    about = models / "there" / "about.yml"
+    plain = models / "there" / "plain.yaml"
+    assert gpux.load(models / "here").name == "here"
     assert gpux.load(str(about)).name == "about"
     assert gpux.load(config=about).name == "about"
-    model = gpux.load(place / "here", config=str(plain), provider="cpu", threads=1)
+    model = gpux.load(models / "here", config=str(plain), provider="cpu", threads=1)
     assert (model.name, model.file.name) == ("plain", "model.onnx")
-    assert gpux.load(place / "here" / "cube.onnx").name == "cube"
+    assert gpux.load(models / "here" / "cube.onnx").name == "cube"
 
 
-def test_it_does_not_read_the_environment(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of GPUX_*, that is: `${VAR}` is."""
-    monkeypatch.setenv("GPUX_MODEL", str(place / "here"))
-    monkeypatch.setenv("GPUX_CONFIG", str(place / "no.yml"))
+def test_it_does_not_read_the_environment(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GPUX_* variables are ignored; only `${VAR}` in gpux.yml is expanded."""
+    monkeypatch.setenv("GPUX_MODEL", str(models / "here"))
+    monkeypatch.setenv("GPUX_CONFIG", str(models / "no.yml"))
     monkeypatch.setenv("GPUX_PROVIDER", "none")
-    assert gpux.load(place / "here").name == "here"
+    assert gpux.load(models / "here").name == "here"
     with pytest.raises(gpux.StartError):
         gpux.load()
 
@@ -341,25 +341,25 @@ def test_it_does_not_read_the_environment(place: Path, monkeypatch: pytest.Monke
     ],
     ids=" ".join,
 )
-def test_wsgi(place: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
-    monkeypatch.chdir(place)
+def test_wsgi(models: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    monkeypatch.chdir(models)
     serving = "serving: {max_body: 40, timeout: 5, cors_origins: [https://file.example]}"
     text = f"name: far\nmodel: {{source: ../here/model.onnx}}\n{serving}\n"
-    (place / "far" / "gpux.yml").write_text(text)
+    (models / "far" / "gpux.yml").write_text(text)
     command = [str(Path(sys.executable).with_name("waitress-serve")), "--listen=127.0.0.1:0"]
     with ServerProcess(
         [*command, "gpux.wsgi:app"], r"[Ss]erving on http://\S+:(\d+)", variables, stream="stderr"
     ) as server:
-        answer = server.request("GET", "/health", None, {"Origin": ORIGINS[0]})
-        assert answer.json == {"status": "healthy", "model": "far"}
-        assert answer.headers["Access-Control-Allow-Origin"] == ORIGINS[0]
+        response = server.request("GET", "/health", None, {"Origin": ORIGINS[0]})
+        assert response.json == {"status": "healthy", "model": "far"}
+        assert response.headers["Access-Control-Allow-Origin"] == ORIGINS[0]
         limit = int(variables.get("GPUX_MAX_BODY", "40"))
         assert server.post('{"x": [1]}'.ljust(limit)).json == {"y": [1.0]}
         assert server.post('{"x": [1]}'.ljust(limit + 1)).status == 413
-        server.kill()  # waitress' own end is not ours to test
+        server.kill()  # the shutdown of waitress-serve is not under test
 
 
-# Providers. Where CUDA can be used, these would start.
+# Providers. With CUDA, these commands would succeed.
 
 
 def can_use_cuda() -> bool:
@@ -389,11 +389,11 @@ def test_provider(
     code: int,
 ) -> None:
     folder = folder_for("matrix", f"runtime: {{provider: {in_file}}}")
-    given = ["--provider", option] if option else []
+    options = ["--provider", option] if option else []
     variables = {"GPUX_PROVIDER": variable} if variable else {}
-    ended, _, errors = command("inspect", folder, *given, variables=variables)
-    assert ended == code
-    assert ("cuda" in errors) == (code == 2)
+    exit_code, _, stderr = command("inspect", folder, *options, variables=variables)
+    assert exit_code == code
+    assert ("cuda" in stderr) == (code == 2)
 
 
 # Runs that take too long.
@@ -405,22 +405,22 @@ def test_a_run_past_the_limit_is_stopped_and_the_server_goes_on(
 ) -> None:
     server = described(model, "serving: {timeout: 1, threads: 2}")
     word = {"word": "a"} if model == "slow_words" else {}
-    late: list[Response] = []
+    responses: list[Response] = []
 
     def wait() -> None:
-        late.append(server.post({"steps": ENDLESS, **word}))
+        responses.append(server.post({"steps": ENDLESS, **word}))
 
-    for _ in range(2):  # as many as there are workers
+    for _ in range(2):  # once per worker
         waiting = [threading.Thread(target=wait) for _ in range(2)]
         waiting[0].start()
         assert server.predict({"steps": 1, **word})["sum"] == 128.0
         waiting[1].start()
         for thread in waiting:
             thread.join()
-        # Nothing of the stopped runs is left in what comes after them.
+        # Stopped runs do not affect later ones.
         assert server.predict({"steps": 3, **word})["sum"] == 128.0
     message = "The request took longer than the limit of 1 second"
-    assert [(answer.status, answer.detail) for answer in late] == [(504, message)] * 4
+    assert [(response.status, response.detail) for response in responses] == [(504, message)] * 4
     assert server.request("GET", "/health").status == 200
 
 

@@ -1,4 +1,4 @@
-"""What values in gpux.yml mean for what is served: variables, versions, anchors."""
+"""Values in gpux.yml: environment variables, versions, and anchors."""
 
 import json
 from collections.abc import Callable
@@ -97,15 +97,15 @@ outputs:
 
 def test_anchors_and_merge_keys(folder_for: FolderFor) -> None:
     info = gpux.load(folder_for("described", ANCHORS)).describe()
-    said = [(output.get("activation"), output["description"]) for output in info["outputs"]]
-    assert said == [("softmax", "Of two"), ("softmax", "Mine"), (None, None), (None, None)]
+    pairs = [(output.get("activation"), output["description"]) for output in info["outputs"]]
+    assert pairs == [("softmax", "Of two"), ("softmax", "Mine"), (None, None), (None, None)]
     assert info["metadata"]["float"] == {"type": "float32", "description": "A number"}
 
 
 def test_info_is_json_whatever_the_file_says(described: Described) -> None:
     text = r'metadata: {d: 0xffffffffffffffffff, "e\n": "\ud83d\ude00\0", f: [[[{}]]], 5: ~, ~: 5}'
-    answer = described("matrix", text).request("GET", "/info")
-    assert answer.status == 200
-    assert answer.json["metadata"]["5"] is None
-    assert answer.json["metadata"]["e\n"] == "😀\0"
-    json.loads(answer.body, parse_constant=lambda constant: pytest.fail(constant))
+    response = described("matrix", text).request("GET", "/info")
+    assert response.status == 200
+    assert response.json["metadata"]["5"] is None
+    assert response.json["metadata"]["e\n"] == "😀\0"
+    json.loads(response.body, parse_constant=lambda constant: pytest.fail(constant))

@@ -1,4 +1,4 @@
-"""gpux inspect: a table of what a model takes, and an example body that works."""
+"""`gpux inspect`: a table of inputs and outputs, and example bodies that the model accepts."""
 
 import itertools
 import json
@@ -33,34 +33,34 @@ LOADABLE = [
 
 @pytest.fixture
 def inspect(command: Inspect) -> Inspect:
-    """`gpux inspect`."""
+    """Runs `gpux inspect`."""
     return lambda *arguments: command("inspect", *arguments)
 
 
 TITLES = "One item", "A batch", "A pair", "By ids", "With all", "Empty", "Example"
 
 
-def examples(said: str) -> dict[str, tuple[str, str]]:
-    """The bodies that are shown, with what they were answered, by title; both may be shortened."""
-    lines = said.splitlines()
+def examples(stdout: str) -> dict[str, tuple[str, str]]:
+    """The bodies and responses that are shown, by title; both may be shortened."""
+    lines = stdout.splitlines()
     return {
-        line[:10].rstrip(): (line[10:], answer.removeprefix(" " * 10))
-        for line, answer in itertools.pairwise(lines)
+        line[:10].rstrip(): (line[10:], response.removeprefix(" " * 10))
+        for line, response in itertools.pairwise(lines)
         if line[:10].rstrip() in TITLES and line[10:].startswith("{")
     }
 
 
-def table(said: str) -> list[list[str]]:
-    """The lines on inputs and outputs, by their columns."""
-    rows = [line for line in said.splitlines() if line.startswith(("Input ", "Output "))]
+def table(stdout: str) -> list[list[str]]:
+    """The lines about inputs and outputs, split into columns."""
+    rows = [line for line in stdout.splitlines() if line.startswith(("Input ", "Output "))]
     return [line.split() for line in rows]
 
 
-# Examples that work.
+# The examples are valid requests.
 
 
 def is_shortened(text: str, line: str) -> bool:
-    """Whether a line is a text of which parts may have been left out."""
+    """Whether a line is the text, possibly with parts left out."""
     first, *parts = re.split(" … |…", line)
     if not parts:
         return text == line
@@ -73,24 +73,24 @@ def is_shortened(text: str, line: str) -> bool:
 
 
 def check_examples(inspect: Inspect, server: ServerProcess, path: Path) -> None:
-    code, said, errors = inspect(path)
-    assert (code, errors) == (0, "")
-    shown = examples(said)
-    whole = find_examples(Engine(gpux.load(path)))
-    assert list(shown) == list(whole)
-    for title, example in whole.items():
-        answer = server.post(example.body)
-        assert (answer.status, answer.body) == (200, example.answer)
-        # What was shown is what is sent and answered, or parts of it.
+    code, stdout, stderr = inspect(path)
+    assert (code, stderr) == (0, "")
+    shown = examples(stdout)
+    full = find_examples(Engine(gpux.load(path)))
+    assert list(shown) == list(full)
+    for title, example in full.items():
+        response = server.post(example.body)
+        assert (response.status, response.body) == (200, example.answer)
+        # The lines shown are the body and the response, possibly shortened.
         for line, text in zip(shown[title], (example.body, example.answer), strict=True):
             assert is_shortened(text.decode(), line), line
-    # No input is left out but a second text that there is no room for.
-    sent = {name for example in whole.values() for name in json.loads(example.body)}
+    # Only a second text that does not fit may be left out.
+    sent = {name for example in full.values() for name in json.loads(example.body)}
     unsent = {spec["name"] for spec in server.request("GET", "/info").json["inputs"]} - sent
-    assert unsent == set() or (unsent == {"text_pair"} and "A pair" not in whole)
-    code, body, errors = inspect(path, "--example")
-    assert (code, errors) == (0, "")
-    assert body == next(iter(whole.values())).body.decode() + "\n"
+    assert unsent == set() or (unsent == {"text_pair"} and "A pair" not in full)
+    code, body, stderr = inspect(path, "--example")
+    assert (code, stderr) == (0, "")
+    assert body == next(iter(full.values())).body.decode() + "\n"
 
 
 @pytest.mark.parametrize("name", LOADABLE)
@@ -165,23 +165,23 @@ PIXELS = "[[[0.5,0.5,…],[0.5,0.5,…],…],[[0.5,0.5,…],[0.5,0.5,…],…],�
 def test_long_lists_are_shortened_but_not_in_the_example(
     inspect: Inspect, model_file: Find
 ) -> None:
-    said = inspect(model_file("photos"))[1]
-    assert examples(said)["A batch"][0] == f'{{"image":[{PIXELS},{PIXELS}]}}'
-    assert max(map(len, said.splitlines())) < 500
+    stdout = inspect(model_file("photos"))[1]
+    assert examples(stdout)["A batch"][0] == f'{{"image":[{PIXELS},{PIXELS}]}}'
+    assert max(map(len, stdout.splitlines())) < 500
     assert len(json.loads(inspect(model_file("photos"), "--example")[1])["image"]) == 3
 
 
 def test_what_is_still_too_long_loses_its_middle(inspect: Inspect, folder_for: FolderFor) -> None:
-    said = inspect(folder_for("mixed", "name: long"))[1]
-    body, answer = examples(said)["A batch"]
+    stdout = inspect(folder_for("mixed", "name: long"))[1]
+    body, response = examples(stdout)["A batch"]
     assert body.startswith('{"float32":[[0.5,0.5,…],[0.5,0.5,…]],"float64":')
     assert body.endswith(']],"text":["I love this product!","This is terrible."]}')
     assert " … " in body
-    assert " … " in answer
-    assert max(map(len, said.splitlines())) < 500
+    assert " … " in response
+    assert max(map(len, stdout.splitlines())) < 500
 
 
-# Inputs that may be left out.
+# Optional inputs.
 
 
 def test_what_may_be_left_out_is_shown_with_its_default(folder_for: FolderFor) -> None:
@@ -196,9 +196,9 @@ inputs:
   state: {default: [[1, 2, 3], [4, 5, 6]]}
   rate: {default: 16000}
 """
-    whole = find_examples(Engine(gpux.load(folder_for("optional", text))))
-    assert list(whole) == ["One item", "A batch", "With all"]
-    one, both = (json.loads(whole[title].body) for title in ("One item", "With all"))
+    full = find_examples(Engine(gpux.load(folder_for("optional", text))))
+    assert list(full) == ["One item", "A batch", "With all"]
+    one, both = (json.loads(full[title].body) for title in ("One item", "With all"))
     assert one == {name: both[name] for name in one}
     assert {name: value for name, value in both.items() if name not in one} == {
         "mask": [1] * 4,
@@ -210,7 +210,7 @@ inputs:
         "state": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]],
         "rate": 16000,
     }
-    assert whole["With all"].answer == whole["One item"].answer
+    assert full["With all"].answer == full["One item"].answer
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ NO_TYPES = '"token_type_ids":[0,0,0,0,0,0,0]'
             "",
             {"One item": TEXT, "A pair": TEXT_PAIR, "By ids": f"{{{IDS},{MASK}}}"},
         ),
-        # Two, always.
+        # Exactly two texts.
         (
             Variant(inputs=["input_ids"], batch=2, sequence=5),
             "",
@@ -308,7 +308,7 @@ NO_TYPES = '"token_type_ids":[0,0,0,0,0,0,0]'
             "",
             {"One item": TEXT, "A batch": BATCH, "By ids": '{"input_ids":[101,1045,102]}'},
         ),
-        # Nothing but pairs.
+        # Pairs only.
         (
             Variant(inputs=["token_type_ids", "input_ids"]),
             "inputs: {text_pair: {required: true}}\npreprocessing: {max_length: 7}",
@@ -346,7 +346,7 @@ def test_texts_that_cannot_be_padded(
     assert shown["A batch"][0] == f'{{"text":[{ONE},{ONE}]}}'
 
 
-# Models that others trained.
+# Third-party models.
 
 
 @pytest.mark.parametrize(
@@ -374,11 +374,11 @@ def test_real_models(
 def test_the_example_can_be_piped(model_file: Find, server: Callable[[str], ServerProcess]) -> None:
     done = run_gpux("inspect", str(model_file("photo")), "--example")
     assert (done.returncode, done.stderr) == (0, "")
-    answer = server("photo").request("POST", "/predict", done.stdout, JSON_HEADERS)
-    assert answer.status == 200
+    response = server("photo").request("POST", "/predict", done.stdout, JSON_HEADERS)
+    assert response.status == 200
 
 
-# A terminal that has not every character. Only a process of its own has one.
+# Terminals with limited encodings, which only a subprocess can have.
 
 
 def test_any_terminal_will_do(tmp_path: Path) -> None:
@@ -403,7 +403,7 @@ def test_json_is_utf_8_whatever_the_terminal_has(model_file: Find, encoding: str
     assert (done.returncode, list(json.loads(done.stdout))) == (0, ["word"])
 
 
-# A model that takes multiples of three only, which nothing tells.
+# A model that accepts only multiples of three, which it does not declare.
 
 
 @pytest.fixture(scope="module")
@@ -415,14 +415,14 @@ def threes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_where_no_example_is_found_it_says_so(inspect: Inspect, threes: Path) -> None:
-    code, said, errors = inspect(threes)
-    assert (code, errors) == (0, "")
-    assert examples(said) == {}
-    assert "inputs.NAME.shape" in said.splitlines()[-1]
-    code, said, errors = inspect(threes, "--example")
-    assert (code, said) == (2, "")
-    assert errors.startswith("gpux: ")
-    assert len(errors.splitlines()) == 1
+    code, stdout, stderr = inspect(threes)
+    assert (code, stderr) == (0, "")
+    assert examples(stdout) == {}
+    assert "inputs.NAME.shape" in stdout.splitlines()[-1]
+    code, stdout, stderr = inspect(threes, "--example")
+    assert (code, stdout) == (2, "")
+    assert stderr.startswith("gpux: ")
+    assert len(stderr.splitlines()) == 1
 
 
 def test_gpux_yml_tells_what_the_model_does_not(
@@ -430,17 +430,17 @@ def test_gpux_yml_tells_what_the_model_does_not(
 ) -> None:
     described = tmp_path / "sizes.yml"
     described.write_text("inputs: {x: {shape: [null, 6]}}")
-    code, said, _ = inspect(threes, "--example", "--config", described)
-    assert (code, json.loads(said)) == (0, {"x": [0.5] * 6})
+    code, stdout, _ = inspect(threes, "--example", "--config", described)
+    assert (code, json.loads(stdout)) == (0, {"x": [0.5] * 6})
 
 
 # The table.
 
 
 def test_the_table(inspect: Inspect, model_file: Find) -> None:
-    code, said, errors = inspect(model_file("sentiment"), "--provider", "cpu")
-    assert (code, errors) == (0, "")
-    lines = said.splitlines()
+    code, stdout, stderr = inspect(model_file("sentiment"), "--provider", "cpu")
+    assert (code, stderr) == (0, "")
+    lines = stdout.splitlines()
     assert lines[0].startswith(f"Model     sentiment ({model_file('sentiment')}, ")
     assert lines[1].startswith("Provider  cpu (onnxruntime ")
     takes = "[batch, seq]  batched: one item ([seq]), or a list of them"
@@ -464,8 +464,8 @@ def test_the_table(inspect: Inspect, model_file: Find) -> None:
 def test_the_table_tells_what_may_be_sent(
     inspect: Inspect, model_file: Find, model: str, takes: str
 ) -> None:
-    said = inspect(model_file(model))[1]
-    rows = [line for line in said.splitlines() if line.startswith("Input ")]
+    stdout = inspect(model_file(model))[1]
+    rows = [line for line in stdout.splitlines() if line.startswith("Input ")]
     assert rows
     assert [row for row in rows if takes not in row] == []
 
@@ -480,9 +480,9 @@ inputs:
   mask: {batched: false}
 outputs: {p: {from: logits, activation: softmax}, same_ids: }
 """
-    said = inspect(folder_for("described", text))[1]
-    assert said.startswith("Model     mine (")
-    rows = {row[1]: " ".join(row) for row in table(said)}
+    stdout = inspect(folder_for("described", text))[1]
+    assert stdout.startswith("Model     mine (")
+    rows = {row[1]: " ".join(row) for row in table(stdout)}
     assert rows["rate"].endswith("; optional")
     assert rows["ids"].startswith("Input ids int64 [batch, 4] batched: one item ([4])")
     assert rows["mask"].startswith("Input mask int64 [batch, 4] fixed: ")

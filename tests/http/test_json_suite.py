@@ -1,4 +1,4 @@
-"""JSONTestSuite over the socket: all of it to one server, which answers each document."""
+"""JSONTestSuite over a socket: one server responds to every document."""
 
 import json
 from collections.abc import Callable
@@ -27,12 +27,12 @@ def test_every_document_is_answered(server: Callable[[str], ServerProcess]) -> N
     with Client(running) as client:
         for name, body in bodies:
             client.send(post(body))
-            answer = client.read()
-            # The model has more inputs, so that what is right is refused as well, but later.
-            assert answer.status == 400, (name, answer)
-            assert answer.headers["Content-Type"] == "application/json"
-            is_syntax = answer.detail.startswith("Invalid JSON at byte ")
-            assert not (name.startswith("y_") and is_syntax), (name, answer)
+            response = client.read()
+            # The model has more inputs, so valid documents are rejected too, by a later check.
+            assert response.status == 400, (name, response)
+            assert response.headers["Content-Type"] == "application/json"
+            is_syntax = response.detail.startswith("Invalid JSON at byte ")
+            assert not (name.startswith("y_") and is_syntax), (name, response)
 
 
 def test_what_is_right_and_fits_is_run(server: Callable[[str], ServerProcess]) -> None:
@@ -43,11 +43,11 @@ def test_what_is_right_and_fits_is_run(server: Callable[[str], ServerProcess]) -
             if name.startswith("n_"):
                 continue
             client.send(post(b'{"scalar":1,"free":' + document(name) + b"}"))
-            answer = client.read()
-            if answer.status == 200:
-                wanted = numpy.asarray(json.loads(document(name)), numpy.float32)
-                assert numpy.array_equal(numpy.float32(answer.json["free_out"]), wanted), name
+            response = client.read()
+            if response.status == 200:
+                expected = numpy.asarray(json.loads(document(name)), numpy.float32)
+                assert numpy.array_equal(numpy.float32(response.json["free_out"]), expected), name
                 ran += 1
             else:
-                assert answer.status == 400, (name, answer)
+                assert response.status == 400, (name, response)
     assert ran > 10

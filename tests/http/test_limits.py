@@ -1,4 +1,4 @@
-"""What clients may do without harm: too much, too slowly, too little, or nonsense."""
+"""Misbehaving clients do no harm: oversized, slow, incomplete or malformed requests."""
 
 import http.client
 import json
@@ -40,7 +40,7 @@ def chunk(data: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def on_waitress(model_file: Find) -> Iterator[ServerProcess]:
-    """A server that takes bodies of up to 1 MB."""
+    """A server that accepts bodies of up to 1 MB."""
     with serve(model_file("sentiment"), "--max-body", "1MB") as server:
         yield server
     assert server.stderr.text == ""
@@ -57,14 +57,14 @@ def on_granian(model_file: Find) -> Iterator[ServerProcess]:
 
 @pytest.fixture(params=["on_waitress", "on_granian"])
 def limited(request: pytest.FixtureRequest) -> ServerProcess:
-    """Both; docs/deploy.md says where they differ."""
+    """Both servers; docs/deploy.md says where they differ."""
     server: ServerProcess = request.getfixturevalue(request.param)
     return server
 
 
 @pytest.fixture
 def fresh(model_file: Find) -> Iterator[ServerProcess]:
-    """A server that nobody else talks to; it has answered one request and forgotten its client."""
+    """A server of one test only, which has served one request and closed its connection."""
     with serve(model_file("sentiment")) as server:
         descriptors = server.descriptors()
         assert server.post(GOOD).status == 200
@@ -73,7 +73,7 @@ def fresh(model_file: Find) -> Iterator[ServerProcess]:
     assert server.stderr.text == ""
 
 
-# The size of a body.
+# Body size.
 
 
 def test_a_body_of_the_limit_passes(limited: ServerProcess) -> None:
@@ -85,10 +85,10 @@ def test_a_body_of_the_limit_passes(limited: ServerProcess) -> None:
 
 
 def test_a_body_over_the_limit(limited: ServerProcess) -> None:
-    answer = limited.post(GOOD.ljust(LIMIT + 1))
-    assert answer.status == 413
-    assert answer.headers["Content-Type"] == "application/json"
-    assert str(LIMIT) in answer.detail
+    response = limited.post(GOOD.ljust(LIMIT + 1))
+    assert response.status == 413
+    assert response.headers["Content-Type"] == "application/json"
+    assert str(LIMIT) in response.detail
 
 
 @pytest.mark.parametrize("length", [LIMIT + 1, 2**31, 2**63])
@@ -110,9 +110,9 @@ def test_a_declared_length_of_many_digits(on_waitress: ServerProcess) -> None:
 def test_no_continue_for_a_body_over_the_limit(limited: ServerProcess, length: int) -> None:
     with Client(limited) as client:
         client.send(head(length, "Expect: 100-continue"))
-        answer = client.read()
-        assert answer.status == 413
-        assert str(LIMIT) in answer.detail
+        response = client.read()
+        assert response.status == 413
+        assert str(LIMIT) in response.detail
         assert client.at_end()
 
 
@@ -131,19 +131,19 @@ def test_continue_for_a_body_within_the_limit(
 def test_continue_where_there_is_no_body(limited: ServerProcess) -> None:
     with Client(limited) as client:
         client.send(head(0, "Expect: 100-continue"))
-        answer = client.read()
-        if answer.status == 100:  # allowed, but then the answer must follow
-            answer = client.read()
-        assert answer.status == 400
+        response = client.read()
+        if response.status == 100:  # allowed, but the final response must follow
+            response = client.read()
+        assert response.status == 400
 
 
 def test_chunks_are_refused_as_soon_as_they_pass_the_limit(limited: ServerProcess) -> None:
     with Client(limited) as client:
         client.send(head(None, CHUNKED), *(chunk(b" " * 100_000) for _ in range(10)))
-        client.send(chunk(b" "))  # the body is not at its end
-        answer = client.read()
-        assert answer.status == 413
-        assert str(LIMIT) in answer.detail
+        client.send(chunk(b" "))  # the body is still incomplete
+        response = client.read()
+        assert response.status == 413
+        assert str(LIMIT) in response.detail
 
 
 def test_a_chunk_need_not_come_whole_to_be_refused(limited: ServerProcess) -> None:
@@ -153,7 +153,7 @@ def test_a_chunk_need_not_come_whole_to_be_refused(limited: ServerProcess) -> No
 
 
 def test_chunks_of_one_byte_make_a_body_like_any_other(limited: ServerProcess) -> None:
-    """Their framing is five times the body, which counts alone."""
+    """The framing is five times as long as the body, but only the body counts."""
     body = GOOD.ljust(300_000)
     with Client(limited) as client:
         client.send(head(None, CHUNKED), *(b"1\r\n%c\r\n" % byte for byte in body), b"0\r\n\r\n")
@@ -168,9 +168,9 @@ def test_chunks_of_one_byte_make_a_body_like_any_other(limited: ServerProcess) -
 def test_chunks_with_endless_lines_are_refused(on_waitress: ServerProcess, framing: bytes) -> None:
     with Client(on_waitress) as client:
         client.send(head(None, CHUNKED), framing)
-        answer = client.read()
-        assert answer.status == 400
-        assert answer.detail
+        response = client.read()
+        assert response.status == 400
+        assert response.detail
 
 
 def test_chunks_with_more_framing_than_any_body_needs_are_refused(
@@ -178,15 +178,15 @@ def test_chunks_with_more_framing_than_any_body_needs_are_refused(
 ) -> None:
     with Client(on_waitress) as client:
         client.send(head(None, CHUNKED), *(b"1;" + b"x" * 5000 + b"\r\n \r\n" for _ in range(1300)))
-        answer = client.read()
-        assert answer.status == 400
-        assert answer.detail == "The chunks of the body carry too much beside the body"
+        response = client.read()
+        assert response.status == 400
+        assert response.detail == "The chunks of the body carry too much beside the body"
 
 
 def test_http_client_reads_the_answer_after_all_it_sent(limited: ServerProcess) -> None:
-    answer = limited.post(b" " * 30_000_000)
-    assert answer.status == 413
-    assert str(LIMIT) in answer.detail
+    response = limited.post(b" " * 30_000_000)
+    assert response.status == 413
+    assert str(LIMIT) in response.detail
 
 
 def test_http_client_reads_the_answer_to_chunks(limited: ServerProcess) -> None:
@@ -194,32 +194,32 @@ def test_http_client_reads_the_answer_to_chunks(limited: ServerProcess) -> None:
     with closing(connection):
         pieces = (b" " * 100_000 for _ in range(300))
         connection.request("POST", "/predict", pieces, JSON_HEADERS, encode_chunked=True)
-        answer = connection.getresponse()
-        assert answer.status == 413
-        assert list(json.loads(answer.read())) == ["detail"]
+        response = connection.getresponse()
+        assert response.status == 413
+        assert list(json.loads(response.read())) == ["detail"]
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 def test_requests_reads_the_answer(limited: ServerProcess, chunked: bool) -> None:
     pieces = [b" " * 100_000] * 300
     for _ in range(5):
-        answer = requests.post(
+        response = requests.post(
             limited.url,
             data=iter(pieces) if chunked else b"".join(pieces),
             headers=JSON_HEADERS,
             timeout=PATIENCE_SECONDS,
         )
-        assert answer.status_code == 413
-        assert list(answer.json()) == ["detail"]
+        assert response.status_code == 413
+        assert list(response.json()) == ["detail"]
 
 
 def test_what_follows_a_refused_body_is_not_a_request(on_waitress: ServerProcess) -> None:
     with Client(on_waitress) as client:
         client.send(post(GOOD), head(LIMIT + 1), post(GOOD))
         assert client.read().status == 200
-        answer = client.read()
-        assert answer.status == 413
-        assert answer.headers["Connection"] == "close"
+        response = client.read()
+        assert response.status == 413
+        assert response.headers["Connection"] == "close"
         assert client.at_end()
 
 
@@ -239,7 +239,7 @@ def test_nesting_without_end(server: Serve, body: bytes) -> None:
     assert server("matrix").predict({"x": [1]}) == {"y": [1.0]}
 
 
-# What is no request.
+# Malformed requests.
 
 
 @pytest.mark.parametrize(
@@ -272,10 +272,10 @@ def test_nesting_without_end(server: Serve, body: bytes) -> None:
 def test_no_request(on_waitress: ServerProcess, data: bytes, status: int) -> None:
     with Client(on_waitress) as client:
         client.send(data)
-        answer = client.read()
-    assert answer.status == status
-    assert answer.headers["Content-Type"] == "application/json"
-    assert answer.detail
+        response = client.read()
+    assert response.status == status
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.detail
 
 
 # Connections.
@@ -335,14 +335,14 @@ def test_a_request_in_two_pieces_wherever_it_is_cut(
     with Client(server(name)) as client:
         client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client.send(request)
-        whole = client.read()
-        assert whole.status == status
+        expected = client.read()
+        assert expected.status == status
         for at in range(1, len(request)):
             client.send(request[:at])
-            time.sleep(0.0005)  # about what the server takes to have read it
+            time.sleep(0.0005)  # about the time that the server needs to read it
             client.send(request[at:])
-            answer = client.read()
-            assert (answer.status, answer.body) == (status, whole.body), at
+            response = client.read()
+            assert (response.status, response.body) == (status, expected.body), at
 
 
 def test_a_client_may_end_its_side_before_the_answer(on_waitress: ServerProcess) -> None:
@@ -392,7 +392,7 @@ def test_a_client_that_leaves_takes_everything_along(
         for client in clients:
             leave(client)
     wait_until(lambda: fresh.descriptors() == descriptors, "the clients' sockets are closed")
-    # None for any of the clients; those that wait for runs begin with the first request that waits.
+    # No thread per client; those that wait for runs start with the first request that queues.
     assert fresh.threads() <= threads + cores()
     assert fresh.post(GOOD).status == 200
 
@@ -417,8 +417,8 @@ def test_a_client_that_leaves_at_once_is_nothing_to_log(fresh: ServerProcess, se
     assert fresh.stderr.text == ""
 
 
-def start_to_run(server: ServerProcess, client: Client) -> None:
-    """Sends a request that takes about a second; returns while the model runs."""
+def start_run(server: ServerProcess, client: Client) -> None:
+    """Sends a request of about a second; returns once the model is running."""
     computed = server.cpu_seconds()
     client.send(post(b'{"steps": 20000}'))
     wait_until(lambda: server.cpu_seconds() > computed + 0.05, "the model runs")
@@ -431,33 +431,33 @@ def test_a_client_that_leaves_while_the_model_runs(model_file: Find) -> None:
         threads = server.threads()
         for leave in (Client.close, Client.reset):
             client = Client(server)
-            start_to_run(server, client)
+            start_run(server, client)
             leave(client)
         wait_until(lambda: server.descriptors() == descriptors, "the clients' sockets are closed")
-        assert server.threads() <= threads  # the one that loads the model may have been among them
+        assert server.threads() <= threads  # which may include the thread that loaded the model
         assert server.post({"steps": 1}).status == 200
 
 
 def test_slow_senders_do_not_stop_others(model_file: Find) -> None:
-    """Whatever they still have to send, and while one byte after the other comes."""
+    """Wherever their request is cut, and while the rest arrives byte by byte."""
     request, steps = post(GOOD), 10
     with serve(model_file("sentiment"), "--threads", "1") as server, ExitStack() as stack:
         slow = [stack.enter_context(Client(server)) for _ in range(200)]
-        begun = [number % (len(request) - steps) for number in range(len(slow))]
-        for client, sent in zip(slow, begun, strict=True):
+        offsets = [number % (len(request) - steps) for number in range(len(slow))]
+        for client, sent in zip(slow, offsets, strict=True):
             client.send(request[:sent])
         for step in range(steps):
-            for client, sent in zip(slow, begun, strict=True):
+            for client, sent in zip(slow, offsets, strict=True):
                 client.send(request[sent + step : sent + step + 1])
             assert server.post(GOOD).status == 200
-        for client, sent in zip(slow, begun, strict=True):
+        for client, sent in zip(slow, offsets, strict=True):
             client.send(request[sent + steps :])
         assert [client.read().status for client in slow] == [200] * 200
 
 
 @pytest.mark.parametrize("pipelined", [1, 3])
 def test_slow_readers_do_not_stop_others(model_file: Find, pipelined: int) -> None:
-    body = b'{"count": [5000000]}'  # is answered with 20 MB
+    body = b'{"count": [5000000]}'  # the response has 20 MB
     with serve(model_file("repeat"), "--threads", "2") as server, ExitStack() as stack:
         slow = [stack.enter_context(Client(server)) for _ in range(3)]
         for client in slow:
@@ -477,21 +477,21 @@ def test_memory_does_not_grow_with_requests(model_file: Find) -> None:
     assert len(image) > 3_000_000
     idle: queue.SimpleQueue[Client] = queue.SimpleQueue()
 
-    def ask(_: int) -> bytes:
+    def send(_: int) -> bytes:
         client = idle.get()
         client.send(image)
-        answer = client.read()
+        response = client.read()
         idle.put(client)
-        assert answer.status == 200
-        return answer.body
+        assert response.status == 200
+        return response.body
 
     with serve(model_file("photo")) as server, ExitStack() as stack:
         for _ in range(4):
             idle.put(stack.enter_context(Client(server)))
         with ThreadPoolExecutor(4) as pool:
-            answers = set(pool.map(ask, range(200)))
+            responses = set(pool.map(send, range(200)))
             processed = server.resident_bytes()
-            answers |= set(pool.map(ask, range(800)))
+            responses |= set(pool.map(send, range(800)))
             grown = server.resident_bytes() - processed
-    assert len(answers) == 1
+    assert len(responses) == 1
     assert abs(grown) < 32 * 2**20

@@ -1,4 +1,4 @@
-"""More requests than can run at once: batches, refusals, deadlines, clients that leave, figures."""
+"""Overload: batches, rejections, deadlines, clients that disconnect, and metrics."""
 
 import contextlib
 import json
@@ -23,8 +23,8 @@ from tests.support.servers import (
     Client,
     Response,
     ServerProcess,
-    figure,
     head,
+    metric,
     post,
     serve,
     wait_until,
@@ -33,23 +33,23 @@ from tests.support.servers import (
 Find = Callable[[str], Path]
 ROOT = Path(__file__).parents[2]
 
-# Products of matrices: about a second, and longer than any test waits.
+# Matrix products: about a second, and longer than any test waits.
 A_WHILE = b'{"steps": 25000}'
-FOR_EVER = b'{"steps": 100000000}'
+ENDLESS = b'{"steps": 100000000}'
 QUICK = b'{"steps": 1}'
-# Of a server with --max-queue 2 whose model cannot be batched: it runs as many as it has cores.
-_ROOM = cores() + 2
+# Requests that fit into `narrow`: without batching, one runs per core, and two queue.
+_CAPACITY = cores() + 2
 
 
 @pytest.fixture
 def narrow(model_file: Find) -> Iterator[ServerProcess]:
-    """A slow model, of which one may run and two may wait beside those that the cores run."""
-    with serve(model_file("slow"), "--max-queue", "2", "--threads", str(_ROOM)) as server:
+    """A server of a slow model, in whose queue two requests may wait."""
+    with serve(model_file("slow"), "--max-queue", "2", "--threads", str(_CAPACITY)) as server:
         yield server
 
 
 def test_connections_that_come_at_once_get_their_first_answers_first(model_file: Find) -> None:
-    """None waits for the second and the third requests of others."""
+    """No connection waits for second and third requests of the others."""
     body = b'{"x": [[1.0]]}'
     request = post(body)
     with serve(model_file("matrix")) as server, contextlib.ExitStack() as stack:
@@ -60,47 +60,47 @@ def test_connections_that_come_at_once_get_their_first_answers_first(model_file:
             clients.append(stack.enter_context(client))
             client.sendall(request)
         server.process.send_signal(signal.SIGCONT)
-        answers = dict.fromkeys(clients, 0)
-        while not all(answers.values()):
+        received = dict.fromkeys(clients, 0)
+        while not all(received.values()):
             readable, _, _ = select.select(clients, [], [], PATIENCE_SECONDS)
             assert readable
             for client in readable:
                 assert client.recv(2**16).startswith(b"HTTP/1.1 200 OK")
-                answers[client] += 1
+                received[client] += 1
                 client.sendall(request)
-    assert max(answers.values()) <= 5
+    assert max(received.values()) <= 5
 
 
-# Too many.
+# Too many requests.
 
 
 def test_a_full_queue_answers_at_once_and_counts(narrow: ServerProcess) -> None:
-    """Of N that are sent at once just as many are let in as there is room for."""
-    sent = _ROOM + 10
+    """Of N simultaneous requests, exactly as many are admitted as fit."""
+    sent = _CAPACITY + 10
     with ThreadPoolExecutor(sent) as callers:
         start = threading.Barrier(sent)
 
-        def ask(_: int) -> tuple[int, float, Response]:
+        def send(_: int) -> tuple[int, float, Response]:
             start.wait(30)
             began = time.monotonic()
-            answer = narrow.post(A_WHILE)
-            return answer.status, time.monotonic() - began, answer
+            response = narrow.post(A_WHILE)
+            return response.status, time.monotonic() - began, response
 
-        answers = list(callers.map(ask, range(sent)))
-    refused = [answer for status, _, answer in answers if status == 503]
-    served = [status for status, _, _ in answers if status == 200]
+        responses = list(callers.map(send, range(sent)))
+    busy = [response for status, _, response in responses if status == 503]
+    served = [status for status, _, _ in responses if status == 200]
     (limit,) = {
-        int(re.findall(r"busy: (\d+) requests are here", answer.detail)[0]) for answer in refused
+        int(re.findall(r"busy: (\d+) requests are here", response.detail)[0]) for response in busy
     }
-    assert len(served) == limit == _ROOM
-    assert len(refused) == sent - limit
-    assert all(int(answer.headers["Retry-After"]) > 0 for answer in refused)
-    # Refused while all workers were busy.
-    fastest_served = min(seconds for status, seconds, _ in answers if status == 200)
-    assert all(seconds < fastest_served for status, seconds, _ in answers if status == 503)
-    assert figure(narrow, "gpux_refused_total", reason="queue_full") == len(refused)
-    assert figure(narrow, "gpux_requests_total", status="200") == len(served)
-    assert figure(narrow, "gpux_in_flight_requests") == 0
+    assert len(served) == limit == _CAPACITY
+    assert len(busy) == sent - limit
+    assert all(int(response.headers["Retry-After"]) > 0 for response in busy)
+    # Rejected while all workers were busy.
+    fastest_served = min(seconds for status, seconds, _ in responses if status == 200)
+    assert all(seconds < fastest_served for status, seconds, _ in responses if status == 503)
+    assert metric(narrow, "gpux_refused_total", reason="queue_full") == len(busy)
+    assert metric(narrow, "gpux_requests_total", status="200") == len(served)
+    assert metric(narrow, "gpux_in_flight_requests") == 0
 
 
 def test_probes_are_answered_while_all_workers_are_busy(model_file: Find) -> None:
@@ -111,8 +111,8 @@ def test_probes_are_answered_while_all_workers_are_busy(model_file: Find) -> Non
         Client(server) as two,
     ):
         computed = server.cpu_seconds()
-        one.send(post(FOR_EVER))
-        two.send(post(FOR_EVER))
+        one.send(post(ENDLESS))
+        two.send(post(ENDLESS))
         wait_until(lambda: server.cpu_seconds() > computed + 0.05, "the model runs")
         for path in ("/health", "/health/live", "/health/ready", "/info", "/metrics"):
             assert server.request("GET", path).status == 200
@@ -120,12 +120,12 @@ def test_probes_are_answered_while_all_workers_are_busy(model_file: Find) -> Non
 
 
 def test_a_refused_request_leaves_its_connection_usable(narrow: ServerProcess) -> None:
-    clients = [Client(narrow) for _ in range(_ROOM + 8)]
+    clients = [Client(narrow) for _ in range(_CAPACITY + 8)]
     try:
         for client in clients:
             client.send(post(A_WHILE))
-        answers = [client.read() for client in clients]
-        assert {answer.status for answer in answers} == {200, 503}
+        responses = [client.read() for client in clients]
+        assert {response.status for response in responses} == {200, 503}
         for client in clients:
             client.send(post(QUICK))
             assert client.read().status in (200, 503)
@@ -137,7 +137,7 @@ def test_a_refused_request_leaves_its_connection_usable(narrow: ServerProcess) -
 
 
 def test_a_sequential_client_is_never_too_many(model_file: Find) -> None:
-    """Whoever has read an answer finds room for the next request."""
+    """A client that has read its response is admitted with the next request."""
     with (
         serve(model_file("matrix"), "--max-queue", "0", "--batching", "on") as server,
         Client(server) as client,
@@ -153,7 +153,7 @@ def test_no_spelling_of_the_path_runs_where_probes_are_answered(
 ) -> None:
     with serve(model_file("slow"), "--timeout", "5") as server, Client(server) as client:
         computed = server.cpu_seconds()
-        client.send(head(len(FOR_EVER), path=path), FOR_EVER)
+        client.send(head(len(ENDLESS), path=path), ENDLESS)
         wait_until(lambda: server.cpu_seconds() > computed + 0.05, "the model runs")
         began = time.monotonic()
         assert server.request("GET", "/health").status == 200
@@ -161,87 +161,87 @@ def test_no_spelling_of_the_path_runs_where_probes_are_answered(
         assert client.read().status == 504
 
 
-# Too late.
+# Deadlines.
 
 
 def test_waiting_counts_towards_the_deadline(model_file: Find) -> None:
-    """Twenty requests wait behind slow ones: each is answered about when its time is over."""
+    """Requests that wait behind slow ones get their response at about their deadline."""
     options = ("--threads", "32", "--timeout", "1.5", "--max-queue", "100")
     with serve(model_file("slow"), *options) as server:
         with ThreadPoolExecutor(24) as callers:
 
-            def ask(_: int) -> tuple[int, float]:
+            def send(_: int) -> tuple[int, float]:
                 began = time.monotonic()
-                return server.post(FOR_EVER).status, time.monotonic() - began
+                return server.post(ENDLESS).status, time.monotonic() - began
 
-            answers = list(callers.map(ask, range(24)))
-        assert {status for status, _ in answers} == {504}
-        # Generous: CI's machines are busy. The scheduler's own tests look closer.
-        assert all(1.4 < seconds < 4 for _, seconds in answers)
-        # The model is free again.
+            responses = list(callers.map(send, range(24)))
+        assert {status for status, _ in responses} == {504}
+        # Generous, because CI machines are busy. The scheduler's own tests are stricter.
+        assert all(1.4 < seconds < 4 for _, seconds in responses)
+        # The model is idle again.
         assert server.post(QUICK).status == 200
-        assert figure(server, "gpux_requests_total", status="504") == 24
+        assert metric(server, "gpux_requests_total", status="504") == 24
 
 
 def test_a_client_may_ask_for_less(model_file: Find) -> None:
     with serve(model_file("slow")) as server:
         headers = {**JSON_HEADERS, "X-Request-Timeout": "0.3"}
         began = time.monotonic()
-        answer = server.request("POST", "/predict", FOR_EVER, headers)
-        assert answer.status == 504
-        assert answer.detail == "The request took longer than the limit of 0.3 seconds"
+        response = server.request("POST", "/predict", ENDLESS, headers)
+        assert response.status == 504
+        assert response.detail == "The request took longer than the limit of 0.3 seconds"
         assert time.monotonic() - began < 10
-        # But not for more than the limit, nor for nonsense.
+        # More than the limit is accepted without effect; invalid values are rejected.
         headers["X-Request-Timeout"] = "1e9"
         assert server.request("POST", "/predict", QUICK, headers).status == 200
-        for wrong in ("0", "-1", "soon", "nan", "inf"):
-            headers["X-Request-Timeout"] = wrong
-            answer = server.request("POST", "/predict", QUICK, headers)
-            assert answer.status == 400
-            assert answer.detail == f"X-Request-Timeout must be seconds above 0, got '{wrong}'"
+        for value in ("0", "-1", "soon", "nan", "inf"):
+            headers["X-Request-Timeout"] = value
+            response = server.request("POST", "/predict", QUICK, headers)
+            assert response.status == 400
+            assert response.detail == f"X-Request-Timeout must be seconds above 0, got '{value}'"
 
 
 def test_nothing_is_computed_for_a_client_that_left_while_it_waited(model_file: Find) -> None:
-    """As it does where its process is killed: its end comes, or a reset."""
+    """Whether the connection is closed or reset, as when the client is killed."""
     options = ("--threads", str(cores() + 4), "--timeout", "30")
     with serve(model_file("slow"), *options) as server:
         first = [Client(server) for _ in range(cores() + 2)]
         for client in first:
             client.send(post(A_WHILE))
-        wait_until(lambda: figure(server, "gpux_in_flight_requests") == len(first), "all are here")
+        wait_until(lambda: metric(server, "gpux_in_flight_requests") == len(first), "all are here")
         leavers = [Client(server), Client(server)]
         for leaver in leavers:
-            leaver.send(post(FOR_EVER))
-        here = len(first) + len(leavers)
-        wait_until(lambda: figure(server, "gpux_in_flight_requests") == here, "they are here")
-        wait_until(lambda: figure(server, "gpux_queue_requests") > 0, "something waits")
+            leaver.send(post(ENDLESS))
+        in_flight = len(first) + len(leavers)
+        wait_until(lambda: metric(server, "gpux_in_flight_requests") == in_flight, "they are here")
+        wait_until(lambda: metric(server, "gpux_queue_requests") > 0, "something waits")
         leavers[0].close()
         leavers[1].reset()
         for client in first:
             assert client.read().status == 200
             client.close()
-        # Had it run, this would wait for ever.
+        # This would wait forever if one of them ran.
         assert server.post(QUICK).status == 200
-        wait_until(lambda: figure(server, "gpux_in_flight_requests") == 0, "nobody is here")
-        assert figure(server, "gpux_requests_total", status="499") == 2
+        wait_until(lambda: metric(server, "gpux_in_flight_requests") == 0, "nobody is here")
+        assert metric(server, "gpux_requests_total", status="499") == 2
 
 
-# Together.
+# Batches.
 
 
 def test_each_caller_gets_its_own_rows(model_file: Find) -> None:
     with serve(model_file("matrix"), "--threads", "32", "--batching", "on") as server:
         assert "Batching  on" in server.stdout.text
 
-        def ask(number: int) -> bool:
+        def check(number: int) -> bool:
             rows = [[float(number), row + 0.5] for row in range(1 + number % 3)]
             value = rows[0] if number % 4 == 0 else rows
             return bool(server.predict({"x": value}) == {"y": value})
 
         with ThreadPoolExecutor(32) as callers:
-            assert all(callers.map(ask, range(600)))
-        together = figure(server, "gpux_batch_rows_sum") / figure(server, "gpux_batch_rows_count")
-        assert together > 1
+            assert all(callers.map(check, range(600)))
+        mean = metric(server, "gpux_batch_rows_sum") / metric(server, "gpux_batch_rows_count")
+        assert mean > 1
         assert server.request("GET", "/info").json["batching"] == {
             "enabled": True,
             "max_batch_size": 32,
@@ -254,24 +254,24 @@ def test_each_caller_gets_its_own_rows(model_file: Find) -> None:
 
 
 def test_texts_of_different_lengths_run_together(tmp_path: Path) -> None:
-    """No two clients' texts are equally long: whatever runs together was padded."""
+    """No two clients send texts of equal length, so every batch is padded."""
     folder = write_folder(tmp_path / "bert")
     with serve(folder, "--threads", "32") as server:
         assert "Padding   on: sequence to the next of 16 sizes up to 128" in server.stdout.text
         texts = ["good " * (1 + client) for client in range(32)]
         alone = [server.predict({"text": text})["sentiment"] for text in texts]
-        count = figure(server, "gpux_batch_rows_count")
-        assert figure(server, "gpux_batch_rows_sum") == count, "one after the other, none together"
+        count = metric(server, "gpux_batch_rows_count")
+        assert metric(server, "gpux_batch_rows_sum") == count, "one after the other, none together"
 
-        def ask(client: int) -> bool:
-            found = [server.predict({"text": texts[client]})["sentiment"] for _ in range(15)]
-            return all(answer == pytest.approx(alone[client], abs=1e-5) for answer in found)
+        def check(client: int) -> bool:
+            results = [server.predict({"text": texts[client]})["sentiment"] for _ in range(15)]
+            return all(result == pytest.approx(alone[client], abs=1e-5) for result in results)
 
         with ThreadPoolExecutor(32) as callers:
-            assert all(callers.map(ask, range(32)))
-        asked = figure(server, "gpux_batch_rows_count") - count
-        assert asked == 32 * 15
-        assert (figure(server, "gpux_batch_rows_sum") - count) / asked > 1
+            assert all(callers.map(check, range(32)))
+        added = metric(server, "gpux_batch_rows_count") - count
+        assert added == 32 * 15
+        assert (metric(server, "gpux_batch_rows_sum") - count) / added > 1
 
 
 def test_a_model_whose_rows_mix_is_not_batched_and_says_so(model_file: Find) -> None:
@@ -281,59 +281,59 @@ def test_a_model_whose_rows_mix_is_not_batched_and_says_so(model_file: Find) -> 
         )
 
 
-# Figures.
+# Metrics.
 
 
 def test_the_stages_of_a_request(model_file: Find) -> None:
     with serve(model_file("matrix")) as server:
-        answer = server.post({"x": [[1.0, 2.0]]})
-        timing = dict(re.findall(r"(\w+);dur=([\d.]+)", answer.headers["Server-Timing"]))
+        response = server.post({"x": [[1.0, 2.0]]})
+        timing = dict(re.findall(r"(\w+);dur=([\d.]+)", response.headers["Server-Timing"]))
         assert list(timing) == ["read", "decode", "queue", "run", "encode", "total"]
-        assert all(0 <= float(taken) < 10_000 for taken in timing.values())
+        assert all(0 <= float(ms) < 10_000 for ms in timing.values())
         for stage in ("read", "decode", "queue", "run", "encode"):
-            seconds = figure(server, "gpux_stage_duration_seconds_sum", stage=stage)
+            seconds = metric(server, "gpux_stage_duration_seconds_sum", stage=stage)
             assert seconds == pytest.approx(float(timing[stage]) / 1e3, abs=1e-6)
-        # What was refused names what it reached.
+        # A rejected request lists only the stages that it reached.
         assert "run" not in server.post("[]").headers["Server-Timing"]
-        assert figure(server, "gpux_requests_total", status="200") == 1
-        assert figure(server, "gpux_requests_total", status="400") == 1
-        assert figure(server, "gpux_request_duration_seconds_count") == 2
-        assert figure(server, "gpux_stage_duration_seconds_count", stage="run") == 1
-        assert figure(server, "process_resident_memory_bytes") > 2**20
+        assert metric(server, "gpux_requests_total", status="200") == 1
+        assert metric(server, "gpux_requests_total", status="400") == 1
+        assert metric(server, "gpux_request_duration_seconds_count") == 2
+        assert metric(server, "gpux_stage_duration_seconds_count", stage="run") == 1
+        assert metric(server, "process_resident_memory_bytes") > 2**20
 
 
 def test_the_stages_make_up_the_whole(model_file: Find) -> None:
-    """Each second of a request is counted in one stage, the wait for a thread and a run too."""
+    """The stages add up to the total, with the waits for a thread and for a run."""
     with serve(model_file("slow"), "--threads", str(cores() + 1)) as server:
-        sent = 2 * cores() + 2  # more than threads, and than runs at once
+        sent = 2 * cores() + 2  # more than threads, and than concurrent runs
         with ThreadPoolExecutor(sent) as callers:
 
-            def ask(_: int) -> tuple[dict[str, float], float]:
+            def send(_: int) -> tuple[dict[str, float], float]:
                 began = time.monotonic()
-                answer = server.post(b'{"steps": 4000}')
+                response = server.post(b'{"steps": 4000}')
                 took_ms = 1e3 * (time.monotonic() - began)
-                timing = answer.headers["Server-Timing"].split(", ")
+                timing = response.headers["Server-Timing"].split(", ")
                 return {name: float(ms) for name, ms in (x.split(";dur=") for x in timing)}, took_ms
 
-            answers = list(callers.map(ask, range(sent)))
-    for timing, took_ms in answers:
+            responses = list(callers.map(send, range(sent)))
+    for timing, took_ms in responses:
         total_ms = timing.pop("total")
         assert 0.8 * total_ms <= sum(timing.values()) <= total_ms + 0.01
         assert total_ms <= took_ms
-    fastest_run_ms = min(timing["run"] for timing, _ in answers)
-    waited = [timing for timing, _ in answers if timing["queue"] > 0.5 * fastest_run_ms]
+    fastest_run_ms = min(timing["run"] for timing, _ in responses)
+    waited = [timing for timing, _ in responses if timing["queue"] > 0.5 * fastest_run_ms]
     assert len(waited) >= sent - cores() - 1
 
 
 def test_metrics_follow_the_conventions(model_file: Find) -> None:
-    """Prometheus' "Metric and label naming", as far as `promtool check metrics` looks."""
+    """Prometheus' "Metric and label naming", as far as `promtool check metrics` checks it."""
     with serve(model_file("matrix"), "--access-log", "json") as server:
         server.post({"x": [[1.0, 2.0]]})
-        answer = server.request("GET", "/metrics")
-        assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        scrape = server.request("GET", "/metrics")
+        assert scrape.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
         families = {
             family.name: family
-            for family in text_string_to_metric_families(answer.body.decode())
+            for family in text_string_to_metric_families(scrape.body.decode())
             if family.name.startswith("gpux_")
         }
         assert sorted(families) == [
@@ -349,33 +349,33 @@ def test_metrics_follow_the_conventions(model_file: Find) -> None:
             "gpux_stage_duration_seconds",
             "gpux_unrecorded_requests",
         ]
-        told = {line.split()[2] for line in answer.body.decode().splitlines() if "# TYPE" in line}
+        types = {line.split()[2] for line in scrape.body.decode().splitlines() if "# TYPE" in line}
         for name, family in families.items():
             assert family.documentation.endswith(".")
             words = name.split("_")
             assert not {"ms", "us", "milliseconds", "kb", "mb", "percent", "counter"} & set(words)
             assert words[-1] not in ("total", "count", "sum", "bucket", "info")
-            assert (f"{name}_total" in told) == (family.type == "counter")
+            assert (f"{name}_total" in types) == (family.type == "counter")
             for sample in family.samples:
                 assert all(re.fullmatch(r"[a-z]+", label) for label in sample.labels)
 
 
 def test_the_dashboard_asks_for_what_there_is(model_file: Find) -> None:
     dashboard = json.loads((ROOT / "docs" / "grafana.json").read_text())
-    asked = {
+    queried = {
         name
         for panel in dashboard["panels"]
         for target in panel["targets"]
         for name in re.findall(r"\b(?:gpux|process)_\w+", target["expr"])
     }
-    assert len(asked) > 8
+    assert len(queried) > 8
     with serve(model_file("matrix"), "--access-log", "json") as server:
         server.post({"x": [[1.0, 2.0]]})
         text = server.request("GET", "/metrics").body.decode()
-    there = {
+    exported = {
         sample.name for family in text_string_to_metric_families(text) for sample in family.samples
     }
-    # Nothing was refused yet, and there is no GPU.
-    assert asked - there == {"gpux_refused_total", "gpux_gpu_memory_bytes"}
+    # Nothing has been rejected, and there is no GPU.
+    assert queried - exported == {"gpux_refused_total", "gpux_gpu_memory_bytes"}
     boxes = [tuple(panel["gridPos"][side] for side in "xy") for panel in dashboard["panels"]]
     assert len(set(boxes)) == len(boxes), "no panel lies on another"

@@ -1,6 +1,6 @@
-"""SIGTERM under load: no request that the server has taken is lost.
+"""SIGTERM under load: no request that the server has read is lost.
 
-ENDS=50 in the environment makes it fifty ends.
+ENDS=50 in the environment repeats the shutdown fifty times.
 """
 
 import os
@@ -19,12 +19,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.request_outcomes import LostError, ask
+from tests.support.request_outcomes import LostError, exchange
 from tests.support.servers import (
     Client,
     Response,
     ServerProcess,
-    figure,
+    metric,
     post,
     serve,
     wait_until,
@@ -37,33 +37,33 @@ _ENDS = int(os.environ.get("ENDS", "4"))
 
 @dataclass(frozen=True)
 class Load:
-    """What clients do until the end, and when that begins.
+    """What clients send, and when the shutdown begins.
 
     Attributes:
-        model: of models.py.
-        threads: of the server.
-        clients: as many, each with one request after the other.
-        enough: so many answers at least, and at most, before the end.
-        asks: the body of a request of a random number, and its answer.
+        model: a model of onnx_models.py, by name.
+        threads: worker threads of the server.
+        clients: number of clients, each of which sends one request after the other.
+        responses: range of the number of responses before the shutdown.
+        exchange: from a random number to a request body and its expected response body.
     """
 
     model: str
     threads: int
     clients: int
-    enough: tuple[int, int]
-    asks: Callable[[int], tuple[bytes, bytes]]
+    responses: tuple[int, int]
+    exchange: Callable[[int], tuple[bytes, bytes]]
 
 
 _LOADS = (
     Load("matrix", 16, 24, (50, 300), lambda n: (b'{"x":[%d,0.5]}' % n, b'{"y":[%d.0,0.5]}' % n)),
-    # Some milliseconds each: requests wait for threads, and for the model.
+    # A few milliseconds each: requests wait for threads and for the model.
     Load("slow", 8, 24, (50, 200), lambda n: (b'{"steps":%d}' % (100 + n % 7), b'{"sum":128.0}')),
 )
 
 
 @contextmanager
 def wrk(server: ServerProcess, kind: Load, folder: Path) -> Iterator[None]:
-    """More load, where wrk is installed; nobody looks at what it is answered."""
+    """Additional load, if wrk is installed; its responses are not checked."""
     if shutil.which("wrk") is None:
         yield
         return
@@ -71,7 +71,7 @@ def wrk(server: ServerProcess, kind: Load, folder: Path) -> Iterator[None]:
     script.write_text(
         'wrk.method = "POST"\n'
         'wrk.headers["Content-Type"] = "application/json"\n'
-        f"wrk.body = '{kind.asks(0)[0].decode()}'\n"
+        f"wrk.body = '{kind.exchange(0)[0].decode()}'\n"
     )
     url = f"http://127.0.0.1:{server.port}/predict"
     command = ["wrk", "-t1", "-c32", "-d60", "-s", str(script), url]
@@ -85,17 +85,17 @@ def wrk(server: ServerProcess, kind: Load, folder: Path) -> Iterator[None]:
 @pytest.mark.parametrize("turn", range(_ENDS))
 def test_no_request_is_lost_at_the_end(model_file: Find, tmp_path: Path, turn: int) -> None:
     kind = _LOADS[turn % len(_LOADS)]
-    fates: Counter[object] = Counter()
-    guard = threading.Lock()  # guards fates
+    outcomes: Counter[object] = Counter()
+    guard = threading.Lock()  # guards outcomes
     server = serve(model_file(kind.model), "--threads", str(kind.threads))
 
-    def note(fate: object) -> None:
+    def record(outcome: object) -> None:
         with guard:
-            fates[fate] += 1
+            outcomes[outcome] += 1
 
     def load(thread: int) -> None:
-        """One request after the other, until the server takes no connections any more."""
-        chance = random.Random(100 * turn + thread)
+        """Sends requests one by one until the server accepts no more connections."""
+        rng = random.Random(100 * turn + thread)
         while True:
             try:
                 client = Client(server)
@@ -104,79 +104,79 @@ def test_no_request_is_lost_at_the_end(model_file: Find, tmp_path: Path, turn: i
             with client:
                 is_open = True
                 while is_open:
-                    body, right = kind.asks(chance.randrange(1000))
-                    answer = ask(client, post(body))
-                    if answer is None:
-                        note("unread")
-                    elif answer.status == 503:
-                        note("refused")
+                    body, expected = kind.exchange(rng.randrange(1000))
+                    response = exchange(client, post(body))
+                    if response is None:
+                        record("unread")
+                    elif response.status == 503:
+                        record("refused")
                     else:
-                        note(200 if answer.body == right else answer.body[:200])
-                    is_open = answer is not None and answer.headers["Connection"] != "close"
+                        record(200 if response.body == expected else response.body[:200])
+                    is_open = response is not None and response.headers["Connection"] != "close"
 
-    # Whatever fails, the server ends first: its clients go on until then.
+    # On failure, too, the server ends first: its clients run until then.
     with ThreadPoolExecutor(kind.clients) as clients, server, wrk(server, kind, tmp_path):
         tasks = [clients.submit(load, thread) for thread in range(kind.clients)]
-        enough = random.Random(turn).randrange(*kind.enough)
-        wait_until(lambda: fates[200] >= enough, "requests are answered")
+        target = random.Random(turn).randrange(*kind.responses)
+        wait_until(lambda: outcomes[200] >= target, "requests are answered")
         assert server.end() == 0
         for task in tasks:
             task.result(60)
-    assert set(fates) <= {200, "refused", "unread"}, fates
+    assert set(outcomes) <= {200, "refused", "unread"}, outcomes
     assert server.stdout.text.endswith("Stopped\n")
     assert server.stderr.text == ""
 
 
 def test_an_answer_that_waits_for_its_client_is_sent_whole(model_file: Find) -> None:
-    """20 MB, more than the kernel takes at once."""
-    many = 5_000_000
+    """20 MB, more than the kernel buffers."""
+    count = 5_000_000
     with serve(model_file("repeat")) as server, Client(server) as client:
-        client.send(post(b'{"count":[%d]}' % many))
+        client.send(post(b'{"count":[%d]}' % count))
         wait_until(lambda: bool(client.stream.peek(1)), "the answer begins")
-        wait_until(lambda: figure(server, "gpux_in_flight_requests") == 0, "no thread has it")
+        wait_until(lambda: metric(server, "gpux_in_flight_requests") == 0, "no thread has it")
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: not server.listens(), "connections are refused")
-        assert client.read().body == b'{"ones":[' + b"1.0," * (many - 1) + b"1.0]}"
+        assert client.read().body == b'{"ones":[' + b"1.0," * (count - 1) + b"1.0]}"
         assert server.wait() == 0
 
 
-# What tells a lost request from another.
+# How lost requests are detected.
 
 _REQUEST = post(b"{}")
 
 
 @dataclass
 class Toy:
-    """Listens; stands for a server."""
+    """The port of a listening socket that stands in for a server."""
 
     port: int
 
 
-def fate(treat: Callable[[socket.socket], None], *, before: bool = False) -> Response | None:
-    """Of a request whose server treats the connection so, and then closes it.
+def outcome(handle: Callable[[socket.socket], None], *, closed: bool = False) -> Response | None:
+    """The outcome of a request whose server handles the connection and then closes it.
 
     Args:
-        treat: is given the connection.
-        before: it closes before the request is sent.
+        handle: is called with the accepted connection.
+        closed: whether the connection is closed before the request is sent.
     """
     with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as thread:
 
         def serve_one() -> None:
             connection, _ = listening.accept()
             with connection:
-                treat(connection)
+                handle(connection)
 
         with Client(Toy(listening.getsockname()[1])) as client:
             task = thread.submit(serve_one)
-            if before:
+            if closed:
                 task.result(30)
-            answer = ask(client, _REQUEST)
+            response = exchange(client, _REQUEST)
             task.result(30)
-            return answer
+            return response
 
 
-def take(connection: socket.socket, nbytes: int = len(_REQUEST)) -> None:
-    """Reads that much; all of the request has come then."""
+def read_request(connection: socket.socket, nbytes: int = len(_REQUEST)) -> None:
+    """Waits for the whole request; reads `nbytes` of it."""
     assert len(connection.recv(len(_REQUEST), socket.MSG_WAITALL | socket.MSG_PEEK)) == len(
         _REQUEST
     )
@@ -184,26 +184,26 @@ def take(connection: socket.socket, nbytes: int = len(_REQUEST)) -> None:
         connection.recv(nbytes, socket.MSG_WAITALL)
 
 
-def answer_half(connection: socket.socket) -> None:
-    take(connection)
+def respond_half(connection: socket.socket) -> None:
+    read_request(connection)
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf")
 
 
-def answer_half_and_reset(connection: socket.socket) -> None:
-    take(connection, len(_REQUEST) - 1)
+def respond_half_and_reset(connection: socket.socket) -> None:
+    read_request(connection, len(_REQUEST) - 1)
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf")
 
 
-@pytest.mark.parametrize("treat", [take, answer_half, answer_half_and_reset])
+@pytest.mark.parametrize("treat", [read_request, respond_half, respond_half_and_reset])
 def test_a_lost_request_is_known(treat: Callable[[socket.socket], None]) -> None:
     with pytest.raises(LostError):
-        fate(treat)
+        outcome(treat)
 
 
 @pytest.mark.parametrize("read", [0, 1, len(_REQUEST) - 1])
 def test_so_is_one_that_was_not_read(read: int) -> None:
-    assert fate(lambda connection: take(connection, read)) is None
+    assert outcome(lambda connection: read_request(connection, read)) is None
 
 
 def test_so_is_one_that_came_too_late() -> None:
-    assert fate(lambda _: None, before=True) is None
+    assert outcome(lambda _: None, closed=True) is None

@@ -1,4 +1,4 @@
-"""`gpux serve --server granian`: its worker processes, and where it differs from waitress."""
+"""`gpux serve --server granian`: its worker processes, and its differences from waitress."""
 
 import os
 import signal
@@ -18,8 +18,8 @@ from gpux.config.settings import cores
 from tests.support.servers import (
     Client,
     ServerProcess,
-    figure,
     head,
+    metric,
     post,
     run_gpux,
     serve,
@@ -30,13 +30,13 @@ Find = Callable[[str], Path]
 
 GOOD = b'{"steps": 1}'
 A_WHILE = b'{"steps": 5000}'
-FOR_EVER = b'{"steps": 100000000}'
+ENDLESS = b'{"steps": 100000000}'
 GRANIAN = ("--server", "granian")
 
 
 @pytest.fixture
 def two(model_file: Find) -> Iterator[ServerProcess]:
-    """A server with two workers; none of its processes is left behind."""
+    """A server with two workers; leaves no process behind."""
     with serve(model_file("slow"), *GRANIAN, "--workers", "2") as server:
         workers = server.workers()
         yield server
@@ -44,7 +44,7 @@ def two(model_file: Find) -> Iterator[ServerProcess]:
 
 
 def runs(process: int) -> bool:
-    """Whether a process is there, and more than an entry that nobody has asked for."""
+    """Whether a process exists and is not a zombie."""
     try:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -53,12 +53,12 @@ def runs(process: int) -> bool:
 
 
 def has(worker: int, client: Client) -> bool:
-    """Whether it is a worker of these that has a connection."""
+    """Whether this worker has the connection of a client."""
     port = client.socket.getsockname()[1]
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     inodes = {f"socket:[{row[9]}]" for row in rows if int(row[2].rpartition(":")[2], 16) == port}
     for entry in Path(f"/proc/{worker}/fd").iterdir():
-        with suppress(FileNotFoundError):  # closed meanwhile
+        with suppress(FileNotFoundError):  # closed in the meantime
             if str(entry.readlink()) in inodes:
                 return True
     return False
@@ -75,11 +75,11 @@ def test_all_workers_answer_and_their_figures_add_up(two: ServerProcess) -> None
         counts = [sum(has(worker, client) for client in clients) for worker in (first, second)]
     assert sum(counts) == 40
     assert min(counts) > 0
-    for _ in range(10):  # whoever answers
-        assert figure(two, "gpux_requests_total", status="200") == 200
-        assert figure(two, "gpux_batch_rows_count") == 200
-        assert figure(two, "gpux_model_loads_total") == 2
-    assert figure(two, "process_cpu_seconds_total") > 0
+    for _ in range(10):  # whichever worker responds
+        assert metric(two, "gpux_requests_total", status="200") == 200
+        assert metric(two, "gpux_batch_rows_count") == 200
+        assert metric(two, "gpux_model_loads_total") == 2
+    assert metric(two, "process_cpu_seconds_total") > 0
 
 
 def test_a_process_that_was_stopped_for_a_while_is_not_told_to_end() -> None:
@@ -95,34 +95,34 @@ print("ends", flush=True)
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
     ) as process:
-        said = iter(process.stdout or ())
-        assert next(said) == "waits\n"
+        lines = iter(process.stdout or ())
+        assert next(lines) == "waits\n"
         for _ in range(10):
-            assert next(said) == "goes on\n"
+            assert next(lines) == "goes on\n"
             process.send_signal(signal.SIGSTOP)
-            time.sleep(0.2)  # its time is over
+            time.sleep(0.2)  # longer than the timeout
             process.send_signal(signal.SIGCONT)
         process.terminate()
-        assert [line for line in said if line != "goes on\n"] == ["ends\n"]
+        assert [line for line in lines if line != "goes on\n"] == ["ends\n"]
 
 
 def test_a_worker_that_is_killed_takes_only_its_connections_along(two: ServerProcess) -> None:
-    """Under load: nobody else's request fails, a new worker comes, and nothing counted is lost."""
+    """Under load: no request of the other fails, a new worker starts, and no count is lost."""
     victim, other = two.workers()
-    enough = threading.Event()
-    answered = [0] * 8
+    stop = threading.Event()
+    received = [0] * 8
 
-    def ask(number: int) -> int:
-        """Asks on connections of its own; answers how many broke, none of them the other's."""
+    def send(number: int) -> int:
+        """Sends requests on new connections; returns how many broke, none of them the other's."""
         broken = 0
-        while not enough.is_set():
+        while not stop.is_set():
             is_others = False
             try:
                 with Client(two) as client:
                     for _ in range(20):
                         client.send(post(GOOD))
                         assert client.read().status == 200
-                        answered[number] += 1
+                        received[number] += 1
                         is_others = is_others or has(other, client)
             except (ConnectionError, AssertionError):
                 assert not is_others
@@ -130,23 +130,23 @@ def test_a_worker_that_is_killed_takes_only_its_connections_along(two: ServerPro
         return broken
 
     with ThreadPoolExecutor(8) as pool:
-        asking = [pool.submit(ask, number) for number in range(8)]
-        wait_until(lambda: sum(answered) > 200, "requests are answered")
+        tasks = [pool.submit(send, number) for number in range(8)]
+        wait_until(lambda: sum(received) > 200, "requests are answered")
         os.kill(victim, signal.SIGKILL)
-        before = sum(answered)
-        wait_until(lambda: sum(answered) > before + 200, "the others go on")
+        before = sum(received)
+        wait_until(lambda: sum(received) > before + 200, "the others go on")
         wait_until(lambda: len(set(two.workers()) - {victim}) == 2, "a new one comes")
-        enough.set()
-        broken = sum(task.result() for task in asking)
-    wait_until(lambda: figure(two, "gpux_model_loads_total") == 3, "it has loaded the model")
-    # One may have been counted whose answer nobody read.
-    assert 0 <= figure(two, "gpux_requests_total", status="200") - sum(answered) <= broken
+        stop.set()
+        broken = sum(task.result() for task in tasks)
+    wait_until(lambda: metric(two, "gpux_model_loads_total") == 3, "it has loaded the model")
+    # Requests may have been counted whose response was not read.
+    assert 0 <= metric(two, "gpux_requests_total", status="200") - sum(received) <= broken
     assert "Unexpected exit" in two.stderr.text
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_end(two: ServerProcess, number: int) -> None:
-    """Requests in flight are answered by whichever worker has them; idle connections are closed."""
+    """Each worker completes its requests in flight; idle connections are closed."""
     with ExitStack() as stack:
         clients = [stack.enter_context(Client(two)) for _ in range(4)]
         idle, unfinished = stack.enter_context(Client(two)), stack.enter_context(Client(two))
@@ -164,12 +164,12 @@ def test_the_end(two: ServerProcess, number: int) -> None:
 
 
 def in_flight(server: ServerProcess) -> float:
-    return figure(server, "gpux_in_flight_requests")
+    return metric(server, "gpux_in_flight_requests")
 
 
 def test_a_second_signal_ends_all_at_once(two: ServerProcess) -> None:
     with Client(two) as client:
-        client.send(post(FOR_EVER))
+        client.send(post(ENDLESS))
         wait_until(lambda: in_flight(two) == 1, "it runs")
         two.process.send_signal(signal.SIGTERM)
         wait_until(lambda: refuses_connections(two), "connections are refused")
@@ -206,19 +206,19 @@ def test_slow_senders_do_not_stop_others(model_file: Find) -> None:
 def test_too_many_are_refused_while_all_runs_are_busy(model_file: Find) -> None:
     options = (*GRANIAN, "--max-queue", "2", "--batching", "off", "--drain-timeout", "0.1")
     with serve(model_file("slow"), *options) as server, ExitStack() as stack:
-        most = 2 + cores()
-        for _ in range(most):
-            stack.enter_context(Client(server)).send(post(FOR_EVER))
-        wait_until(lambda: in_flight(server) == most, "they are counted in")
+        capacity = 2 + cores()
+        for _ in range(capacity):
+            stack.enter_context(Client(server)).send(post(ENDLESS))
+        wait_until(lambda: in_flight(server) == capacity, "they are counted in")
         client = stack.enter_context(Client(server))
         for _ in range(3):
             client.send(post(GOOD))
-            refused = client.read()
-            assert refused.status == 503
-            assert int(refused.headers["Retry-After"]) > 0
-            assert refused.detail
+            rejected = client.read()
+            assert rejected.status == 503
+            assert int(rejected.headers["Retry-After"]) > 0
+            assert rejected.detail
         assert server.request("GET", "/health").status == 200
-        assert figure(server, "gpux_refused_total", reason="queue_full") == 3
+        assert metric(server, "gpux_refused_total", reason="queue_full") == 3
         server.kill()
 
 
@@ -241,7 +241,7 @@ def test_a_head_without_end_is_refused(two: ServerProcess) -> None:
     assert two.post(GOOD).status == 200
 
 
-# The start.
+# Startup.
 
 
 @pytest.mark.parametrize(("name", "content"), [("nonsense.onnx", b"nonsense"), ("empty.onnx", b"")])

@@ -1,7 +1,7 @@
-"""Models that others trained, and the examples: answers equal session.run bit for bit.
+"""Third-party models and the examples: responses equal session.run bit for bit.
 
-The packages magika and silero-vad are installed for their model files only, without what they
-depend on, so they are never imported.
+The packages magika and silero-vad are installed only for their model files, without their
+dependencies, so they are never imported.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ ServerFor = Callable[[Path], ServerProcess]
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DIGITS, SENTIMENT = EXAMPLES / "digits", EXAMPLES / "sentiment"
 
-# Of examples/digits/README.md: a 2.
+# The 2 in examples/digits/README.md.
 TWO = [
     [0, 0, 7, 16, 14, 3, 0, 0],
     [0, 0, 9, 14, 11, 15, 0, 0],
@@ -34,12 +34,12 @@ TWO = [
 
 
 def check(server: ServerProcess, model: Path, feeds: Mapping[str, Any]) -> None:
-    """Sends arrays with all their axes and compares the answer."""
-    answer = server.predict({name: array.tolist() for name, array in feeds.items()})
+    """Sends arrays with all their axes and compares the response."""
+    result = server.predict({name: array.tolist() for name, array in feeds.items()})
     expected = run(model, feeds)
-    assert list(answer) == list(expected)
+    assert list(result) == list(expected)
     for name, array in expected.items():
-        assert same_bits(answer[name], array), name
+        assert same_bits(result[name], array), name
 
 
 # magika: `bytes` int32 [N, 2048] → `target_label` float32 [N, 214]
@@ -51,7 +51,7 @@ def magika() -> Path:
 
 
 def beginnings_and_ends(*contents: bytes) -> Any:
-    """Files as the model takes them: 1,024 bytes of each end, padded with 256."""
+    """The model's input for files: 1,024 bytes from each end, padded with 256."""
     rows = numpy.full((len(contents), 2048), 256, numpy.int32)
     for row, content in zip(rows, contents, strict=True):
         first, last = content[:1024], content[-1024:]
@@ -70,16 +70,16 @@ def test_magika_of_one_file(server_for: ServerFor, magika: Path) -> None:
     rows = beginnings_and_ends(Path(__file__).read_bytes())
     expected = run(magika, {"bytes": rows})["target_label"]
     predict = server_for(magika).predict
-    # The output's leading axis has another name than the input's, so it is no batch axis.
+    # The output's leading axis has another name than the input's, so it is not a batch axis.
     for value in (rows[0], rows):
         assert same_bits(predict({"bytes": value.tolist()})["target_label"], expected)
 
 
 def test_magika_refuses_another_length(server_for: ServerFor, magika: Path) -> None:
-    answer = server_for(magika).post({"bytes": [0] * 2047})
-    assert answer.status == 400
-    assert answer.detail.startswith("Invalid shape for 'bytes': expected [")
-    assert answer.detail.endswith(", 2048], got [2047]")
+    response = server_for(magika).post({"bytes": [0] * 2047})
+    assert response.status == 400
+    assert response.detail.startswith("Invalid shape for 'bytes': expected [")
+    assert response.detail.endswith(", 2048], got [2047]")
 
 
 # silero-vad: `input` float32 [N, S], `state` float32 [2, N, 128], `sr` int64 of any shape
@@ -91,7 +91,7 @@ def silero() -> Path:
 
 
 def sound(rows: int, samples: int, seed: int) -> Any:
-    """A tone in noise."""
+    """A tone with noise."""
     noise = numpy.random.default_rng(seed).normal(0, 0.1, (rows, samples))
     return (noise + numpy.sin(numpy.arange(samples) / 7)).astype(numpy.float32)
 
@@ -100,14 +100,14 @@ def sound(rows: int, samples: int, seed: int) -> Any:
 @pytest.mark.parametrize(("rate", "samples"), [(16000, 512), (8000, 256)])
 def test_silero(server_for: ServerFor, silero: Path, rows: int, rate: int, samples: int) -> None:
     state = numpy.zeros((2, rows, 128), numpy.float32)
-    for turn in range(4):
+    for step in range(4):
         feeds = {
-            "input": sound(rows, samples, turn),
+            "input": sound(rows, samples, step),
             "state": state,
             "sr": numpy.array(rate, numpy.int64),
         }
         check(server_for(silero), silero, feeds)
-        # What one answer holds is what the next request sends.
+        # The next request sends the state of this response.
         state = run(silero, feeds)["stateN"]
     assert state.any()
 
@@ -117,10 +117,10 @@ def test_silero_of_one_item(server_for: ServerFor, silero: Path) -> None:
     state = numpy.zeros((2, 1, 128), numpy.float32)
     expected = run(silero, {"input": samples, "state": state, "sr": numpy.array(16000)})
     body = {"input": samples[0].tolist(), "state": state.tolist(), "sr": 16000}
-    answer = server_for(silero).predict(body)
-    assert same_bits(answer["output"], expected["output"][0])
-    # The state's leading axis has the size 2: it is no batch.
-    assert same_bits(answer["stateN"], expected["stateN"])
+    result = server_for(silero).predict(body)
+    assert same_bits(result["output"], expected["output"][0])
+    # The state's leading axis is fixed at 2, so it is not a batch axis.
+    assert same_bits(result["stateN"], expected["stateN"])
 
 
 # The examples.
@@ -134,10 +134,10 @@ def test_digits(server_for: ServerFor) -> None:
 
 
 def test_digits_reads_a_two(server_for: ServerFor) -> None:
-    answer = server_for(DIGITS).predict({"image": TWO})
-    assert answer["label"] == 2
-    assert len(answer["probabilities"]) == 10
-    assert max(answer["probabilities"]) == answer["probabilities"][2]
+    result = server_for(DIGITS).predict({"image": TWO})
+    assert result["label"] == 2
+    assert len(result["probabilities"]) == 10
+    assert max(result["probabilities"]) == result["probabilities"][2]
 
 
 def test_sentiment(server_for: ServerFor) -> None:

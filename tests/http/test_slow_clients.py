@@ -1,6 +1,6 @@
-"""Clients that go on sending or reading, but too slowly: they are turned away, and nobody else.
+"""Clients that send or read too slowly are disconnected, and no others.
 
-The servers here have less patience than usual: impatient.py.
+The servers here have shorter timeouts than usual: tests/support/strict_timeouts_server.py.
 """
 
 import select
@@ -17,8 +17,8 @@ from tests.support.servers import (
     PATIENCE_SECONDS,
     Client,
     ServerProcess,
-    figure,
     head,
+    metric,
     post,
     wait_until,
 )
@@ -26,48 +26,48 @@ from tests.support.servers import (
 Find = Callable[[str], Path]
 
 GOOD = b'{"x":[1.0]}'
-ANSWER = b'{"y":[1.0]}'
+RESPONSE = b'{"y":[1.0]}'
 
 
-def serve_impatiently(
+def serve_strict(
     path: Path,
     *options: str,
-    head_start: float = 1,
-    slowest: float = 1000,
-    silence: float = 120,
+    grace: float = 1,
+    min_rate: float = 1000,
+    idle: float = 120,
 ) -> ServerProcess:
-    """`gpux serve PATH` that has less patience.
+    """`gpux serve PATH` with strict timeouts.
 
     Args:
-        path: of the model.
+        path: the model.
         options: of `gpux serve`.
-        head_start: seconds that anything may take.
-        slowest: bytes for which it may take a second more.
-        silence: seconds in which nothing need happen.
+        grace: seconds that any request or response may take.
+        min_rate: bytes per second; n bytes may take n / min_rate seconds more.
+        idle: seconds without any activity before a connection is closed.
     """
     program = str(Path(__file__).parents[1] / "support" / "strict_timeouts_server.py")
-    patience = map(str, (head_start, slowest, silence))
-    command = [sys.executable, program, *patience, "serve", str(path), "--port", "0", *options]
+    timeouts = map(str, (grace, min_rate, idle))
+    command = [sys.executable, program, *timeouts, "serve", str(path), "--port", "0", *options]
     return ServerProcess(command, r"Serving   http://\S+:(\d+)/predict", {})
 
 
 @pytest.fixture(scope="module")
 def matrix(model_file: Find) -> Iterator[ServerProcess]:
-    with serve_impatiently(model_file("matrix")) as server:
+    with serve_strict(model_file("matrix")) as server:
         yield server
     assert server.stderr.text == ""
 
 
 class Reader:
-    """A client for whom the system keeps little, so that the rest of an answer stays where it is.
+    """A client with a small receive buffer, so that most of a response stays on the server.
 
     Args:
         server: where to connect to.
-        request: is sent.
+        request: what to send.
     """
 
     def __init__(self, server: ServerProcess, request: bytes) -> None:
-        self.got = bytearray()
+        self.received = bytearray()
         self._socket = socket.socket()
         self._socket.settimeout(PATIENCE_SECONDS)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -82,34 +82,34 @@ class Reader:
         self._socket.close()
 
     def read_byte(self) -> None:
-        """Takes one byte of what has come, if there is any."""
+        """Reads one byte, if any has been received."""
         with suppress(BlockingIOError, ConnectionResetError):
-            self.got += self._socket.recv(1, socket.MSG_DONTWAIT)
+            self.received += self._socket.recv(1, socket.MSG_DONTWAIT)
 
     def read_until(self, nbytes: int) -> None:
-        """Reads until so many have come, or the connection ends."""
+        """Reads until `nbytes` have been received, or the connection ends."""
         with suppress(ConnectionResetError):
-            while len(self.got) < nbytes and (piece := self._socket.recv(2**16)):
-                self.got += piece
+            while len(self.received) < nbytes and (piece := self._socket.recv(2**16)):
+                self.received += piece
 
 
 # Requests.
 
 
-def turned_away(client: Client) -> bool:
-    """Whether the next answer says that the request came too slowly, and is the last one."""
-    answer = client.read()
-    assert answer.status == 408
-    assert answer.headers["Content-Type"] == "application/json"
-    assert answer.headers["Connection"] == "close"
-    assert answer.detail == (
+def timed_out(client: Client) -> bool:
+    """Checks that the next response is a 408; returns whether the connection then ends."""
+    response = client.read()
+    assert response.status == 408
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.headers["Connection"] == "close"
+    assert response.detail == (
         "The request came too slowly: the limit is 1 seconds, and one more for each 1000 bytes"
     )
     return client.at_end()
 
 
 def test_requests_that_do_not_come(matrix: ServerProcess) -> None:
-    before = figure(matrix, "gpux_requests_total", status="408")
+    before = metric(matrix, "gpux_requests_total", status="408")
     with ExitStack() as stack:
         second, *others = clients = [stack.enter_context(Client(matrix)) for _ in range(6)]
         second.send(post(GOOD), b"P")
@@ -122,10 +122,10 @@ def test_requests_that_do_not_come(matrix: ServerProcess) -> None:
         )
         for client, sent in zip(others, begun, strict=True):
             client.send(sent)
-        assert second.read().body == ANSWER
-        assert all(turned_away(client) for client in clients)
-    # Counted are those of which it was known that they asked the model.
-    assert figure(matrix, "gpux_requests_total", status="408") == before + 3
+        assert second.read().body == RESPONSE
+        assert all(timed_out(client) for client in clients)
+    # Only requests that were known to be for the model are counted.
+    assert metric(matrix, "gpux_requests_total", status="408") == before + 3
 
 
 def test_one_byte_after_the_other(matrix: ServerProcess) -> None:
@@ -133,11 +133,11 @@ def test_one_byte_after_the_other(matrix: ServerProcess) -> None:
     with Client(matrix) as client:
         while not select.select([client.socket], [], [], 0.1)[0]:
             client.send(bytes([next(request)]))
-        assert turned_away(client)
+        assert timed_out(client)
 
 
 def test_nobody_else_is_turned_away(matrix: ServerProcess) -> None:
-    """Not who was faster so far, nor who has asked for nothing yet, or for nothing more."""
+    """Neither a client that was fast so far, nor connections before or between requests."""
     with (
         Client(matrix) as faster,
         Client(matrix) as new,
@@ -145,30 +145,30 @@ def test_nobody_else_is_turned_away(matrix: ServerProcess) -> None:
         Client(matrix) as late,
     ):
         kept.send(post(GOOD))
-        assert kept.read().body == ANSWER
+        assert kept.read().body == RESPONSE
         faster.send(head(100_000), b" " * 50_000)
         late.send(b"P")
-        assert turned_away(late)
+        assert timed_out(late)
         faster.send(GOOD.rjust(50_000))
-        assert faster.read().body == ANSWER
+        assert faster.read().body == RESPONSE
         for client in (new, kept):
             client.send(post(GOOD))
-            assert client.read().body == ANSWER
+            assert client.read().body == RESPONSE
 
 
 def test_line_ends_behind_a_request_are_answered_by_nothing(matrix: ServerProcess) -> None:
-    """An answer would be taken for the next request's."""
+    """The client would take a response for that of its next request."""
     with Client(matrix) as client:
         client.send(post(GOOD), b"\r\n")
-        assert client.read().body == ANSWER
+        assert client.read().body == RESPONSE
         assert client.at_end()
 
 
 def test_the_time_in_which_others_are_answered_does_not_count(model_file: Find) -> None:
-    """A request that comes behind one which takes longer than it may."""
+    """A request is pipelined behind one that runs longer than its own time limit."""
     request = post(b'{"steps":1}')
     with (
-        serve_impatiently(model_file("slow"), "--timeout", "3.5", head_start=1.5) as server,
+        serve_strict(model_file("slow"), "--timeout", "3.5", grace=1.5) as server,
         Client(server) as client,
     ):
         client.send(post(b'{"steps":100000000}'), request[:-1])
@@ -177,7 +177,7 @@ def test_the_time_in_which_others_are_answered_does_not_count(model_file: Find) 
         assert client.read().status == 200
 
 
-# Answers.
+# Responses.
 
 MANY = 200_000
 LONG = post(b'{"count":[%d]}' % MANY)
@@ -185,11 +185,9 @@ LONG_BODY = b'{"ones":[' + b"1.0," * (MANY - 1) + b"1.0]}"
 
 
 def test_slow_readers_stop_nobody_and_are_cut_off(model_file: Find) -> None:
-    """200 of them, each with an answer of 800 KB, of which it reads a byte at a time."""
+    """200 clients, each of which reads a response of 800 KB byte by byte."""
     with (
-        serve_impatiently(
-            model_file("repeat"), "--threads", "4", head_start=2, slowest=1e7
-        ) as server,
+        serve_strict(model_file("repeat"), "--threads", "4", grace=2, min_rate=1e7) as server,
         ExitStack() as stack,
         Client(server) as other,
     ):
@@ -211,32 +209,32 @@ def test_slow_readers_stop_nobody_and_are_cut_off(model_file: Find) -> None:
         wait_until(all_are_closed, "the slow readers are cut off")
         for reader in slow:
             reader.read_until(len(LONG_BODY))
-            assert reader.got.startswith(b"HTTP/1.1 200 OK\r\n")
-            assert len(reader.got) < len(LONG_BODY)
-        assert figure(server, "gpux_requests_total", status="200") == 251
+            assert reader.received.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert len(reader.received) < len(LONG_BODY)
+        assert metric(server, "gpux_requests_total", status="200") == 251
 
 
 def test_what_was_read_so_far_is_time_for_the_rest(model_file: Find) -> None:
     body = LONG.partition(b"\r\n\r\n")[2]
     last = head(len(body), "Connection: close") + body
     with (
-        serve_impatiently(model_file("repeat")) as server,
+        serve_strict(model_file("repeat")) as server,
         Client(server) as late,
         Reader(server, last) as steady,
     ):
         steady.read_until(50_000)
         late.send(b"P")
-        assert turned_away(late)
-        steady.read_until(2 * len(LONG_BODY))  # to the end of the connection
-        assert steady.got.endswith(b"\r\n\r\n" + LONG_BODY)
+        assert timed_out(late)
+        steady.read_until(2 * len(LONG_BODY))  # until the connection ends
+        assert steady.received.endswith(b"\r\n\r\n" + LONG_BODY)
 
 
 def test_a_reader_that_stands_still_is_cut_off(model_file: Find) -> None:
-    """Its socket takes nothing more, so that there is never anything to do for it."""
-    with serve_impatiently(model_file("repeat"), slowest=1, silence=2) as server:
+    """Its socket never becomes writable, so the server gets no event for it."""
+    with serve_strict(model_file("repeat"), min_rate=1, idle=2) as server:
         descriptors = server.descriptors()
         with Reader(server, LONG) as reader:
             reader.read_until(1)
             wait_until(lambda: server.descriptors() == descriptors, "it is cut off")
             reader.read_until(len(LONG_BODY))
-            assert 1 <= len(reader.got) < len(LONG_BODY)
+            assert 1 <= len(reader.received) < len(LONG_BODY)

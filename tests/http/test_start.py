@@ -1,4 +1,4 @@
-"""How a server starts: what it answers while it loads, its warm-up, and its end meanwhile."""
+"""Server startup: responses while loading, the warm-up, and shutdown during either."""
 
 import json
 import signal
@@ -15,7 +15,7 @@ from tests.support.servers import (
     Client,
     ServerProcess,
     environment,
-    figure,
+    metric,
     post,
     run_gpux,
     serve,
@@ -27,7 +27,7 @@ Find = Callable[[str], Path]
 
 
 def write_recorded(folder: Path, body: object) -> Path:
-    """A file with a request body: a value to be written as JSON, or text."""
+    """Writes a request body to a file: text as it is, any other value as JSON."""
     file = folder / "request.json"
     file.write_text(body if isinstance(body, str) else json.dumps(body))
     return file
@@ -37,25 +37,25 @@ def test_what_is_answered_while_the_model_loads(model_file: Find) -> None:
     loading = {"status": "loading", "model": "slow_to_load"}
     with start(model_file("slow_to_load")) as server:
         for path, status in (("/health", 503), ("/health/ready", 503), ("/health/live", 200)):
-            answer = server.request("GET", path)
-            assert (answer.status, answer.json) == (status, loading)
-        with Client(server) as client:  # whose connection stays
+            response = server.request("GET", path)
+            assert (response.status, response.json) == (status, loading)
+        with Client(server) as client:  # its connection stays open
             for number in range(1, 3):
                 client.send(post(b"{}"))
-                refused = client.read()
-                assert refused.status == 503
-                assert int(refused.headers["Retry-After"]) > 0
-                assert refused.detail == "The server is loading its model"
-                assert figure(server, "gpux_refused_total", reason="loading") == number
+                rejected = client.read()
+                assert rejected.status == 503
+                assert int(rejected.headers["Retry-After"]) > 0
+                assert rejected.detail == "The server is loading its model"
+                assert metric(server, "gpux_refused_total", reason="loading") == number
         info = server.request("GET", "/info")
         assert (info.status, info.detail) == (503, "The server is loading its model")
-        assert figure(server, "gpux_model_loads_total") == 0
+        assert metric(server, "gpux_model_loads_total") == 0
         assert server.stdout.text == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_end_does_not_wait_for_the_model(model_file: Find, number: int) -> None:
-    """ONNX Runtime cannot be interrupted; it would go on for longer than any test waits."""
+    """ONNX Runtime cannot be interrupted; loading would take longer than any test waits."""
     with start(model_file("slow_to_load")) as server, Client(server) as idle:
         assert server.request("GET", "/health/live").json["status"] == "loading"
         assert server.end(number) == 0
@@ -76,9 +76,9 @@ def test_a_port_in_use_is_told_before_the_model_is_loaded(model_file: Find) -> N
 
 
 def test_a_model_that_was_loaded_is_counted(server: Callable[[str], ServerProcess]) -> None:
-    assert figure(server("matrix"), "gpux_model_loads_total") == 1
-    assert figure(server("matrix"), "gpux_model_load_seconds", stage="load") > 0
-    assert figure(server("matrix"), "gpux_model_load_seconds", stage="warmup") > 0
+    assert metric(server("matrix"), "gpux_model_loads_total") == 1
+    assert metric(server("matrix"), "gpux_model_load_seconds", stage="load") > 0
+    assert metric(server("matrix"), "gpux_model_load_seconds", stage="warmup") > 0
 
 
 # The warm-up.
@@ -91,8 +91,8 @@ def test_a_server_is_ready_after_its_warm_up(model_file: Find, tmp_path: Path) -
         assert (health.status, health.json["status"]) == (503, "loading")
         wait_until(lambda: server.request("GET", "/health").status == 200, "it is ready")
         assert server.stdout.wait_for("Serving   http://")
-        assert figure(server, "gpux_model_load_seconds", stage="warmup") > 0.1
-        assert figure(server, "gpux_requests_total") == 0, "nobody asked for the warm-up"
+        assert metric(server, "gpux_model_load_seconds", stage="warmup") > 0.1
+        assert metric(server, "gpux_requests_total") == 0, "nobody asked for the warm-up"
         assert server.predict({"steps": 1}) == {"sum": 128.0}
     assert server.stderr.text == ""
 
@@ -151,12 +151,12 @@ def test_a_recorded_request_that_is_not_there(model_file: Find, tmp_path: Path) 
     assert done.stderr == f"gpux: --warmup: no such file: {missing}\n"
     folder = write_folder(tmp_path / "folder", "matrix", "serving: {warmup: none.json}")
     done = run_gpux("serve", str(folder), "--port", "0")
-    said = f"serving.warmup: no such file: {folder / 'none.json'}"
-    assert done.stderr == f"gpux: {folder / 'gpux.yml'}: {said}\n"
+    error = f"serving.warmup: no such file: {folder / 'none.json'}"
+    assert done.stderr == f"gpux: {folder / 'gpux.yml'}: {error}\n"
 
 
 def test_recorded_rows_show_that_a_model_can_be_batched(tmp_path: Path) -> None:
-    """Where those that are made up are none that it takes."""
+    """A model that rejects all generated rows."""
     (tmp_path / "model.onnx").write_bytes(catalogue().SerializeToString())
     (tmp_path / "gpux.yml").write_text("serving: {warmup: request.json}")
     write_recorded(tmp_path, {"ids": [[100, 103], [102, 101]]})

@@ -1,4 +1,4 @@
-"""Texts over the wire: what the model gets for them, what is answered, and what is refused."""
+"""Texts over HTTP: the model's inputs, the responses, and what is rejected."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from tests.support.ort import run, same_bits
 from tests.support.servers import ServerProcess, run_gpux, serve
 from tests.support.text_corpus import (
     PAIRS,
-    REFUSED,
+    REJECTED,
     TEN_THOUSAND_WORDS,
     TEXTS,
     echo,
@@ -47,11 +47,11 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def lists(feeds: dict[str, Any]) -> dict[str, Any]:
-    """Ids as a body has them."""
+    """Arrays as the lists of a request body."""
     return {name: array.tolist() for name, array in feeds.items()}
 
 
-# What the model gets.
+# The model's inputs.
 
 
 def test_each_text_alone(server_for: ServerFor, echoing: Path) -> None:
@@ -72,8 +72,8 @@ def test_each_pair_alone(server_for: ServerFor, echoing: Path) -> None:
 
 
 def test_all_pairs_as_one_batch(server_for: ServerFor, echoing: Path) -> None:
-    answer = server_for(echoing).predict({"text_pair": PAIRS, "text": TEXTS})
-    assert answer == echo(encode(echoing, TEXTS, PAIRS))
+    result = server_for(echoing).predict({"text_pair": PAIRS, "text": TEXTS})
+    assert result == echo(encode(echoing, TEXTS, PAIRS))
 
 
 def test_texts_of_any_length(server_for: ServerFor, tmp_path: Path) -> None:
@@ -88,21 +88,21 @@ def test_texts_of_any_length(server_for: ServerFor, tmp_path: Path) -> None:
 
 def test_a_long_text_among_short_ones(server_for: ServerFor, echoing: Path) -> None:
     texts = ["short", TEN_THOUSAND_WORDS, ""]
-    answer = server_for(echoing).predict({"text": texts})
-    assert [sum(mask) for mask in answer["mask"]] == [3, 128, 2]
-    assert answer == echo(encode(echoing, texts))
+    result = server_for(echoing).predict({"text": texts})
+    assert [sum(mask) for mask in result["mask"]] == [3, 128, 2]
+    assert result == echo(encode(echoing, texts))
 
 
 def test_a_pair_of_long_texts_takes_little_memory(echoing: Path) -> None:
-    # What the tokenizer cuts off it would keep, each rest of one text with each rest of the other.
+    # The tokenizer would keep all overflow: each rest of one text with each rest of the other.
     with serve(echoing) as server:
-        answer = server.predict({"text": TEN_THOUSAND_WORDS, "text_pair": TEN_THOUSAND_WORDS})
+        result = server.predict({"text": TEN_THOUSAND_WORDS, "text_pair": TEN_THOUSAND_WORDS})
         status = Path(f"/proc/{server.process.pid}/status").read_text()
     peak = re.search(r"VmHWM:\s*(\d+) kB", status)
     assert peak
     assert int(peak[1]) < 600_000
     beginning = TEN_THOUSAND_WORDS[:2000]
-    assert answer == echo_one(encode(echoing, [beginning], [beginning]))
+    assert result == echo_one(encode(echoing, [beginning], [beginning]))
 
 
 def test_texts_at_once_get_their_own_answers(server_for: ServerFor, echoing: Path) -> None:
@@ -110,11 +110,11 @@ def test_texts_at_once_get_their_own_answers(server_for: ServerFor, echoing: Pat
     batches = [TEXTS[start : start + 1 + start % 7] for start in range(len(TEXTS))]
     expected = [echo(encode(echoing, texts)) for texts in batches]
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda texts: server.predict({"text": texts}), batches))
-    assert answers == expected
+        results = list(pool.map(lambda texts: server.predict({"text": texts}), batches))
+    assert results == expected
 
 
-# What is answered.
+# Responses.
 
 
 def test_a_text_answers_as_its_ids_do(server_for: ServerFor, classifier: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_text_answers_as_its_ids_do(server_for: ServerFor, classifier: Path) -
 
 def test_ids_without_their_types(server_for: ServerFor, classifier: Path) -> None:
     predict = server_for(classifier).predict
-    texts = TEXTS[:9]  # by themselves they are all of type 0
+    texts = TEXTS[:9]  # single texts are all of type 0
     for feeds in (encode(classifier, texts), encode(classifier, texts[4:5])):
         body = lists(feeds)
         del body["token_type_ids"]
@@ -139,19 +139,19 @@ def test_ids_without_their_types(server_for: ServerFor, classifier: Path) -> Non
 
 
 def test_the_answer_is_the_softmax_of_the_logits(server_for: ServerFor, classifier: Path) -> None:
-    answer = server_for(classifier).predict({"text": TEXTS})
+    result = server_for(classifier).predict({"text": TEXTS})
     logits = run(classifier / "model.onnx", encode(classifier, TEXTS))["logits"].astype(float)
     powers = numpy.exp(logits - logits.max(axis=1, keepdims=True))
-    assert list(answer) == ["sentiment"]
+    assert list(result) == ["sentiment"]
     expected = powers / powers.sum(axis=1, keepdims=True)
-    assert numpy.allclose(answer["sentiment"], expected, rtol=1e-6, atol=0)
+    assert numpy.allclose(result["sentiment"], expected, rtol=1e-6, atol=0)
 
 
 def test_padding_changes_no_answer(server_for: ServerFor, classifier: Path) -> None:
     predict = server_for(classifier).predict
     alone = [predict({"text": text})["sentiment"] for text in TEXTS]
     assert numpy.allclose(predict({"text": TEXTS})["sentiment"], alone, rtol=0, atol=1e-5)
-    assert numpy.ptp(alone, axis=0).min() > 0.9  # the texts are told apart
+    assert numpy.ptp(alone, axis=0).min() > 0.9  # the model distinguishes the texts
 
 
 @pytest.mark.parametrize(
@@ -169,18 +169,18 @@ def test_an_item_is_answered_as_one(
     server_for: ServerFor, classifier: Path, body: dict[str, Any], is_batch: bool
 ) -> None:
     one = {name: value if isinstance(value, str) else value[0] for name, value in body.items()}
-    answer = server_for(classifier).predict(one)["sentiment"]
-    assert numpy.shape(answer) == (2,)
-    assert server_for(classifier).predict(body)["sentiment"] == ([answer] if is_batch else answer)
+    result = server_for(classifier).predict(one)["sentiment"]
+    assert numpy.shape(result) == (2,)
+    assert server_for(classifier).predict(body)["sentiment"] == ([result] if is_batch else result)
 
 
-# What is refused.
+# Rejected requests.
 
 
-@pytest.mark.parametrize(("body", "detail"), REFUSED, ids=lambda value: ascii(value)[:60])
+@pytest.mark.parametrize(("body", "detail"), REJECTED, ids=lambda value: ascii(value)[:60])
 def test_refused(server_for: ServerFor, echoing: Path, body: dict[str, Any], detail: str) -> None:
-    answer = server_for(echoing).post(body)
-    assert (answer.status, answer.detail) == (400, detail)
+    response = server_for(echoing).post(body)
+    assert (response.status, response.detail) == (400, detail)
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udc00", "\udc00\ud800"], ids=ascii)
@@ -194,7 +194,7 @@ def test_a_second_text_beside_ids(server_for: ServerFor, echoing: Path, name: st
     assert server_for(echoing).post({"text_pair": "a", name: [1]}).status == 400
 
 
-# Axes that the model fixes.
+# Axes fixed by the model.
 
 
 def test_a_fixed_length(server_for: ServerFor, tmp_path: Path) -> None:
@@ -203,11 +203,11 @@ def test_a_fixed_length(server_for: ServerFor, tmp_path: Path) -> None:
     for text in TEXTS:
         assert predict({"text": text}) == echo_one(encode(folder, [text], size=8)), ascii(text[:80])
     assert predict({"text": TEXTS}) == echo(encode(folder, TEXTS, size=8))
-    # The longest would take the tokenizer itself, as the oracle uses it, far too long.
+    # The oracle, the plain tokenizer, would take far too long for the longest ones.
     pairs = [pair for pair in zip(TEXTS, PAIRS, strict=True) if len("".join(pair)) < 1000]
     texts, others = map(list, zip(*pairs, strict=True))
-    answer = predict({"text": texts, "text_pair": others})
-    assert answer == echo(encode(folder, texts, others, size=8))
+    result = predict({"text": texts, "text_pair": others})
+    assert result == echo(encode(folder, texts, others, size=8))
 
 
 def test_one_text_a_request(server_for: ServerFor, tmp_path: Path) -> None:
@@ -224,8 +224,8 @@ def test_one_text_a_request(server_for: ServerFor, tmp_path: Path) -> None:
         ),
         ({"text": []}, "Invalid shape for 'text': expected [1], got [0]"),
     ):
-        answer = server.post(body)
-        assert (answer.status, answer.detail) == (400, detail)
+        response = server.post(body)
+        assert (response.status, response.detail) == (400, detail)
 
 
 # /info
@@ -246,12 +246,12 @@ def test_info(server_for: ServerFor, tmp_path: Path) -> None:
     assert (ids["type"], ids["shape"]) == ("int64", ["batch", "sequence"])
 
 
-# Without the package, or without what it can read.
+# Without the package, or with a file that it cannot read.
 
 
 @pytest.fixture
 def without_tokenizers(tmp_path: Path) -> dict[str, str]:
-    """Variables of an environment in which the package is not installed."""
+    """Environment variables that make the package look uninstalled."""
     folder = tmp_path / "hidden"
     folder.mkdir()
     (folder / "tokenizers.py").write_text(
@@ -345,7 +345,7 @@ def test_an_embedding_of_ten_thousand_words(server_for: ServerFor, minilm: Path)
     assert predict({"text": TEN_THOUSAND_WORDS}) == predict(ids)
 
 
-# Texts that the model takes as they are: string tensors of [N] and [N, 1].
+# Models with string inputs, of shape [N] and [N, 1].
 
 
 def test_texts_as_strings(server: Serve) -> None:

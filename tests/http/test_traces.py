@@ -18,7 +18,7 @@ from tests.support.servers import (
     JSON_HEADERS,
     PATIENCE_SECONDS,
     Client,
-    figure,
+    metric,
     post,
     serve,
     wait_until,
@@ -27,27 +27,27 @@ from tests.support.servers import (
 Find = Callable[[str], Path]
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-FOR_EVER = b'{"steps": 100000000}'
+ENDLESS = b'{"steps": 100000000}'
 
 
 class Collector(ThreadingHTTPServer):
-    """Keeps the spans that it is sent, and what is told of their sender."""
+    """An OTLP collector that keeps the spans and resource attributes it receives."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Receiver)
         self.spans: list[Span] = []
         self.resource: dict[str, Any] = {}
-        self.may_answer = threading.Event()
-        self.may_answer.set()
+        self.may_respond = threading.Event()
+        self.may_respond.set()
         self.endpoint = f"http://127.0.0.1:{self.server_port}"
 
     def of_status(self, status: int) -> tuple[Span, dict[str, Any], list[Span]]:
-        """The only one to a model with that status, its attributes, its children in order."""
+        """The only span with this status, /metrics aside, its attributes, its sorted children."""
         (found,) = (
-            (span, told)
+            (span, attributes)
             for span in self.spans
-            if (told := values(span.attributes)).get("http.response.status_code") == status
-            and told["url.path"] != "/metrics"
+            if (attributes := values(span.attributes)).get("http.response.status_code") == status
+            and attributes["url.path"] != "/metrics"
         )
         children = [span for span in self.spans if span.parent_span_id == found[0].span_id]
         return *found, sorted(children, key=lambda span: span.start_time_unix_nano)
@@ -59,7 +59,7 @@ class _Receiver(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         assert self.path == "/v1/traces"
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.may_answer.wait(PATIENCE_SECONDS)
+        self.server.may_respond.wait(PATIENCE_SECONDS)
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             self.server.resource |= values(resource.resource.attributes)
             for scope in resource.scope_spans:
@@ -91,13 +91,13 @@ def collector() -> Iterator[Collector]:
         running.block_on_close = False
         thread.start()
         yield running
-        running.may_answer.set()
+        running.may_respond.set()
         running.shutdown()
         thread.join()
 
 
 def test_the_spans_of_requests(model_file: Find, collector: Collector) -> None:
-    """Those that were answered, those that were refused, and those that failed."""
+    """Requests that succeed, are rejected, or fail."""
     began_ns = time.time_ns()
     variables = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
@@ -108,8 +108,8 @@ def test_the_spans_of_requests(model_file: Find, collector: Collector) -> None:
     with serve(model_file("slow"), *options, **variables) as server:
         busy = [Client(server) for _ in range(cores())]
         for client in busy:
-            client.send(post(FOR_EVER))
-        wait_until(lambda: figure(server, "gpux_in_flight_requests") == len(busy), "all are busy")
+            client.send(post(ENDLESS))
+        wait_until(lambda: metric(server, "gpux_in_flight_requests") == len(busy), "all are busy")
         assert server.post(b'{"steps": 1}').status == 503
         for client in busy:
             assert client.read().status == 504
@@ -120,9 +120,9 @@ def test_the_spans_of_requests(model_file: Find, collector: Collector) -> None:
             "tracestate": "vendor=1",
             "User-Agent": "caller/1.0",
         }
-        answer = server.request("POST", "/predict", b'{"steps": 100}', headers)
-        assert answer.status == 200
-        assert answer.headers["X-Request-Id"] == TRACE
+        response = server.request("POST", "/predict", b'{"steps": 100}', headers)
+        assert response.status == 200
+        assert response.headers["X-Request-Id"] == TRACE
         assert server.post(b" " * 101).status == 413
         assert server.request("GET", "/%C3%A9/nowhere").status == 404
         assert server.request("BREW", "/predict").status in (400, 405)
@@ -132,17 +132,17 @@ def test_the_spans_of_requests(model_file: Find, collector: Collector) -> None:
     assert collector.resource["deployment.environment.name"] == "test"
     assert collector.resource["gpux.model.name"] == "slow"
 
-    span, told, stages = collector.of_status(200)
+    span, attributes, stages = collector.of_status(200)
     assert (span.name, span.kind) == ("POST /predict", Span.SPAN_KIND_SERVER)
     assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT)
     assert span.trace_state == "vendor=1"
     assert span.status.code == Status.STATUS_CODE_UNSET
-    assert told == {
+    assert attributes == {
         "http.request.method": "POST",
         "http.route": "/predict",
         "http.response.status_code": 200,
         "http.request.body.size": 14,
-        "http.response.body.size": len(answer.body),
+        "http.response.body.size": len(response.body),
         "http.response.header.x-request-id": [TRACE],
         "url.path": "/predict",
         "url.scheme": "http",
@@ -156,20 +156,20 @@ def test_the_spans_of_requests(model_file: Find, collector: Collector) -> None:
     names = [stage.name for stage in stages]
     assert names == ["thread", "read", "decode", "queue", "run", "encode"]
     assert {stage.trace_id for stage in stages} == {span.trace_id}
-    # One after the other, from the first byte on; without gaps.
+    # Consecutive, from the first byte on, without gaps.
     assert began_ns < span.start_time_unix_nano == stages[0].start_time_unix_nano
     for stage, following in itertools.pairwise(stages):
         assert stage.end_time_unix_nano == following.start_time_unix_nano
     assert stages[-1].end_time_unix_nano <= span.end_time_unix_nano
-    timing = dict(part.split(";dur=") for part in answer.headers["Server-Timing"].split(", "))
+    timing = dict(part.split(";dur=") for part in response.headers["Server-Timing"].split(", "))
     run = stages[4]
     assert values(run.attributes) == {"gpux.batch.rows": 1}
     took_ms = (run.end_time_unix_nano - run.start_time_unix_nano) / 1e6
     assert took_ms == pytest.approx(float(timing["run"]), abs=0.001)
 
-    span, told, stages = collector.of_status(503)
+    span, attributes, stages = collector.of_status(503)
     assert span.status.code == Status.STATUS_CODE_ERROR
-    assert (told["error.type"], told["http.route"]) == ("503", "/predict")
+    assert (attributes["error.type"], attributes["http.route"]) == ("503", "/predict")
     assert (span.parent_span_id, stages) == (b"", [])
 
     failed = [
@@ -178,17 +178,20 @@ def test_the_spans_of_requests(model_file: Find, collector: Collector) -> None:
     assert len(failed) == len(busy)
     assert all(span.status.code == Status.STATUS_CODE_ERROR for span in failed)
 
-    span, told, _ = collector.of_status(413)
+    span, attributes, _ = collector.of_status(413)
     assert span.status.code == Status.STATUS_CODE_UNSET, "the client's fault is none of a server's"
-    assert "error.type" not in told
+    assert "error.type" not in attributes
 
-    span, told, _ = collector.of_status(404)
-    assert (span.name, told["url.path"]) == ("GET", "/é/nowhere")
-    assert "http.route" not in told
+    span, attributes, _ = collector.of_status(404)
+    assert (span.name, attributes["url.path"]) == ("GET", "/é/nowhere")
+    assert "http.route" not in attributes
 
     (span,) = (span for span in collector.spans if span.name == "HTTP /predict")
-    told = values(span.attributes)
-    assert (told["http.request.method"], told["http.request.method_original"]) == ("_OTHER", "BREW")
+    attributes = values(span.attributes)
+    assert (attributes["http.request.method"], attributes["http.request.method_original"]) == (
+        "_OTHER",
+        "BREW",
+    )
 
 
 def test_what_a_caller_does_not_sample_is_not_sent(model_file: Find, collector: Collector) -> None:
@@ -204,8 +207,8 @@ def test_what_a_caller_does_not_sample_is_not_sent(model_file: Find, collector: 
 def test_a_collector_that_does_not_answer_stops_nothing(
     model_file: Find, collector: Collector
 ) -> None:
-    """Whether nobody listens there, or what comes is only taken."""
-    collector.may_answer.clear()
+    """Whether nothing listens there, or the collector reads and never responds."""
+    collector.may_respond.clear()
     with contextlib.ExitStack() as stack:
         servers = []
         for endpoint in ("http://127.0.0.1:1", collector.endpoint):
@@ -216,7 +219,7 @@ def test_a_collector_that_does_not_answer_stops_nothing(
                 for _ in range(20):
                     client.send(post(b'{"x": [[1.0]]}'))
                     assert client.read().status == 200
-        assert servers[0].stderr.wait_for(r"gpux\.tracing: .*\n")
+        assert servers[0].stderr.wait_for(r"gpux\.observability\.tracing: .*\n")
         for server in servers:
             server.process.terminate()
         for server in servers:

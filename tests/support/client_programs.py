@@ -1,4 +1,4 @@
-"""The client programs of the API page, each as it stands there, and what runs them."""
+"""The client programs of the API page, verbatim, and functions to run them."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ response = requests.post(
 print(response.json())
 """
 
-# The page leaves the body open: json={...}.
+# The page elides the body: json={...}.
 CONNECTION_POOLING = """\
 import requests
 from requests.adapters import HTTPAdapter
@@ -113,34 +113,34 @@ func predict(text string) (*PredictResponse, error) {
 }
 """
 
-# Where .ci/tools puts what npm installs.
+# Where .ci/tools installs npm packages.
 NODE_FOLDER = Path(__file__).parents[2] / ".venv" / "clients"
 
 
-def aim(program: str, *servers: ServerProcess) -> str:
-    """The program with the page's port replaced.
+def retarget(program: str, *servers: ServerProcess) -> str:
+    """The program with the page's port replaced by those of servers.
 
     Args:
         program: of the page.
-        servers: one for each request in turn, the last one for all that follow.
+        servers: one for each request in order, the last one for all further requests.
     """
     *each, rest = (f"localhost:{server.port}" for server in servers)
-    for place in each:
-        program = program.replace("localhost:8080", place, 1)
+    for address in each:
+        program = program.replace("localhost:8080", address, 1)
     return program.replace("localhost:8080", rest)
 
 
 def run_to_end(
     command: Sequence[str | Path], program: str = "", folder: Path | None = None
 ) -> list[str]:
-    """Runs a command with a program on its standard input; answers the lines that it prints."""
+    """Runs a command with a program on its standard input. Returns the lines that it prints."""
     done = subprocess.run(
         command,
         input=program,
         cwd=folder,
         capture_output=True,
         text=True,
-        # A compiler whose cache is empty takes its time.
+        # A compiler with an empty cache is slow.
         timeout=4 * PATIENCE_SECONDS,
         check=False,
     )
@@ -156,12 +156,12 @@ def _miss(what: str) -> NoReturn:
 
 
 def find_tool(name: str) -> str:
-    """The path of a program; where there is none, the test is skipped, or fails on CI."""
+    """The path of a program; without it, skips the test, or fails on CI."""
     return shutil.which(name) or _miss(name)
 
 
 def find_node_folder(package: str) -> Path:
-    """The folder in which Node finds a package; where there is none, as `find_tool`."""
+    """The folder in which Node finds a package; without it, as `find_tool`."""
     if not (NODE_FOLDER / "node_modules" / package).is_dir():
         _miss(f"{package} (npm)")
     return NODE_FOLDER

@@ -1,4 +1,4 @@
-"""What the tests of the JSON reader share: outcomes to compare, and many ways to write one body."""
+"""Shared by the tests of decode(): outcomes to compare, and random spellings of a body."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ INTEGER_TYPES = list(oracle.INTEGERS)
 
 
 class Syntax(NamedTuple):
-    """The text is no JSON: where."""
+    """A syntax error and its byte offset."""
 
     byte: int
 
@@ -27,10 +27,10 @@ Outcome = list[tuple[str, oracle.Converted]] | Refusal | Syntax
 
 
 class ExactPool(GuardedPool):
-    """A guarded pool that is asked for empty blocks as well.
+    """A guarded pool that also provides empty blocks.
 
     Args:
-        max_bytes: what is larger is not given; None for no limit.
+        max_bytes: larger requests raise MemoryError; None for no limit.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ def as_outcome(error: ClientError) -> Refusal | Syntax:
 
 
 def expected(body: bytes, inputs: Sequence[TextInput]) -> Outcome:
-    """What the reference makes of a body."""
+    """The reference's outcome for a body."""
     try:
         return oracle.decode(body, inputs)
     except ClientError as error:
@@ -81,12 +81,12 @@ def expected(body: bytes, inputs: Sequence[TextInput]) -> Outcome:
 
 
 def read(body: bytes, inputs: Sequence[TextInput], pool: GuardedPool | None = None) -> Outcome:
-    """What the reader makes of a body; the blocks are counted in passing."""
+    """The reader's outcome for a body. Also checks that every block is returned."""
     pool = pool or ExactPool()
     try:
         values = decode(body, table(*inputs), pool)
     except ClientError as error:
-        assert pool.lent == []
+        assert pool.in_use == []
         pool.check()
         return as_outcome(error)
     types = {one.declared.name: one.declared.type for one in inputs}
@@ -95,34 +95,34 @@ def read(body: bytes, inputs: Sequence[TextInput], pool: GuardedPool | None = No
         if isinstance(content, list):
             elements: list[bytes] | list[str] = content
         else:
-            assert content in pool.lent
+            assert content in pool.in_use
             size, count = types[name].nbytes, math.prod(shape)
             assert count * size <= content.nbytes
-            written = content.inside.tobytes()
+            written = content.payload.tobytes()
             pool.give(content)
             elements = [written[i * size : (i + 1) * size] for i in range(count)]
         outcome.append((name, oracle.Converted(shape, elements, as_items, as_one_item)))
-    assert pool.lent == []
+    assert pool.in_use == []
     pool.check()
     return outcome
 
 
 def check(body: bytes, *inputs: TextInput) -> Outcome:
-    """The reader and the reference agree; answers what they say."""
+    """Asserts that the reader and the reference agree. Returns their outcome."""
     outcome = read(body, inputs)
-    wanted = expected(body, inputs)
-    assert outcome == wanted, f"{body[:2000]!r} of {len(body)} bytes, for {inputs}"
+    reference = expected(body, inputs)
+    assert outcome == reference, f"{body[:2000]!r} of {len(body)} bytes, for {inputs}"
     return outcome
 
 
 def elements(outcome: Outcome) -> list[bytes] | list[str]:
-    """Those of the only tensor of an outcome."""
+    """The elements of an outcome's only tensor."""
     assert isinstance(outcome, list), outcome
     ((_, tensor),) = outcome
     return tensor.elements
 
 
-# Ways to write.
+# Random spellings.
 
 SPACES = [*[""] * 6, " ", " ", "\n", "\t", "\r\n", "  ", " \n\t\r "]
 
@@ -132,23 +132,23 @@ def space(random: Random) -> str:
 
 
 def spell(random: Random, negative: bool, digits: str, exponent: int) -> str:
-    """A text whose exact value is digits * 10**exponent.
+    """A number's text with the exact value digits * 10**exponent.
 
-    The point is moved, zeros are added, the exponent is written in one of its ways.
+    The position of the point, extra zeros and the form of the exponent are random.
     """
     zeros = random.choice([0, 0, 0, 1, 2, 5, 19, 40])
     digits, exponent = digits + "0" * zeros, exponent - zeros
-    place = random.choice([1, len(digits), len(digits), random.randint(0, len(digits)), -3, -25])
+    point = random.choice([1, len(digits), len(digits), random.randint(0, len(digits)), -3, -25])
     if random.random() < 0.5 and 0 >= exponent > -60:
-        place = len(digits) + exponent  # no exponent is left
-    if place <= 0:
-        integer, fraction = "0", "0" * -place + digits
+        point = len(digits) + exponent  # leaves no exponent
+    if point <= 0:
+        integer, fraction = "0", "0" * -point + digits
     else:
-        integer, fraction = digits[:place].ljust(place, "0"), digits[place:]
-    # A leading zero is the only digit of its part.
+        integer, fraction = digits[:point].ljust(point, "0"), digits[point:]
+    # JSON has a leading zero only as the single integer digit.
     stripped = integer.lstrip("0")
     integer = stripped or "0"
-    exponent += len(digits) - place
+    exponent += len(digits) - point
     text = "-" if negative else ""
     text += integer + ("." + fraction if fraction else random.choice(["", "", ".0", ".000"]))
     if exponent != 0 or random.random() < 0.1:
@@ -159,7 +159,7 @@ def spell(random: Random, negative: bool, digits: str, exponent: int) -> str:
 
 
 def spell_integer(random: Random, value: int) -> str:
-    """A text for an integer: often the usual one."""
+    """An integer's text: often the usual one."""
     if random.random() < 0.5:
         return str(value)
     return spell(random, value < 0, str(abs(value)), 0)
@@ -170,7 +170,7 @@ _SHORT_ESCAPES |= {"\r": "r", "\t": "t"}
 
 
 def spell_string(random: Random, value: str, escapes: float = 0.2) -> str:
-    """A string in its quotes; each character by itself or as an escape."""
+    """A quoted string, each character literal or escaped."""
     parts = []
     for character in value:
         if character in '"\\' or character < " " or random.random() < escapes:
@@ -187,7 +187,7 @@ def spell_string(random: Random, value: str, escapes: float = 0.2) -> str:
 
 
 def nest(random: Random, shape: Sequence[int], texts: list[str]) -> str:
-    """Elements, given as texts in C order, as nested lists; takes them out of `texts`."""
+    """Nested lists of elements, given as texts in C order; consumes `texts`."""
     if not shape:
         return texts.pop(0)
     items = []
@@ -197,7 +197,7 @@ def nest(random: Random, shape: Sequence[int], texts: list[str]) -> str:
 
 
 def body(random: Random, values: Sequence[tuple[str, str]]) -> bytes:
-    """An object of names and texts."""
+    """A JSON object of names and their values' texts."""
     members = [
         f"{space(random)}{spell_string(random, name, 0.05)}{space(random)}:"
         f"{space(random)}{text}{space(random)}"

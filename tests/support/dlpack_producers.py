@@ -1,4 +1,4 @@
-"""What the tests of DLPack share: tensors of other libraries, as far as lending goes."""
+"""DLPack producers for tests, in place of other libraries' tensors."""
 
 import ctypes
 import sys
@@ -18,17 +18,17 @@ HOST = (CPU, 0)
 
 
 class Tensor:
-    """A tensor with NumPy's memory and no buffer, as PyTorch's: of DLPack 1.0.
+    """A DLPack 1.0 tensor over NumPy's memory, without the buffer protocol, like PyTorch's.
 
     Args:
-        array: the memory; bfloat16 too, which NumPy itself does not lend.
-        device: where it claims to lie.
+        array: the memory; also bfloat16, which NumPy itself does not export.
+        device: that it claims to be on.
     """
 
     def __init__(self, array: Array, device: tuple[int, int] = HOST) -> None:
         self.array = array
         self.device = device
-        self.asked: list[dict[str, Any]] = []
+        self.calls: list[dict[str, Any]] = []
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.device
@@ -42,10 +42,10 @@ class Tensor:
         copy: bool | None = None,
     ) -> Any:
         given = {"stream": stream, "max_version": max_version, "dl_device": dl_device, "copy": copy}
-        self.asked.append({name: value for name, value in given.items() if value is not None})
-        return self.lend(dl_device or self.device, max_version is not None)
+        self.calls.append({name: value for name, value in given.items() if value is not None})
+        return self.export(dl_device or self.device, max_version is not None)
 
-    def lend(self, device: tuple[int, int], versioned: bool) -> Any:
+    def export(self, device: tuple[int, int], versioned: bool) -> Any:
         if self.array.dtype == ml_dtypes.bfloat16 or device != HOST:
             assert self.array.flags.c_contiguous
             code = BY_NAME[self.array.dtype.name].code
@@ -54,15 +54,15 @@ class Tensor:
 
 
 class OldTensor(Tensor):
-    """One of before version 1, which knows none of the newer questions."""
+    """A producer from before DLPack 1.0, without the newer parameters."""
 
     def __dlpack__(self, stream: int | None = None) -> Any:  # type: ignore[override]
-        self.asked.append({} if stream is None else {"stream": stream})
-        return self.lend(self.device, versioned=False)
+        self.calls.append({} if stream is None else {"stream": stream})
+        return self.export(self.device, versioned=False)
 
 
-class Positional(Tensor):
-    """Knows `max_version`, but not yet `dl_device`, as PyTorch 2.8."""
+class NoDlDeviceTensor(Tensor):
+    """Accepts `max_version`, but not yet `dl_device`, like PyTorch 2.8."""
 
     def __dlpack__(  # type: ignore[override]
         self, *, stream: int | None = None, max_version: tuple[int, int] | None = None
@@ -70,24 +70,24 @@ class Positional(Tensor):
         return super().__dlpack__(stream=stream, max_version=max_version)
 
 
-class Answering:
-    """Answers the same whatever it is asked."""
+class StubProducer:
+    """Returns, or raises, the same object whatever the arguments."""
 
-    def __init__(self, answer: object, device: object = HOST) -> None:
-        self.answer = answer
+    def __init__(self, result: object, device: object = HOST) -> None:
+        self.result = result
         self.device = device
 
     def __dlpack_device__(self) -> object:
         return self.device
 
     def __dlpack__(self, **_: object) -> object:
-        if isinstance(self.answer, BaseException):
-            raise self.answer
-        return self.answer
+        if isinstance(self.result, BaseException):
+            raise self.result
+        return self.result
 
 
 class Owner:
-    """What keeps memory alive; mortal, so that its references can be counted."""
+    """Owns memory; not immortal, so that its references can be counted."""
 
     def __init__(self, nbytes: int = 256) -> None:
         self.memory = numpy.arange(nbytes, dtype=numpy.uint8)
@@ -98,7 +98,7 @@ def references(owner: object) -> int:
     return sys.getrefcount(owner)
 
 
-# Broken producers, made by hand: the structures of the specification, as ctypes lays them out.
+# Broken producers, built from the structures of the DLPack specification with ctypes.
 
 
 class CTensor(ctypes.Structure):
@@ -143,33 +143,33 @@ capsule_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
 set_capsule_name = ctypes.pythonapi.PyCapsule_SetName
 set_capsule_name.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
-# A capsule does not copy its name, nor a consumer the structure: these stay for good.
-for_good: list[object] = []
+# A capsule does not copy its name, nor a consumer the structure: these are never freed.
+kept_alive: list[object] = []
 
 
-def consume(lent: object) -> tuple[int, CManaged | CVersioned]:
-    """Takes a capsule as a consumer in C would: (address of the managed tensor, itself)."""
-    versioned = "dltensor_versioned" in repr(lent)
+def consume(exported: object) -> tuple[int, CManaged | CVersioned]:
+    """Consumes a capsule like C code. Returns the address of the managed tensor, and the tensor."""
+    versioned = "dltensor_versioned" in repr(exported)
     name, used = (
         (b"dltensor_versioned", b"used_dltensor_versioned")
         if versioned
         else (b"dltensor", b"used_dltensor")
     )
-    for_good.append(used)
-    address = capsule_pointer(lent, name)
-    set_capsule_name(lent, used)
+    kept_alive.append(used)
+    address = capsule_pointer(exported, name)
+    set_capsule_name(exported, used)
     return address, (CVersioned if versioned else CManaged).from_address(address)
 
 
 class Crafted:
-    """A producer of one capsule that says whatever it is told, and counts its deleter's calls.
+    """A producer of one capsule with arbitrary fields, which records its deleter's calls.
 
     Args:
-        versioned: of which form.
-        name: of the capsule; the form's own if None.
-        deleter: whether there is one.
-        shape, strides: arrays; None for a null pointer.
-        changes: fields of the tensor and, for the versioned form, of what is around it.
+        versioned: whether it is a DLManagedTensorVersioned.
+        name: of the capsule; None for the standard one.
+        deleter: whether it has one.
+        shape, strides: None for a null pointer.
+        changes: fields of the tensor, or `major`, `minor` and `flags` if versioned.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class Crafted:
             setattr(self.managed if field in ("major", "minor", "flags") else tensor, field, value)
         self.name = name or (b"dltensor_versioned" if versioned else b"dltensor")
         self.address = ctypes.addressof(self.managed)
-        for_good.append(self)
+        kept_alive.append(self)
         self.capsule = new_capsule(self.address, self.name, None)
 
     def __dlpack_device__(self) -> tuple[int, int]:

@@ -1,7 +1,7 @@
-"""The documents of JSONTestSuite, where they are: beside the repository, in shared/data.
+"""The documents of JSONTestSuite, if present next to the repository in shared/data.
 
-Source: N. Seriot, Parsing JSON is a Minefield; github.com/nst/JSONTestSuite. What a parser must
-accept is called y_, what it must refuse n_, and what is up to it i_.
+Source: N. Seriot, Parsing JSON is a Minefield; github.com/nst/JSONTestSuite. A parser must accept
+y_*, must reject n_*, and may do either with i_*.
 """
 
 from pathlib import Path

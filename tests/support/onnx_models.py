@@ -1,6 +1,6 @@
-"""Small ONNX models, each made for one rule of the contract.
+"""Small ONNX models, each for one rule of the contract.
 
-Opset 17 and IR version 8 wherever the types allow it, so that older runtimes load them as well.
+Opset 17 and IR version 8 where the types allow it, so that older runtimes load them, too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -42,33 +42,33 @@ _BOOL = TensorProto.BOOL
 
 
 def write(name: str, folder: Path) -> Path:
-    """Writes the model of that name; answers its file."""
+    """Writes a model by its name. Returns its file."""
     file = folder / f"{name}.onnx"
     file.write_bytes(BUILDERS[name]().SerializeToString())
     return file
 
 
-def write_folder(folder: Path, name: str, described: str | bytes | None = None) -> Path:
-    """Writes a folder to serve.
+def write_folder(folder: Path, name: str, gpux_yml: str | bytes | None = None) -> Path:
+    """Writes a model folder to serve.
 
     Args:
-        folder: is made if it is not there.
+        folder: created if missing.
         name: of the model.
-        described: its gpux.yml, if it has one.
+        gpux_yml: contents of that file, if any.
 
     Returns:
         The folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write(name, folder).rename(folder / "model.onnx")
-    if described is not None:
-        text = described.encode() if isinstance(described, str) else described
+    if gpux_yml is not None:
+        text = gpux_yml.encode() if isinstance(gpux_yml, str) else gpux_yml
         (folder / "gpux.yml").write_bytes(text)
     return folder
 
 
 def _tensor(name: str, type_code: int, dims: Dims) -> ValueInfoProto:
-    """A tensor's declaration; None for `dims` declares no shape, None in it an unnamed axis."""
+    """A tensor's value info; None for `dims` is no shape, None in it an unnamed axis."""
     return helper.make_tensor_value_info(name, type_code, dims)
 
 
@@ -91,16 +91,16 @@ def _model(
 
 
 def _identity(*tensors: tuple[str, str, int, Dims]) -> ModelProto:
-    """A model that answers its inputs: (input, output, type, dims) each."""
+    """A model that returns its inputs: (input, output, type, dims) each."""
     return _model(
-        [helper.make_node("Identity", [name], [answer]) for name, answer, _, _ in tensors],
+        [helper.make_node("Identity", [name], [output]) for name, output, _, _ in tensors],
         [_tensor(name, type_code, dims) for name, _, type_code, dims in tensors],
-        [_tensor(answer, type_code, dims) for _, answer, type_code, dims in tensors],
+        [_tensor(output, type_code, dims) for _, output, type_code, dims in tensors],
     )
 
 
 def sentiment() -> ModelProto:
-    """Token ids and their mask → two logits a row, which depend on all of them."""
+    """Token ids and their mask → two logits per row, which depend on all of them."""
     return _model(
         [
             helper.make_node("Mul", ["input_ids", "attention_mask"], ["kept"]),
@@ -133,12 +133,12 @@ def _classifier(leading: int | str, size: int) -> ModelProto:
 
 
 def image() -> ModelProto:
-    """One image a request: `[1, 3, 8, 8]`."""
+    """One image per request: `[1, 3, 8, 8]`."""
     return _classifier(1, 8)
 
 
 def photo() -> ModelProto:
-    """One image a request, of the usual size: `[1, 3, 224, 224]`."""
+    """One image per request, of the usual size: `[1, 3, 224, 224]`."""
     return _classifier(1, 224)
 
 
@@ -148,7 +148,7 @@ def photos() -> ModelProto:
 
 
 def text() -> ModelProto:
-    """Text → [negative, positive], by a table of three texts."""
+    """Text → [negative, positive], from a table of three texts."""
     known = {"I love this product!": 0.95, "I love GPUX!": 0.875, "This is terrible": 0.125}
     return _model(
         [
@@ -170,7 +170,7 @@ def text() -> ModelProto:
 
 
 def numbers() -> ModelProto:
-    """An input of each type with numbers, and an output that answers it."""
+    """An input of each numeric type, and an output that returns it."""
     return _identity(
         *(
             (name, f"{name}_out", type_code, [f"{name}_rows", f"{name}_columns"])
@@ -180,42 +180,42 @@ def numbers() -> ModelProto:
 
 
 def mixed() -> ModelProto:
-    """`numbers` beside a string, which IOBinding does not know; bfloat16 is answered as float32."""
-    made = _without_bfloat16(numbers())
-    made.graph.node.append(helper.make_node("Identity", ["text"], ["text_out"]))
-    made.graph.input.append(_tensor("text", _STRING, ["text_rows"]))
-    made.graph.output.append(_tensor("text_out", _STRING, ["text_rows"]))
-    return made
+    """`numbers` and a string, which IOBinding does not support; bfloat16 is returned as float32."""
+    model = _without_bfloat16(numbers())
+    model.graph.node.append(helper.make_node("Identity", ["text"], ["text_out"]))
+    model.graph.input.append(_tensor("text", _STRING, ["text_rows"]))
+    model.graph.output.append(_tensor("text_out", _STRING, ["text_rows"]))
+    return model
 
 
-def _without_bfloat16(made: ModelProto) -> ModelProto:
-    """The same with `bfloat16_out` as float32: beside strings no bfloat16 can be handed out."""
-    for node in made.graph.node:
+def _without_bfloat16(model: ModelProto) -> ModelProto:
+    """The same with `bfloat16_out` as float32: with strings, bfloat16 cannot be returned."""
+    for node in model.graph.node:
         if node.input[0] == "bfloat16":
             node.CopyFrom(helper.make_node("Cast", node.input, node.output, to=_FLOAT))
-    for output in made.graph.output:
+    for output in model.graph.output:
         if output.name == "bfloat16_out":
             output.type.tensor_type.elem_type = _FLOAT
-    return made
+    return model
 
 
 def strings() -> ModelProto:
-    """Strings, answered as they came."""
+    """Strings, returned unchanged."""
     return _identity(("texts", "same", _STRING, ["batch", "n"]))
 
 
 def words() -> ModelProto:
-    """Strings that are items, answered as they came."""
+    """Strings, one per item, returned unchanged."""
     return _identity(("word", "same", _STRING, ["batch"]))
 
 
 def string() -> ModelProto:
-    """A string without a batch."""
+    """A string without a batch axis."""
     return _identity(("word", "same", _STRING, []))
 
 
 def items() -> ModelProto:
-    """Inputs whose items are bare values."""
+    """Inputs whose items are scalars."""
     return _identity(
         ("a", "a_out", _FLOAT, ["batch"]),
         ("b", "b_out", _INT64, ["batch", 1]),
@@ -224,22 +224,22 @@ def items() -> ModelProto:
 
 
 def matrix() -> ModelProto:
-    """One batched input of two dynamic axes."""
+    """One batched input with two dynamic axes."""
     return _identity(("x", "y", _FLOAT, ["batch", "n"]))
 
 
 def cube() -> ModelProto:
-    """One batched input of three dynamic axes."""
+    """One batched input with three dynamic axes."""
     return _identity(("x", "y", _INT64, ["batch", "n", "m"]))
 
 
 def fixed() -> ModelProto:
-    """A fixed leading axis that is no batch."""
+    """A fixed leading axis that is not the batch axis."""
     return _identity(("x", "y", _FLOAT, [2, 3]))
 
 
 def single() -> ModelProto:
-    """A single input, with outputs whose leading axis is 1, fixed at another size, and none."""
+    """An input for a single item, with outputs whose leading axis is 1, 2 and missing."""
     return _model(
         [
             helper.make_node("Identity", ["x"], ["same"]),
@@ -256,7 +256,7 @@ def single() -> ModelProto:
 
 
 def opened() -> ModelProto:
-    """A declared scalar and a shape that is not declared: ONNX Runtime reports both alike."""
+    """A declared scalar and an undeclared shape: ONNX Runtime reports both alike."""
     return _identity(("scalar", "scalar_out", _INT64, []), ("free", "free_out", _FLOAT, None))
 
 
@@ -266,7 +266,7 @@ def unnamed() -> ModelProto:
 
 
 def described() -> ModelProto:
-    """Inputs of all kinds, answered as they came: there is much to say of them in gpux.yml."""
+    """Inputs of all kinds, returned unchanged: gpux.yml can configure much of them."""
     return _identity(
         ("ids", "same_ids", _INT64, ["batch", "seq"]),
         ("mask", "same_mask", _INT64, ["batch", "seq"]),
@@ -281,9 +281,9 @@ def described() -> ModelProto:
 
 
 def optional() -> ModelProto:
-    """One input that gives the sizes, beside inputs that can do without a value of their own."""
+    """One input that determines the sizes, and inputs that can be optional."""
     pair: Dims = ["batch", 2]
-    made = _identity(
+    model = _identity(
         ("x", "x_out", _FLOAT, ["batch", "n"]),
         ("mask", "mask_out", _INT64, ["batch", "n"]),
         *((name, f"{name}_out", code, pair) for name, code in NUMBER_TYPES.items()),
@@ -291,11 +291,11 @@ def optional() -> ModelProto:
         ("state", "state_out", _FLOAT, [2, 3]),
         ("rate", "rate_out", _INT64, []),
     )
-    return _without_bfloat16(made)
+    return _without_bfloat16(model)
 
 
 def quotients() -> ModelProto:
-    """Divides numbers, which makes infinities and NaN as well, and answers in each float type."""
+    """Quotients, including infinities and NaN, in each float type."""
     casts = {name: NUMBER_TYPES[name] for name in ("float32", "float16", "bfloat16")}
     return _model(
         [
@@ -330,7 +330,7 @@ def detector() -> ModelProto:
 
 
 def boxes() -> ModelProto:
-    """Picks boxes by their scores: how many there are, only the run can tell."""
+    """Selects boxes by their scores: their count is known only after the run."""
     return _model(
         [
             helper.make_node(
@@ -344,7 +344,7 @@ def boxes() -> ModelProto:
 
 
 def normalized() -> ModelProto:
-    """Takes the batch's mean from each row: a row's answer depends on its company."""
+    """Subtracts the batch's mean from each row: a row's result depends on the other rows."""
     return _model(
         [
             helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0], keepdims=1),
@@ -356,7 +356,7 @@ def normalized() -> ModelProto:
 
 
 def brightest() -> ModelProto:
-    """Divides by the largest number of the whole batch."""
+    """Divides by the maximum of the whole batch."""
     return _model(
         [
             helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
@@ -368,7 +368,7 @@ def brightest() -> ModelProto:
 
 
 def distinct() -> ModelProto:
-    """Answers each row once, although its names promise as many as it was given."""
+    """Returns each distinct row once, although its axis names promise as many rows as sent."""
     return _model(
         [helper.make_node("Unique", ["x"], ["y"], axis=0, sorted=0)],
         [_tensor("x", _FLOAT, ["batch", 2])],
@@ -377,7 +377,7 @@ def distinct() -> ModelProto:
 
 
 def quantized() -> ModelProto:
-    """Quantizes its rows by their common range, as models made by dynamic quantization do."""
+    """Quantizes its rows by their common range, like dynamically quantized models."""
     return _model(
         [
             helper.make_node(
@@ -391,7 +391,7 @@ def quantized() -> ModelProto:
 
 
 def unequal() -> ModelProto:
-    """Adds rows of which one input may have fewer, for all rows of the other."""
+    """Adds two inputs, of which one may have a single row that is added to all of the other."""
     return _model(
         [helper.make_node("Add", ["x", "y"], ["z"])],
         [_tensor("x", _FLOAT, ["a", 2]), _tensor("y", _FLOAT, ["b", 2])],
@@ -400,7 +400,7 @@ def unequal() -> ModelProto:
 
 
 def doubled() -> ModelProto:
-    """Answers its rows twice, although its names promise as many as it was given."""
+    """Returns its rows twice, although its axis names promise as many as sent."""
     return _model(
         [
             helper.make_node("Concat", ["x", "x"], ["twice"], axis=0),
@@ -412,7 +412,7 @@ def doubled() -> ModelProto:
 
 
 def masked() -> ModelProto:
-    """Keeps the ids that the mask lets pass: a row, in two shapes, and their sum."""
+    """Keeps the ids that the mask selects: each row in two shapes, and its sum."""
     return _model(
         [
             helper.make_node("Mul", ["ids", "mask"], ["kept"]),
@@ -435,7 +435,7 @@ def masked() -> ModelProto:
 
 
 def crossed() -> ModelProto:
-    """Adds each number of one row to each of another, and something of fixed size to the first."""
+    """Pairwise sums of two rows, and the first row plus a number of an input of fixed size."""
     return _model(
         [
             helper.make_node("Unsqueeze", ["a", "third"], ["column"]),
@@ -478,7 +478,7 @@ def labelled() -> ModelProto:
 
 
 def highest() -> ModelProto:
-    """The largest number of a row, its padding too."""
+    """The maximum of a row, padding included."""
     return _model(
         [helper.make_node("ReduceMax", ["x"], ["y"], axes=[1], keepdims=0)],
         [_tensor("x", _FLOAT, ["batch", "n"])],
@@ -487,7 +487,7 @@ def highest() -> ModelProto:
 
 
 def positioned() -> ModelProto:
-    """Adds its place to each number; it knows 40 places."""
+    """Adds its index to each number, for up to 40 numbers."""
     return _model(
         [
             helper.make_node("Shape", ["x"], ["size"], start=1, end=2),
@@ -550,7 +550,7 @@ def scalars() -> ModelProto:
 
 
 def sequences() -> ModelProto:
-    """Sequences of tensors beside a tensor, from a batched input: one element a row."""
+    """Sequences of tensors and a tensor, from a batched input: one element per row."""
     return _model(
         [
             helper.make_node("SplitToSequence", ["x"], ["rows"], axis=0, keepdims=0),
@@ -568,7 +568,7 @@ def sequences() -> ModelProto:
 
 
 def table() -> ModelProto:
-    """Looks ids up in a table of four rows: any other id fails while the model runs."""
+    """Looks up ids in a table of four rows: any other id fails at run time."""
     return _model(
         [helper.make_node("Gather", ["rows", "ids"], ["embedding"], name="/look/up")],
         [_tensor("ids", _INT64, ["batch", "seq"])],
@@ -578,19 +578,19 @@ def table() -> ModelProto:
 
 
 def catalogue() -> ModelProto:
-    """`table`, whose four ids begin with 100: those that are made up fail while the model runs.
+    """`table` with ids that start at 100: generated ids fail at run time.
 
-    It is none of BUILDERS, for whose models a request can be found.
+    Not in BUILDERS, for whose models a valid request can be generated.
     """
-    made = table()
-    made.graph.node.insert(0, helper.make_node("Sub", ["ids", "first"], ["places"]))
-    made.graph.node[1].input[1] = "places"
-    made.graph.initializer.append(_constant("first", 100, "int64"))
-    return made
+    model = table()
+    model.graph.node.insert(0, helper.make_node("Sub", ["ids", "first"], ["places"]))
+    model.graph.node[1].input[1] = "places"
+    model.graph.initializer.append(_constant("first", 100, "int64"))
+    return model
 
 
 def sevens() -> ModelProto:
-    """Rows of seven numbers out of any: what is no multiple of seven fails while the model runs."""
+    """Reshapes numbers to rows of seven: a count that is no multiple of seven fails at run time."""
     return _model(
         [helper.make_node("Reshape", ["x", "shape"], ["y"])],
         [_tensor("x", _FLOAT, ["batch", "n"])],
@@ -600,7 +600,7 @@ def sevens() -> ModelProto:
 
 
 def alias() -> ModelProto:
-    """An output that is the input itself, beside one that is computed."""
+    """An output that is the input itself, and one that is computed."""
     return _model(
         [helper.make_node("Add", ["x", "x"], ["doubled"])],
         [_tensor("x", _FLOAT, ["batch", "n"])],
@@ -626,7 +626,7 @@ def constant() -> ModelProto:
 
 
 def nonfinite() -> ModelProto:
-    """Makes infinities and NaN out of zeros."""
+    """Infinities and NaN from zeros."""
     return _model(
         [
             helper.make_node("Reciprocal", ["x"], ["reciprocal"]),
@@ -641,7 +641,7 @@ def nonfinite() -> ModelProto:
 
 
 def repeat() -> ModelProto:
-    """A short request with a long answer: `count` ones."""
+    """A short request with a long response: `count` ones."""
     return _model(
         [helper.make_node("Expand", ["one", "count"], ["ones"])],
         [_tensor("count", _INT64, [1])],
@@ -651,7 +651,7 @@ def repeat() -> ModelProto:
 
 
 def slow() -> ModelProto:
-    """Takes as long as it is told: `steps` products of two matrices."""
+    """Runs for as long as requested: `steps` products of two matrices."""
     square = [128, 128]
     body = helper.make_graph(
         [
@@ -678,7 +678,7 @@ def slow() -> ModelProto:
 
 
 def slow_to_load() -> ModelProto:
-    """A row and a constant, for which ONNX Runtime multiplies matrices while it loads the model."""
+    """A row plus a constant, which ONNX Runtime computes by matrix products at load time."""
     products = [f"product_{number}" for number in range(300)]
     return _model(
         [
@@ -696,26 +696,26 @@ def slow_to_load() -> ModelProto:
 
 
 def slow_words() -> ModelProto:
-    """`slow`, beside a string, which IOBinding does not know."""
-    made = slow()
-    made.graph.node.append(helper.make_node("Identity", ["word"], ["same"]))
-    made.graph.input.append(_tensor("word", _STRING, []))
-    made.graph.output.append(_tensor("same", _STRING, []))
-    return made
+    """`slow` and a string, which IOBinding does not support."""
+    model = slow()
+    model.graph.node.append(helper.make_node("Identity", ["word"], ["same"]))
+    model.graph.input.append(_tensor("word", _STRING, []))
+    model.graph.output.append(_tensor("same", _STRING, []))
+    return model
 
 
 def reshaped(
     inputs: Mapping[str, Dims], outputs: Mapping[str, Sequence[int | str | None]]
 ) -> ModelProto:
-    """Inputs of float32, and outputs that are the first of them in other shapes.
+    """float32 inputs, and outputs that are the first input in other shapes.
 
-    For each input there is also an output `NAME_shape`: the axes that the model saw, and two more
-    numbers, so that it looks like no batch of one.
+    Each input also has an output `NAME_shape`: its shape in the run, and two more numbers, so that
+    it does not look like a batch of one.
 
     Args:
-        inputs: their axes.
-        outputs: their axes. Of several dynamic ones those that the input has, at the same place,
-            have its sizes; another one has all that is left.
+        inputs: axes by name.
+        outputs: axes by name. Of several dynamic axes, those that the first input has at the same
+            index have its sizes; another one takes the rest.
     """
     first, dims = next(iter(inputs.items()))
     nodes = [helper.make_node("Size", [first], ["size"])]
@@ -735,7 +735,7 @@ def reshaped(
             for dim in output
         ]
         constants.append(_constant(f"{name}_sizes", sizes, "int64"))
-        # In a way that ONNX Runtime cannot see through, or else it would know better.
+        # Opaque to ONNX Runtime, which would otherwise infer the real shape.
         nodes += [
             helper.make_node("Mul", ["size", "nothing"], [f"{name}_zero"]),
             helper.make_node("Add", [f"{name}_sizes", f"{name}_zero"], [f"{name}_wanted"]),
@@ -758,7 +758,7 @@ def reshaped(
 
 
 def _takes(value: ValueInfoProto, operator: str, **attributes: Any) -> ModelProto:
-    """A model of one input, of which an operator makes a number."""
+    """A model of one input, from which an operator computes a number."""
     return _model(
         [helper.make_node(operator, ["x"], ["y"], **attributes)],
         [value],
@@ -778,9 +778,9 @@ def takes_optional() -> ModelProto:
     """An input that is optional."""
     optional = TypeProto()
     optional.optional_type.elem_type.CopyFrom(helper.make_tensor_type_proto(_FLOAT, [2]))
-    made = _takes(helper.make_value_info("x", optional), "OptionalHasElement")
-    made.graph.output[0].type.tensor_type.elem_type = _BOOL
-    return made
+    model = _takes(helper.make_value_info("x", optional), "OptionalHasElement")
+    model.graph.output[0].type.tensor_type.elem_type = _BOOL
+    return model
 
 
 def takes_map() -> ModelProto:

@@ -1,25 +1,25 @@
-"""The slow, obvious reference that the fast path and the batch rules are tested against.
+"""The slow, obvious reference implementation of the fast path and the batch rules.
 
-Written from the contract of the HTTP interface, not from the C++: values are read in their order by
-a recursive function, numbers are rounded as fractions, texts are found by trying them. Nothing of
-gpux is used but its declarations (TensorSpec, InputForm) and its errors. Four parts:
+Written from the contract of the HTTP interface, not from the C++: a recursive function reads values
+in order, numbers are rounded as fractions, shortest texts are found by trial. Of gpux, only the
+declarations (TensorSpec, InputForm) and errors are used. Four parts:
 
 - `convert`: a value and a declared input → the input's tensor, or the error;
 - `encode_number`, `encode_tensor`: elements → JSON text;
-- `find_disagreement`: which inputs of a request do not fit each other;
-- `is_unbatched`, `loses_leading_axis`: which outputs are answered without their batch axis.
+- `find_disagreement`: which inputs of a request disagree on a size;
+- `is_unbatched`, `loses_leading_axis`: which outputs are returned without their batch axis.
 
-Where the contract is silent, these hold here:
+Where the contract is silent, these rules apply:
 
-- An element tells the rank as it starts, an empty list as it ends. Before that no size and no kind
-  of sibling is expected, only the fewest and the most axes that the input may have.
-- What starts past a fixed size is `got more`, whatever it is. Then its kind is judged (list or
+- An element fixes the rank when it starts, an empty list when it ends. Before that, no size and no
+  kind of sibling is expected, only the lowest and the highest rank that the input allows.
+- Anything that starts past a fixed size is `got more`. Otherwise its kind is checked (list or
   element, number or string), and only then its value.
-- An array (NumPy) is the equal nested list, but knows its axes even where it has no elements.
-- Of a text, whatever is at fault first is named; what comes behind it is not read. Where a value
-  may not stand, or not be of its kind, that shows at its first byte; whether a number fits, or a
-  string is too long, at its last. Syntax is at fault at the first byte that cannot be; a literal,
-  an escape and a character of several bytes that are none, at their own first byte.
+- A NumPy array equals the nested list, but has its shape even without elements.
+- In a text, the first error is reported and the rest is not read. A value in the wrong position or
+  of the wrong kind is an error at its first byte; a number out of range and a string that is too
+  long, at the last byte. A syntax error is at the first impossible byte; for an invalid literal,
+  escape or multi-byte character, at its own first byte.
 """
 
 import math
@@ -48,12 +48,12 @@ from gpux.tensors.signature import Dim, InputForm, TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class FloatFormat:
-    """A binary floating-point format of IEEE 754's kind.
+    """A binary floating-point format in the style of IEEE 754.
 
     Attributes:
         width: of an element, in bits.
-        precision: significant bits, the implicit one included.
-        min_exponent: the smallest positive number is two to this power.
+        precision: significant bits, including the implicit one.
+        min_exponent: the smallest positive number is 2**min_exponent.
     """
 
     width: int
@@ -62,7 +62,7 @@ class FloatFormat:
 
     @property
     def infinity(self) -> int:
-        """The bits of positive infinity: an exponent of ones."""
+        """The bits of positive infinity: all exponent bits are set."""
         return ((1 << (self.width - self.precision)) - 1) << (self.precision - 1)
 
     @property
@@ -88,15 +88,15 @@ INTEGERS = {
 
 
 def round_to_bits(magnitude: Fraction, float_format: FloatFormat) -> int:
-    """The bits of a number that is not negative, rounded once, to nearest even.
+    """The bits of a non-negative number, rounded once, to nearest, ties to even.
 
-    Those of infinity if the number rounds past the largest finite one.
+    The bits of infinity if the number rounds past the largest finite one.
     """
     if magnitude == 0:
         return 0
     exponent = _floor_log2(magnitude)
     unit = max(exponent - float_format.precision + 1, float_format.min_exponent)
-    # round() of a Fraction is to nearest even.
+    # round() of a Fraction rounds ties to even.
     significand = round(magnitude / _power(2, unit))
     # The implicit bit of a normal number adds one to the exponent, and so does a carry.
     steps = unit - float_format.min_exponent
@@ -105,7 +105,7 @@ def round_to_bits(magnitude: Fraction, float_format: FloatFormat) -> int:
 
 
 def exact_value(bits: int, float_format: FloatFormat) -> Fraction:
-    """The magnitude that bits stand for; they must be those of a finite number."""
+    """The magnitude of a finite number, from its bits."""
     bits &= ~float_format.sign
     assert bits < float_format.infinity
     steps, significand = divmod(bits, 1 << (float_format.precision - 1))
@@ -136,10 +136,10 @@ class Converted(NamedTuple):
     """A value as a tensor.
 
     Attributes:
-        shape: all axes.
-        elements: in C order: their bytes in little-endian order, or the strings.
+        shape: with all axes.
+        elements: in C order, as little-endian bytes or as strings.
         as_items: the value lacked declared axes.
-        as_one_item: it was one item, without the batch axis.
+        as_one_item: the value was one item, without the batch axis.
     """
 
     shape: tuple[int, ...]
@@ -149,19 +149,19 @@ class Converted(NamedTuple):
 
 
 def convert(value: object, declared: TensorSpec) -> Converted:
-    """What a value means for a declared input.
+    """Converts a value to the tensor of a declared input.
 
     Raises:
-        InvalidTypeError, InvalidValueError, InvalidShapeError, EmptyBatchError: the first thing in
-            reading order that is wrong.
+        InvalidTypeError, InvalidValueError, InvalidShapeError, EmptyBatchError: the first error in
+            reading order.
     """
     reader = _Reader(declared)
     reader.read(value, ())
     return reader.finish()
 
 
-def batch_key(declared: TensorSpec) -> str:
-    """Which of the four kinds an input is."""
+def batch_kind(declared: TensorSpec) -> str:
+    """The kind of an input: open, batched, fixed or single."""
     if len(declared.dims) == 0:
         return "open"
     if declared.batched is True:
@@ -174,32 +174,32 @@ def batch_key(declared: TensorSpec) -> str:
 
 
 def allowed_ranks(declared: TensorSpec) -> list[int]:
-    """How many axes a value may have."""
-    axes = len(declared.dims)
-    if batch_key(declared) == "open":
+    """The ranks that a value may have."""
+    rank = len(declared.dims)
+    if batch_kind(declared) == "open":
         return list(range(33))
-    if batch_key(declared) == "fixed":
-        return [axes]
-    if _takes_flat_items(declared):
+    if batch_kind(declared) == "fixed":
+        return [rank]
+    if _allows_flat_items(declared):
         return [0, 1, 2]
-    return [axes - 1, axes]
+    return [rank - 1, rank]
 
 
-def _takes_flat_items(declared: TensorSpec) -> bool:
-    return batch_key(declared) == "batched" and declared.dims[1:] == (1,)
+def _allows_flat_items(declared: TensorSpec) -> bool:
+    return batch_kind(declared) == "batched" and declared.dims[1:] == (1,)
 
 
 class _Reader:
     def __init__(self, declared: TensorSpec) -> None:
         self.name = declared.name
         self.dims = declared.dims
-        self.kind = batch_key(declared)
-        self.takes_flat_items = _takes_flat_items(declared)
+        self.kind = batch_kind(declared)
+        self.allows_flat_items = _allows_flat_items(declared)
         self.type = declared.type.name
         self.word = {"string": "string", "bool": "boolean"}.get(self.type, "number")
         self.ranks = allowed_ranks(declared)
         self.rank: int | None = None
-        self.sizes: dict[int, int] = {}  # by axis, from the first list that ended there
+        self.sizes: dict[int, int] = {}  # by axis, from the first list that ended on it
         self.numbers: list[bytes] = []
         self.strings: list[str] = []
 
@@ -215,7 +215,7 @@ class _Reader:
 
     def read_list(self, items: Sequence[object], path: tuple[int, ...]) -> None:
         self.check_room(path)
-        self.check_may_open(path)
+        self.check_list(path)
         for index, item in enumerate(items):
             self.read(item, (*path, index))
         self.end_list(len(items), path)
@@ -237,13 +237,13 @@ class _Reader:
             return
         assert isinstance(array, numpy.ndarray)
         self.check_room(path)
-        self.check_may_open(path)
+        self.check_list(path)
         for index in range(len(array)):
-            self.read(array[index, ...], (*path, index))  # an array even without axes
+            self.read(array[index, ...], (*path, index))  # stays an array even without axes
         self.end_list(len(array), path)
 
     def read_element(self, value: Any, path: tuple[int, ...]) -> None:
-        self.check_may_stand(_word(value), path)
+        self.check_element(_word(value), path)
         if self.word == "string":
             if any("\ud800" <= character <= "\udfff" for character in value):
                 raise InvalidValueError(self.name, path, "the string has a lone surrogate")
@@ -251,8 +251,8 @@ class _Reader:
         else:
             self.numbers.append(self.stored(value, path))
 
-    def check_may_stand(self, got: str, path: tuple[int, ...]) -> None:
-        """An element of the kind that JSON calls `got` may stand here."""
+    def check_element(self, got: str, path: tuple[int, ...]) -> None:
+        """Raises unless an element of the JSON kind `got` is allowed here."""
         if path == () and min(self.ranks) > 0:
             raise InvalidTypeError(self.name, "array")
         fits = got == self.word or (self.word == "boolean" and got == "number")
@@ -263,22 +263,22 @@ class _Reader:
             raise self.mismatch(got, path)
 
     def check_room(self, path: tuple[int, ...]) -> None:
-        """What starts here must not be past the list's fixed size."""
+        """Raises if this position is past the list's fixed size."""
         if path == () or self.rank not in self.ranks or self.kind == "open":
             return
         size = self.dims[self.declared_axis(len(path) - 1)]
         if isinstance(size, int) and path[-1] >= size:
             raise self.wrong_shape("more")
 
-    def check_may_open(self, path: tuple[int, ...]) -> None:
-        """A list may start here."""
+    def check_list(self, path: tuple[int, ...]) -> None:
+        """Raises unless a list may start here."""
         if len(path) == self.rank:
             raise self.mismatch("array", path)
         if len(path) == max(self.ranks):
             raise self.too_deep()
 
     def end_list(self, size: int, path: tuple[int, ...]) -> None:
-        """A list is as long as those that ended before on its axis."""
+        """Raises unless a list is as long as the earlier ones on its axis."""
         axis = len(path)
         if self.rank is None:
             self.rank = axis + 1
@@ -289,14 +289,14 @@ class _Reader:
             raise InvalidShapeError(self.name, path, problem)
 
     def declared_axis(self, axis: int) -> int:
-        """The declared axis that an axis of the value is; the rank must be known and allowed."""
+        """The declared axis for an axis of the value; the rank must be known and allowed."""
         assert self.rank is not None
-        if self.takes_flat_items and self.rank == 1:
+        if self.allows_flat_items and self.rank == 1:
             return axis
         return axis + len(self.dims) - self.rank
 
     def stored(self, value: Any, path: tuple[int, ...]) -> bytes:
-        """A number or a boolean in the input's type."""
+        """The bytes of a number or a boolean in the input's type."""
         if isinstance(value, bool):
             return bytes([value])
         if isinstance(value, WrittenNumber):
@@ -335,7 +335,7 @@ class _Reader:
         return rounded.to_bytes(target.width // 8, "little")
 
     def finish(self) -> Converted:
-        """Judges the shape when the value has ended."""
+        """Checks the shape at the end of the value."""
         elements = self.strings if self.word == "string" else self.numbers
         assert self.rank is not None
         sent = tuple(self.sizes[axis] for axis in range(self.rank))
@@ -343,7 +343,7 @@ class _Reader:
             return Converted(sent, elements, False, False)
         if self.rank not in self.ranks:
             raise self.wrong_shape(_list_text(sent))
-        list_of_items = self.takes_flat_items and self.rank == 1
+        list_of_items = self.allows_flat_items and self.rank == 1
         added = len(self.dims) - self.rank
         shape = (*sent, 1) if list_of_items else (1,) * added + sent
         for size, dim in zip(shape, self.dims, strict=True):
@@ -356,14 +356,14 @@ class _Reader:
     def mismatch(self, got: str, path: tuple[int, ...]) -> Exception:
         if path == ():
             return InvalidTypeError(self.name, self.word)
-        # Before the rank is known, a list is expected where the input needs one in any case.
+        # Before the rank is known, a list is expected where every allowed rank needs one.
         lists_until = min(self.ranks) if self.rank is None else self.rank
         expected = "array" if len(path) < lists_until else self.word
         return InvalidValueError(self.name, path, f"expected {expected}, got {got}")
 
     def too_deep(self) -> Exception:
-        most = max(self.ranks)
-        return self.wrong_shape(f"more than {most} {'axis' if most == 1 else 'axes'}")
+        limit = max(self.ranks)
+        return self.wrong_shape(f"more than {limit} {'axis' if limit == 1 else 'axes'}")
 
     def wrong_shape(self, got: str) -> Exception:
         is_open = self.kind == "open"
@@ -372,7 +372,7 @@ class _Reader:
 
 
 def _word(value: object) -> str:
-    """What a value that is no list is called in messages."""
+    """The name in messages of the kind of a value that is not a list."""
     if value is None:
         return "null"
     for types, word in (
@@ -394,12 +394,12 @@ def _list_text(sizes: Sequence[Dim]) -> str:
 
 
 class TextInput(NamedTuple):
-    """An input that a body may have.
+    """An input that a body may contain.
 
     Attributes:
-        declared: by the model.
-        max_characters: of each string; None for any number.
-        group: inputs of group 1 do not stand beside inputs of group 2.
+        declared: the input as declared by the model.
+        max_characters: of each string; None for no limit.
+        group: inputs of group 1 exclude inputs of group 2.
     """
 
     declared: TensorSpec
@@ -411,8 +411,8 @@ def decode(body: bytes, inputs: Sequence[TextInput]) -> list[tuple[str, Converte
     """The tensors of a body, in its order.
 
     Raises:
-        InvalidJSONError: with the right position and no words.
-        ClientError: whatever else is wrong first.
+        InvalidJSONError: with the position, but no message.
+        ClientError: any other error that comes first.
     """
     text = _Text(body)
     text.skip_space()
@@ -424,11 +424,11 @@ def decode(body: bytes, inputs: Sequence[TextInput]) -> list[tuple[str, Converte
     if text.next() != b"}":
         while True:
             text.skip_space()
-            given = _read_name(text, inputs, list(read))
+            text_input = _read_name(text, inputs, list(read))
             text.skip_space()
             text.expect(b":")
             text.skip_space()
-            read[given.declared.name] = _read_value(text, given)
+            read[text_input.declared.name] = _read_value(text, text_input)
             text.skip_space()
             if text.next() != b",":
                 break
@@ -458,27 +458,27 @@ def _read_name(text: "_Text", inputs: Sequence[TextInput], before: Sequence[str]
     return by_name[name]
 
 
-def _read_value(text: "_Text", given: TextInput) -> Converted:
-    reader = _Reader(given.declared)
+def _read_value(text: "_Text", text_input: TextInput) -> Converted:
+    reader = _Reader(text_input.declared)
 
     def read(path: tuple[int, ...]) -> None:
         kind = text.kind()
         if kind == "array":
             reader.check_room(path)
-            reader.check_may_open(path)
+            reader.check_list(path)
             reader.end_list(read_items(path), path)
             return
-        reader.check_may_stand(kind, path)
+        reader.check_element(kind, path)
         if kind == "number":
             reader.numbers.append(reader.stored(text.number(), path))
         elif kind == "boolean":
             reader.numbers.append(reader.stored(text.literal(), path))
         else:
             string = text.string()
-            most = given.max_characters
-            if most is not None and len(string) > most:
-                problem = f"expected at most {most} characters, got {len(string)}"
-                raise InvalidValueError(given.declared.name, path, problem)
+            limit = text_input.max_characters
+            if limit is not None and len(string) > limit:
+                problem = f"expected at most {limit} characters, got {len(string)}"
+                raise InvalidValueError(text_input.declared.name, path, problem)
             reader.strings.append(string)
 
     def read_items(path: tuple[int, ...]) -> int:
@@ -502,7 +502,7 @@ def _read_value(text: "_Text", given: TextInput) -> Converted:
 
 
 class _Text:
-    """A text and the position in it up to which it was read. Source: RFC 8259, RFC 3629."""
+    """A parser: a JSON text and the position up to which it was read. Source: RFC 8259, 3629."""
 
     LITERALS: Mapping[bytes, bool | None] = {b"true": True, b"false": False, b"null": None}
     ESCAPES: Mapping[bytes, str] = {
@@ -522,7 +522,7 @@ class _Text:
         self.at = 0
 
     def next(self) -> bytes:
-        """The next byte; none at the end."""
+        """The next byte; empty at the end."""
         return self.body[self.at : self.at + 1]
 
     def fault(self, at: int | None = None) -> InvalidJSONError:
@@ -538,7 +538,7 @@ class _Text:
         self.at += 1
 
     def kind(self) -> str:
-        """What JSON calls the value that starts here."""
+        """The JSON kind of the value that starts here."""
         kinds = {b"[": "array", b"{": "object", b'"': "string", b"-": "number"}
         kinds |= dict.fromkeys(self.DIGITS, "number")
         if self.next() in kinds:
@@ -554,7 +554,7 @@ class _Text:
         return self.LITERALS[word]
 
     def digits(self) -> str:
-        """One digit or more."""
+        """One or more digits."""
         start = self.at
         while self.next() in self.DIGITS:
             self.at += 1
@@ -597,7 +597,7 @@ class _Text:
         return "".join(characters)
 
     def character(self) -> str:
-        """One character of one byte to four."""
+        """One UTF-8 character, of one to four bytes."""
         for size in (1, 2, 3, 4):
             try:
                 character = self.body[self.at : self.at + size].decode()
@@ -639,12 +639,12 @@ class _Text:
 
 @dataclass(frozen=True, slots=True)
 class WrittenNumber:
-    """A number as a text has it.
+    """A number as written in a text.
 
     Attributes:
-        text: all of it.
-        negative: it has a minus sign.
-        integer, fraction, exponent: its parts; the exponent with its sign.
+        text: the whole number.
+        negative: whether it has a minus sign.
+        integer, fraction, exponent: its digits; the exponent with its sign.
     """
 
     text: str
@@ -655,15 +655,15 @@ class WrittenNumber:
 
     @property
     def quoted(self) -> str:
-        """The text for a message, of bounded length."""
+        """The text for messages, of bounded length."""
         return self.text if len(self.text) <= 60 else self.text[:60] + "…"
 
     @property
     def exact(self) -> Fraction:
-        """The value.
+        """The exact value.
 
-        What is beyond 10**1000, or below 10**-1000, is another number that is so too, and is an
-        integer where the value is one: a written exponent may be as long as it likes.
+        A magnitude beyond 10**1000 or below 10**-1000 is replaced by another one beyond that limit,
+        an integer if the value is one, because exponents may have any length.
         """
         significant = (self.integer + self.fraction).rstrip("0")
         zeros = len(self.integer + self.fraction) - len(significant)
@@ -678,7 +678,7 @@ class WrittenNumber:
 
 
 def _integer(digits: str) -> int:
-    """The integer of any number of digits; int() refuses very many."""
+    """The integer of any number of digits, which int() limits."""
     value = 0
     for start in range(0, len(digits), 4000):
         part = digits[start : start + 4000]
@@ -712,16 +712,16 @@ def encode_number(bits: int, type_name: str) -> str:
 
 
 def _shortest_digits(magnitude: int, float_format: FloatFormat) -> tuple[str, int]:
-    """The fewest digits that read back, and the power of ten of the first one.
+    """The fewest digits that read back to the value, and the power of ten of the first one.
 
-    All decimals of one digit are tried, then all of two, and so on; of those just below and just
-    above the exact value, as others are farther away. Of two that read back the nearer one is
-    taken, and of two equally near ones the even one.
+    Decimals of one digit are tried, then of two, and so on: only those just below and just above
+    the exact value, as others are farther away. Of two that read back, the nearer one is chosen,
+    and of two equally near ones the even one.
     """
     exact = exact_value(magnitude, float_format)
-    first_place = _floor_log10(exact)
-    for last_place in range(first_place, first_place - 18, -1):
-        unit = _power(10, last_place)
+    first_exponent = _floor_log10(exact)
+    for last_exponent in range(first_exponent, first_exponent - 18, -1):
+        unit = _power(10, last_exponent)
         below = exact // unit
         candidates = [
             digits
@@ -731,12 +731,12 @@ def _shortest_digits(magnitude: int, float_format: FloatFormat) -> tuple[str, in
         if candidates:
             nearest = min(candidates, key=lambda digits: (abs(digits * unit - exact), digits % 2))
             text = str(nearest)
-            return text.rstrip("0"), last_place + len(text) - 1
+            return text.rstrip("0"), last_exponent + len(text) - 1
     raise AssertionError("17 digits tell all values of float64 apart")
 
 
 def _lay_out(digits: str, exponent: int) -> str:
-    """Digits as Python's repr() of a float lays them out."""
+    """Formats digits like Python's repr() of a float."""
     if not -4 <= exponent < 16:
         fraction = "." + digits[1:] if len(digits) > 1 else ""
         return f"{digits[0]}{fraction}e{'-' if exponent < 0 else '+'}{abs(exponent):02}"
@@ -747,7 +747,7 @@ def _lay_out(digits: str, exponent: int) -> str:
 
 
 def encode_tensor(shape: Sequence[int], texts: Sequence[str]) -> str:
-    """Elements, given as their texts in C order, nested by their shape."""
+    """Nests elements, given as texts in C order, by their shape."""
     if len(shape) == 0:
         (text,) = texts
         return text
@@ -763,7 +763,7 @@ def encode_tensor(shape: Sequence[int], texts: Sequence[str]) -> str:
 
 
 class Disagreement(NamedTuple):
-    """Two inputs that give different sizes to one axis, each as (input, size)."""
+    """Two inputs that disagree on the size of an axis, each as (input, size)."""
 
     axis: str
     first: tuple[str, int]
@@ -771,10 +771,10 @@ class Disagreement(NamedTuple):
 
 
 def find_disagreement(
-    inputs: Sequence[TensorSpec], given: Mapping[str, InputForm]
+    inputs: Sequence[TensorSpec], forms: Mapping[str, InputForm]
 ) -> Disagreement | None:
-    """The first two inputs, in the model's order, whose sizes do not fit each other."""
-    present = [(spec, given[spec.name]) for spec in inputs if spec.name in given]
+    """The first two inputs, in the model's order, that disagree on a size."""
+    present = [(spec, forms[spec.name]) for spec in inputs if spec.name in forms]
     named = [
         (dim, spec.name, size)
         for spec, value in present
@@ -784,12 +784,12 @@ def find_disagreement(
     unnamed = [
         (spec, value)
         for spec, value in present
-        if batch_key(spec) == "batched" and spec.dims[0] is None
+        if batch_kind(spec) == "batched" and spec.dims[0] is None
     ]
     compared = list(named)
     if any(value.as_items for _, value in unnamed):
         compared += [("batch", spec.name, value.shape[0]) for spec, value in unnamed]
-    # Unnamed axes are compared with each other only, whatever named ones are called.
+    # Unnamed axes are only compared with each other, even if a named one is called `batch`.
     for start, end in ((0, len(named)), (len(named), len(compared))):
         for later in range(start, end):
             axis, name, size = compared[later]
@@ -799,51 +799,51 @@ def find_disagreement(
     return None
 
 
-def is_unbatched(inputs: Sequence[TensorSpec], given: Mapping[str, InputForm]) -> bool:
-    """Each batched input that the request gives came as one item, and there is at least one."""
-    came_as_one = [
-        given[spec.name].as_one_item
+def is_unbatched(inputs: Sequence[TensorSpec], forms: Mapping[str, InputForm]) -> bool:
+    """Whether the request has batched inputs, each of them as one item."""
+    single_items = [
+        forms[spec.name].as_one_item
         for spec in inputs
-        if batch_key(spec) == "batched" and spec.name in given
+        if batch_kind(spec) == "batched" and spec.name in forms
     ]
-    return len(came_as_one) > 0 and False not in came_as_one
+    return len(single_items) > 0 and False not in single_items
 
 
 def loses_leading_axis(
     inputs: Sequence[TensorSpec],
-    given: Mapping[str, InputForm],
+    forms: Mapping[str, InputForm],
     output: TensorSpec,
     shape: Sequence[int],
 ) -> bool:
-    """Whether an output is answered without its leading axis.
+    """Whether an output is returned without its leading axis.
 
     Args:
         inputs: of the model.
-        given: the request.
-        output: as declared; what it says of its batch axis goes over its axes.
-        shape: its sizes in this run. An axis of another size than 1 is never lost.
+        forms: of the request's inputs.
+        output: as declared; `batched` takes precedence over its dims.
+        shape: in this run. A leading axis of another size than 1 is always kept.
     """
     if len(output.dims) == 0 or len(shape) == 0 or shape[0] != 1:
         return False
     if output.batched is False:
         return False
     leading = output.dims[0]
-    kinds = [batch_key(spec) for spec in inputs]
+    kinds = [batch_kind(spec) for spec in inputs]
     if "single" in kinds and "batched" not in kinds:
         return output.batched is True or leading == 1
-    # A fixed one may be among them if it is declared to be the batch's.
-    batch_axes = [spec.dims[0] for spec in inputs if batch_key(spec) == "batched"]
-    return is_unbatched(inputs, given) and (output.batched is True or leading in batch_axes)
+    # A fixed axis may be among them if it is declared as the batch axis.
+    batch_axes = [spec.dims[0] for spec in inputs if batch_kind(spec) == "batched"]
+    return is_unbatched(inputs, forms) and (output.batched is True or leading in batch_axes)
 
 
 # Activations.
 
 
 def activate(activation: str, values: numpy.ndarray[Any, Any]) -> numpy.ndarray[Any, Any]:
-    """Softmax, sigmoid, or the division by the length, over the last axis, by their definitions.
+    """Softmax, sigmoid or L2 normalization over the last axis, by definition.
 
-    Computed in float64. What is not finite goes its way by the rules of IEEE 754; a row without
-    length stays as it is.
+    Computed in float64. Non-finite values propagate by the rules of IEEE 754; a row of norm 0 is
+    unchanged.
     """
     if values.size == 0:
         return values
@@ -851,13 +851,13 @@ def activate(activation: str, values: numpy.ndarray[Any, Any]) -> numpy.ndarray[
     with numpy.errstate(all="ignore"):
         if activation == "softmax":
             powers = numpy.exp(x - numpy.max(x, -1, keepdims=True))
-            made = powers / numpy.sum(powers, -1, keepdims=True)
+            result = powers / numpy.sum(powers, -1, keepdims=True)
         elif activation == "sigmoid":
-            made = 1 / (1 + numpy.exp(-x))
+            result = 1 / (1 + numpy.exp(-x))
         else:
             # Scaled first, because squares may overflow.
             largest = numpy.max(abs(x), -1, keepdims=True)
             scaled = numpy.where(numpy.isfinite(largest) & (largest > 0), x / largest, x)
             length = numpy.sqrt(numpy.sum(scaled * scaled, -1, keepdims=True))
-            made = numpy.where(length == 0, x, scaled / length)
-        return numpy.asarray(made, values.dtype)
+            result = numpy.where(length == 0, x, scaled / length)
+        return numpy.asarray(result, values.dtype)

@@ -1,4 +1,4 @@
-"""Models inside installed packages, which are there for these files only and are never imported."""
+"""Model files of packages that are installed only for these files and never imported."""
 
 import importlib.metadata
 import os
@@ -8,7 +8,7 @@ import pytest
 
 
 def find_in_package(distribution: str, name: str) -> Path:
-    """A model's file in an installed package; on CI it must be there."""
+    """A file of an installed package; without the package, skips the test, or fails on CI."""
     try:
         files = importlib.metadata.files(distribution) or []
     except importlib.metadata.PackageNotFoundError:

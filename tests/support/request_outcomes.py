@@ -1,9 +1,8 @@
-"""What became of a request whose server ends: answered, never read, or lost.
+"""The outcome of a request whose server shuts down: answered, never read, or lost.
 
-A client cannot tell from an end without an answer whether the server had taken its request. The
-kernel can (Linux): a connection that is closed with bytes that nobody has read is reset, as is one
-to which bytes come after that (RFC 2525, 2.17), and whatever was read to its last byte ends in
-order.
+From a connection that closes without a response, a client cannot tell whether the server had read
+the request. The kernel can (Linux): a connection is reset if it is closed with unread bytes, or if
+bytes arrive after that (RFC 2525, 2.17), and closes in order if every byte was read.
 """
 
 import socket
@@ -11,43 +10,43 @@ import sys
 
 from tests.support.servers import Client, Response, wait_until
 
-_CLOSED = 7  # TCP_CLOSE of linux/tcp_states.h: what a reset leads to
+_CLOSED = 7  # TCP_CLOSE of linux/tcp_states.h: the state after a reset
 _INFO_BYTES = 32
 
 
 class LostError(AssertionError):
-    """A server took a request, and did not answer it whole."""
+    """A server read a request and did not send a complete response."""
 
 
-def ask(client: Client, request: bytes) -> Response | None:
-    """Sends a request, and nothing before its answer.
+def exchange(client: Client, request: bytes) -> Response | None:
+    """Sends a request, and nothing more before its response.
 
     Returns:
-        The answer; None if the server ended before it had read the request.
+        The response; None if the server ended before it had read the request.
 
     Raises:
-        LostError: it had.
+        LostError: it had read the request, and sent no complete response.
     """
     try:
         client.send(request)
-        begins = client.stream.peek(1)
+        first = client.stream.peek(1)
     except ConnectionError:
         return None
-    if not begins:
+    if not first:
         if _was_read(client.socket):
             raise LostError("the request was read, and the connection closed without an answer")
         return None
     try:
-        answer = client.read()
+        response = client.read()
     except ConnectionError as error:
         raise LostError(f"the answer was cut off: {error}") from error
-    if len(answer.body) != int(answer.headers["Content-Length"]):
-        raise LostError(f"the answer was cut off: {answer}")
-    return answer
+    if len(response.body) != int(response.headers["Content-Length"]):
+        raise LostError(f"the answer was cut off: {response}")
+    return response
 
 
 def _was_read(connection: socket.socket) -> bool:
-    """Whether all that was sent had been read; asked once the other side has ended."""
+    """Whether everything sent had been read. To be called once the other side has ended."""
     wait_until(lambda: _state(connection) == _CLOSED or not _unacked(connection), "all has arrived")
     return _state(connection) != _CLOSED
 
@@ -61,5 +60,5 @@ def _unacked(connection: socket.socket) -> int:
 
 
 def _info(connection: socket.socket) -> bytes:
-    """The first fields of struct tcp_info (linux/tcp.h): eight bytes, then numbers of four."""
+    """The first fields of struct tcp_info (linux/tcp.h): eight bytes, then 32-bit integers."""
     return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)

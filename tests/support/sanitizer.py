@@ -1,8 +1,7 @@
-"""How many values are tested.
+"""The number of test values: all of them, or a tenth under sanitizers (`make sanitize`).
 
-All of them without sanitizers; with them (`make sanitize`) a tenth, drawn in the same way. They
-judge what the code does with memory, which new values of the same kinds hardly change, and they
-take several times as long.
+The tenth is drawn in the same way. Sanitizers check memory accesses, which more values of the same
+kinds hardly change, and take several times as long.
 """
 
 import os
@@ -11,5 +10,5 @@ SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
 
 
 def fewer(number: int) -> int:
-    """So many values, or a tenth of them under sanitizers."""
+    """The number of values, or a tenth of it under sanitizers."""
     return -(-number // 10) if SANITIZED else number

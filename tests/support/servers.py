@@ -1,4 +1,4 @@
-"""Servers as real processes, and clients that show what goes over the wire."""
+"""Servers in real processes, and clients that control every byte on the wire."""
 
 import contextlib
 import http.client
@@ -19,14 +19,14 @@ from typing import IO, Any, Literal, Protocol, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
-# Far more than anything here takes: what waits so long has failed.
+# Far more than anything in the tests takes: a wait this long is a failure.
 PATIENCE_SECONDS = 30.0
 
 JSON_HEADERS = {"Content-Type": "application/json"}
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """The environment for a subprocess: this one's without GPUX_*, and `variables` over it."""
+    """The environment for a subprocess: the current one without GPUX_*, updated by `variables`."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("GPUX_")}
     # A crash leaves its stack on stderr.
     return {**inherited, "PYTHONFAULTHANDLER": "1", **variables}
@@ -35,12 +35,12 @@ def environment(**variables: str) -> dict[str, str]:
 def run_gpux(
     *arguments: str, body: bytes | None = None, variables: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Runs the command to its end.
+    """Runs `gpux` to completion.
 
     Args:
         arguments: of `gpux`.
         body: its standard input.
-        variables: of its environment.
+        variables: its environment variables.
     """
     done = subprocess.run(
         [sys.executable, "-m", "gpux", *arguments],
@@ -57,7 +57,7 @@ def run_gpux(
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Returns once a state of another process holds, of which no event tells."""
+    """Polls until a condition holds in another process, for which there is no event."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         if time.monotonic() > deadline:
@@ -66,7 +66,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 class Output:
-    """What a process writes to one of its streams, read as it comes."""
+    """The output of a process on one stream, read by a thread as it arrives."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -87,7 +87,7 @@ class Output:
 
     @property
     def text(self) -> str:
-        """All that was read so far."""
+        """Everything read so far."""
         with self._changed:
             return "".join(self._lines)
 
@@ -102,14 +102,14 @@ class Output:
             return found()
 
     def close(self) -> None:
-        """Waits for the stream's end; the process must have ended."""
+        """Waits for the end of the stream; the process must have ended."""
         self._reader.join(PATIENCE_SECONDS)
         self._stream.close()
 
 
 @dataclass(frozen=True)
 class Response:
-    """An answer as it came."""
+    """A response as received."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -122,7 +122,7 @@ class Response:
 
     @property
     def detail(self) -> str:
-        """The message of an error, which is its whole body."""
+        """The message of an error, the only member of its body."""
         value = self.json
         assert list(value) == ["detail"], value
         assert isinstance(value["detail"], str)
@@ -130,14 +130,14 @@ class Response:
 
 
 class ServerProcess:
-    """A server in a process of its own, ready once this returns.
+    """A server in its own process, ready after construction.
 
     Args:
         command: what to run.
-        ready: a pattern in what it writes, whose group is the port; or the port, for one that is
-            wanted as soon as it listens.
-        variables: of its environment.
-        stream: where it writes that.
+        ready: a pattern in its output, whose group is the port; or the port, to wait only until it
+            listens.
+        variables: its environment variables.
+        stream: on which the pattern appears.
     """
 
     def __init__(
@@ -162,15 +162,15 @@ class ServerProcess:
             self.port = ready
             wait_until(self.listens, "the server listens")
             return
-        said = (self.stdout if stream == "stdout" else self.stderr).wait_for(ready)
-        if said is None:
+        match = (self.stdout if stream == "stdout" else self.stderr).wait_for(ready)
+        if match is None:
             self.kill()
             raise AssertionError(f"{command} did not start:\n{self.stderr.text}")
-        self.port = int(said[1])
+        self.port = int(match[1])
 
     @property
     def url(self) -> str:
-        """Of /predict."""
+        """The URL of /predict."""
         return f"http://localhost:{self.port}/predict"
 
     def __enter__(self) -> Self:
@@ -189,18 +189,18 @@ class ServerProcess:
             self.kill()
 
     def end(self, number: int = signal.SIGTERM) -> int:
-        """Asks the process to end; answers its exit code."""
+        """Sends a signal and waits for the process. Returns its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.wait()
 
     def kill(self) -> None:
-        """Ends the process without asking."""
+        """Kills the process and waits for it."""
         self.process.kill()
         self.wait()
 
     def wait(self) -> int:
-        """Waits for the process' end; answers its exit code."""
+        """Waits for the process. Returns its exit code."""
         try:
             code = self.process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -220,38 +220,38 @@ class ServerProcess:
         headers: Mapping[str, str] | None = None,
         host: str = "127.0.0.1",
     ) -> Response:
-        """One request over a connection of its own."""
+        """Sends one request over a new connection."""
         connection = http.client.HTTPConnection(host, self.port, timeout=PATIENCE_SECONDS)
         with contextlib.closing(connection):
             data = body.encode() if isinstance(body, str) else body
             connection.request(method, path, data, dict(headers or {}))
-            answer = connection.getresponse()
-            return Response(answer.status, answer.headers, answer.read())
+            response = connection.getresponse()
+            return Response(response.status, response.headers, response.read())
 
     def post(self, body: object) -> Response:
-        """POST /predict with a body as bytes or text, or with a value to be written as JSON."""
+        """POST /predict with a body as bytes or text, or with a value to encode as JSON."""
         data = body if isinstance(body, bytes | str) else json.dumps(body)
         return self.request("POST", "/predict", data, JSON_HEADERS)
 
     def predict(self, body: object) -> dict[str, Any]:
-        """The answer's value; fails where it is an error."""
-        answer = self.post(body)
-        assert answer.status == 200, answer
-        assert isinstance(answer.json, dict)
-        return answer.json
+        """The value of the response to `post`; fails on any status but 200."""
+        response = self.post(body)
+        assert response.status == 200, response
+        assert isinstance(response.json, dict)
+        return response.json
 
     def listens(self) -> bool:
-        """Whether it takes connections."""
+        """Whether it accepts connections."""
         try:
             socket.create_connection(("127.0.0.1", self.port)).close()
         except ConnectionError:
             return False
         return True
 
-    # What the system knows of the process (Linux), and of the workers that it has started.
+    # The kernel's data on the process and its workers (Linux).
 
     def workers(self) -> list[int]:
-        """Its worker processes, the oldest first."""
+        """The process ids of its workers, oldest first."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [
             int(child)
@@ -259,35 +259,35 @@ class ServerProcess:
             if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
         ]
 
-    def _system(self, name: str) -> Path:
+    def _proc(self, name: str) -> Path:
         return Path(f"/proc/{self.process.pid}") / name
 
     def threads(self) -> int:
-        """How many threads it has."""
-        return len(list(self._system("task").iterdir()))
+        """The number of its threads."""
+        return len(list(self._proc("task").iterdir()))
 
     def descriptors(self) -> int:
-        """How many files and sockets it has open."""
-        return len(list(self._system("fd").iterdir()))
+        """The number of its open files and sockets."""
+        return len(list(self._proc("fd").iterdir()))
 
     def resident_bytes(self) -> int:
-        """How much memory it occupies."""
-        found = re.search(r"VmRSS:\s*(\d+) kB", self._system("status").read_text())
+        """Its resident memory."""
+        found = re.search(r"VmRSS:\s*(\d+) kB", self._proc("status").read_text())
         assert found
         return int(found[1]) * 1024
 
     def cpu_seconds(self) -> float:
-        """How long it has computed, in all its threads and workers."""
+        """The CPU time of all its threads and workers."""
         ticks = 0
         for process in (self.process.pid, *self.workers()):
-            # Behind the name, which ends with the last parenthesis: fields 14 and 15 of the line.
+            # Fields 14 and 15, counted after the name, which ends with the last parenthesis.
             fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])
         return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def serve(path: Path, *options: str, **variables: str) -> ServerProcess:
-    """`gpux serve PATH` on a free port."""
+    """Starts `gpux serve PATH` on a free port."""
     return ServerProcess(
         [sys.executable, "-m", "gpux", "serve", str(path), "--port", "0", *options],
         r"Serving   http://\S+:(\d+)/predict",
@@ -296,15 +296,15 @@ def serve(path: Path, *options: str, **variables: str) -> ServerProcess:
 
 
 def start(path: Path, *options: str) -> ServerProcess:
-    """`gpux serve PATH` as soon as it listens, which may be long before it is ready."""
+    """Starts `gpux serve PATH`; returns once it listens, which may be long before it is ready."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "gpux", "serve", str(path), "--port", str(port), *options]
     return ServerProcess(command, port, {})
 
 
-def figure(server: ServerProcess, name: str, **labels: str) -> float:
-    """A sample of /metrics; 0 if it is not there yet."""
+def metric(server: ServerProcess, name: str, **labels: str) -> float:
+    """The value of a sample of /metrics; 0 if absent."""
     text = server.request("GET", "/metrics").body.decode()
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -313,20 +313,20 @@ def figure(server: ServerProcess, name: str, **labels: str) -> float:
     return 0.0
 
 
-class Listening(Protocol):
-    """Whatever a client may connect to."""
+class HasPort(Protocol):
+    """Anything that a client can connect to."""
 
     port: int
 
 
 class Client:
-    """A connection on which the test decides about each byte.
+    """A connection on which the test controls every byte.
 
     Args:
-        server: where to connect to.
+        server: to connect to.
     """
 
-    def __init__(self, server: Listening) -> None:
+    def __init__(self, server: HasPort) -> None:
         self.socket = socket.create_connection(("127.0.0.1", server.port), PATIENCE_SECONDS)
         self.stream = self.socket.makefile("rb")
 
@@ -342,12 +342,12 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Leaves."""
+        """Closes the connection."""
         self.stream.close()
         self.socket.close()
 
     def reset(self) -> None:
-        """Leaves without a goodbye: the server gets a reset instead of the stream's end."""
+        """Closes the connection with a reset (RST) instead of a FIN."""
         linger = (1).to_bytes(4, sys.byteorder) + (0).to_bytes(4, sys.byteorder)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.close()
@@ -357,7 +357,7 @@ class Client:
         self.socket.sendall(b"".join(parts))
 
     def read(self) -> Response:
-        """The next answer, `100 Continue` included."""
+        """The next response, `100 Continue` included."""
         line = self.stream.readline()
         assert line.startswith(b"HTTP/1."), line
         status = int(line.split()[1])
@@ -366,7 +366,7 @@ class Client:
         return Response(status, headers, body)
 
     def at_end(self) -> bool:
-        """Waits for what comes next; true if it is the end of the connection."""
+        """Waits for the next byte or the end of the connection; true if it is the end."""
         try:
             return self.stream.read(1) == b""
         except ConnectionResetError:
@@ -374,12 +374,12 @@ class Client:
 
 
 def head(length: int | None = None, *lines: str, path: str = "/predict") -> bytes:
-    """The head of a POST with JSON: `length` is declared unless it is None, and `lines` follow."""
-    declared = [] if length is None else [f"Content-Length: {length}"]
+    """The header section of a POST of JSON, with Content-Length unless None, and more `lines`."""
+    content_length = [] if length is None else [f"Content-Length: {length}"]
     first = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
-    return "".join(f"{line}\r\n" for line in (*first, *declared, *lines, "")).encode()
+    return "".join(f"{line}\r\n" for line in (*first, *content_length, *lines, "")).encode()
 
 
 def post(body: bytes) -> bytes:
-    """A whole POST /predict."""
+    """A complete POST /predict."""
     return head(len(body)) + body

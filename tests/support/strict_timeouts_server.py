@@ -1,9 +1,9 @@
-"""`gpux` with less patience for clients.
+"""`gpux` with stricter timeouts for clients.
 
-    python tests/impatient.py HEAD_START BYTES_PER_SECOND SILENCE serve …
+    python tests/support/strict_timeouts_server.py HEAD_START BYTES_PER_SECOND SILENCE serve …
 
-HEAD_START and SILENCE are seconds: a request or an answer may take the former and one more for each
-so many bytes, and nothing may happen for the latter.
+HEAD_START and SILENCE are in seconds. A request or response may take HEAD_START and one second
+more for each BYTES_PER_SECOND bytes; a connection may be idle for SILENCE.
 """
 
 import sys

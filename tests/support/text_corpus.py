@@ -1,5 +1,5 @@
-# ruff: noqa: RUF001 - texts that look like others are among what is tested.
-"""Texts of every kind, what a tokenizer makes of them, and what is refused as text."""
+# ruff: noqa: RUF001 - ambiguous characters are part of the tests.
+"""Texts of every kind, their expected tokenization, and bodies that are rejected."""
 
 import json
 import random
@@ -25,7 +25,7 @@ _WRITTEN = [
     "don't, can't: 3.14159 (1e-5), 0x1F; 50% of $9.99",
     "https://example.org/a/b?c=d&e=%20#f me@example.org",
     '<b>html</b> &amp; {"json": ["\\"]} \\u0041',
-    # Letters with marks, each written in two ways.
+    # Letters with diacritics, composed and decomposed.
     "naïve café Ångström señor",
     "nai\u0308ve cafe\u0301 A\u030angstro\u0308m sen\u0303or",
     "Z\u0335\u0322\u0361a\u0336\u0317l\u0334g\u0337o\u0338",
@@ -42,13 +42,13 @@ _WRITTEN = [
     "สวัสดีชาวโลก",
     "Ελληνικά και Русский",
     "mixed 中文 with English и ещё عربي",
-    # Emoji: alone, with a skin, as flags, joined.
+    # Emoji: alone, with skin tones, flags, joined.
     "😀",
     "great 👍🏽 ❤️ 👍",
     "🇨🇭🇯🇵🏴\U000e0067\U000e0062\U000e007f",
     "👩‍👩‍👧‍👦 🧑🏽‍🚀 🏳️‍🌈",
     "😀" * 200,
-    # What a cleaner takes out, or does not.
+    # Characters that text cleaning removes, or keeps.
     "a\0b",
     "\0",
     "\0\0 \0",
@@ -58,12 +58,12 @@ _WRITTEN = [
     "\u202eright to left\u202c \u2066isolate\u2069",
     "line\u2028paragraph\u2029 em\u2003space\u3000",
     "\ufffd \ufffe \uffff \U0010ffff \ud7ff\ue000",
-    # Special tokens, and what only looks like them.
+    # Special tokens, and texts that resemble them.
     "[CLS]",
     "[CLS] I [SEP] [PAD] [MASK] [UNK] x [SEP]",
     "[cls] [ SEP ] [SEP]] ##ing [unused1]",
     "[MASK][MASK]a[MASK]",
-    # Longer than the vocabulary knows, and about as long as the tokenizer takes.
+    # Words too long for the vocabulary, and texts around the tokenizer's maximum length.
     "x" * 100,
     "x" * 101,
     "unbelievably" * 500,
@@ -87,7 +87,7 @@ def _draw(count: int) -> list[str]:
 
 
 TEXTS = [*_WRITTEN, *_draw(200 - len(_WRITTEN))]
-# The second texts of pairs: others, of other lengths.
+# The second texts of pairs: different, and of different lengths.
 PAIRS = TEXTS[67:] + TEXTS[:67]
 
 
@@ -99,17 +99,17 @@ def encode(
     max_length: int | None = None,
     size: int | None = None,
 ) -> dict[str, Any]:
-    """What a model has to get for texts: `tokenizers` for each of them, and padding by hand.
+    """The expected inputs of a model for texts: by `tokenizers` for each text, padded by hand.
 
     Args:
         folder: with a tokenizer.json.
         texts: a batch.
         pairs: the second text of each.
         max_length: in tokens; by default the tokenizer's own, or 512.
-        size: of the sequence axis, where it is fixed.
+        size: of the sequence axis, if it is fixed.
 
     Returns:
-        By INPUTS: int64 [batch, sequence].
+        int64 [batch, sequence] for each of INPUTS.
     """
     tokenizer, truncation, padding = _read_tokenizer(folder / "tokenizer.json")
     longest = max_length or truncation.get("max_length", 512)
@@ -120,21 +120,21 @@ def encode(
     multiple = padding.get("pad_to_multiple_of") or 1
     width = size or -(-max(map(len, rows)) // multiple) * multiple
 
-    def pad(values: list[int], filler: int) -> list[int]:
-        blank = [filler] * (width - len(values))
-        return blank + values if padding.get("direction") == "Left" else values + blank
+    def pad(values: list[int], pad_value: int) -> list[int]:
+        fill = [pad_value] * (width - len(values))
+        return fill + values if padding.get("direction") == "Left" else values + fill
 
-    made = (
+    arrays = (
         [pad(row.ids, padding.get("pad_id", 0)) for row in rows],
         [pad(row.attention_mask, 0) for row in rows],
         [pad(row.type_ids, padding.get("pad_type_id", 0)) for row in rows],
     )
-    return {name: numpy.array(values, "int64") for name, values in zip(INPUTS, made, strict=True)}
+    return {name: numpy.array(values, "int64") for name, values in zip(INPUTS, arrays, strict=True)}
 
 
 @cache
 def _read_tokenizer(file: Path) -> tuple[Tokenizer, dict[str, Any], dict[str, Any]]:
-    """A tokenizer that pads nothing, and how it would truncate and pad."""
+    """A tokenizer without padding, and its original truncation and padding settings."""
     tokenizer = Tokenizer.from_file(str(file))
     truncation = tokenizer.truncation or {}
     tokenizer.no_padding()
@@ -142,12 +142,12 @@ def _read_tokenizer(file: Path) -> tuple[Tokenizer, dict[str, Any], dict[str, An
 
 
 def echo(feeds: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer of an echo, as lists."""
+    """The response of an echo model, as lists."""
     return {ECHOED[name]: array.tolist() for name, array in feeds.items()}
 
 
 def echo_one(feeds: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer of an echo to one item."""
+    """The response of an echo model to one item."""
     return {name: rows[0] for name, rows in echo(feeds).items()}
 
 
@@ -155,8 +155,8 @@ def _both(text: str, name: str) -> str:
     return f"'{text}' and '{name}' cannot be sent together: {name} is made from the text"
 
 
-# Body, and what is said of it by a model that has all of INPUTS, [batch, sequence].
-REFUSED: list[tuple[dict[str, Any], str]] = [
+# Bodies and their error messages, for a model with all of INPUTS, [batch, sequence].
+REJECTED: list[tuple[dict[str, Any], str]] = [
     ({}, "Missing required input: 'text'"),
     ({"text_pair": "a"}, "Missing required input: 'text'"),
     ({"text_pair": ["a", "b"]}, "Missing required input: 'text'"),
@@ -209,7 +209,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"text": [["a", "b"], "c"]},
         "Invalid shape for 'text': expected [batch], got more than 1 axis",
     ),
-    # The first error in the body's order is the one that is told.
+    # The first error in the body's order is reported.
     ({"text": 5, "input_ids": "no"}, "Invalid input type for 'text': expected string"),
     ({"text_pair": 5}, "Invalid input type for 'text_pair': expected string"),
 ]

@@ -1,4 +1,4 @@
-"""What the tests of the walk share: a pool that notices misuse, and outcomes to compare."""
+"""Shared by the tests of walk(): a pool that detects misuse, and outcomes to compare."""
 
 import inspect
 import math
@@ -22,12 +22,12 @@ Array = numpy.ndarray[Any, Any]
 TYPE_NAMES = [element.name for element in ELEMENT_TYPES]
 NUMBER_TYPES = [element.name for element in ELEMENT_TYPES if element.word == "number"]
 
-# A pool that gives away exactly what it is asked for, and notices misuse.
+# A pool of exactly sized blocks that detects misuse.
 
 
 @dataclass(eq=False)
 class GuardedBlock:
-    """A block of exactly the size that was asked for, between two guards."""
+    """A block of exactly the requested size, between two guard areas."""
 
     nbytes: int
     memory: Array
@@ -37,11 +37,11 @@ class GuardedBlock:
         self.address = self.memory.ctypes.data + GuardedPool.GUARD_BYTES
 
     @property
-    def inside(self) -> Array:
+    def payload(self) -> Array:
         return self.memory[GuardedPool.GUARD_BYTES : GuardedPool.GUARD_BYTES + self.nbytes]
 
     @property
-    def guards_hold(self) -> bool:
+    def guards_intact(self) -> bool:
         outside = numpy.delete(
             self.memory,
             slice(GuardedPool.GUARD_BYTES, GuardedPool.GUARD_BYTES + self.nbytes),
@@ -50,21 +50,21 @@ class GuardedBlock:
 
 
 class GuardedPool:
-    """Counts, poisons what comes and goes, and looks at the guards.
+    """A pool that counts calls, poisons fresh and returned blocks, and checks their guards.
 
     Args:
-        failures: what take() raises, by the number of the call, from 0.
+        failures: exceptions of take(), by the index of the call.
     """
 
     GUARD_BYTES = 64
     GUARD = 0xA5
     FRESH = 0xC3
-    GONE = 0xDD
+    RETURNED = 0xDD
 
     def __init__(self, failures: dict[int, BaseException] | None = None) -> None:
         self.failures = failures or {}
-        self.taken: list[GuardedBlock] = []  # all there ever were
-        self.lent: list[GuardedBlock] = []
+        self.allocated: list[GuardedBlock] = []  # every block so far
+        self.in_use: list[GuardedBlock] = []
         self.calls = 0
 
     def take(self, nbytes: int) -> GuardedBlock:
@@ -75,27 +75,27 @@ class GuardedPool:
         block = GuardedBlock(
             nbytes, numpy.full(nbytes + 2 * self.GUARD_BYTES, self.GUARD, numpy.uint8)
         )
-        block.inside[:] = self.FRESH
-        self.taken.append(block)
-        self.lent.append(block)
+        block.payload[:] = self.FRESH
+        self.allocated.append(block)
+        self.in_use.append(block)
         return block
 
     def give(self, block: GuardedBlock) -> None:
-        self.lent.remove(block)  # raises where it was not lent
-        block.inside[:] = self.GONE
+        self.in_use.remove(block)  # raises ValueError unless it is in use
+        block.payload[:] = self.RETURNED
 
     def check(self) -> None:
-        """Nobody wrote outside a block, or into one that was given back."""
-        for block in self.taken:
-            assert block.guards_hold
-            assert block in self.lent or bool((block.inside == self.GONE).all())
+        """Fails after a write outside a block, or into one that was returned."""
+        for block in self.allocated:
+            assert block.guards_intact
+            assert block in self.in_use or bool((block.payload == self.RETURNED).all())
 
 
-# The walk and the reference, with outcomes that can be compared.
+# Outcomes of the walk and of the reference, for comparison.
 
 
 class Refusal(NamedTuple):
-    """An error of the client's."""
+    """A ClientError in comparable form."""
 
     error: type[ClientError]
     message: str
@@ -110,7 +110,7 @@ def refusal(error: ClientError) -> Refusal:
 
 
 def expected(declared: TensorSpec, value: object) -> Outcome:
-    """What the reference makes of a value."""
+    """The reference's outcome for a value."""
     try:
         return oracle.convert(value, declared)
     except ClientError as error:
@@ -118,22 +118,22 @@ def expected(declared: TensorSpec, value: object) -> Outcome:
 
 
 def walked(declared: TensorSpec, value: object, pool: GuardedPool | None = None) -> Outcome:
-    """What the walk makes of a value; the blocks are counted in passing."""
+    """The walk's outcome for a value. Also checks that every other block is returned."""
     pool = pool or GuardedPool()
     try:
         content, shape, as_items, as_one_item = walk(InputSpec(declared), value, pool)
     except ClientError as error:
-        assert pool.lent == []
+        assert pool.in_use == []
         pool.check()
         return refusal(error)
     if isinstance(content, list):
         assert pool.calls == 0
         return oracle.Converted(shape, content, as_items, as_one_item)
-    assert pool.lent == [content]
+    assert pool.in_use == [content]
     size = declared.type.nbytes
     count = math.prod(shape)
     assert count * size <= content.nbytes
-    written = content.inside.tobytes()
+    written = content.payload.tobytes()
     pool.give(content)
     pool.check()
     elements = [written[i * size : (i + 1) * size] for i in range(count)]
@@ -145,16 +145,16 @@ def spec(type_name: str, *dims: Dim, batched: bool | None = None) -> TensorSpec:
 
 
 def check(declared: TensorSpec, value: object) -> Outcome:
-    """The walk and the reference agree; answers what they say."""
+    """Asserts that the walk and the reference agree. Returns their outcome."""
     outcome = walked(declared, value)
     assert outcome == expected(declared, value)
     return outcome
 
 
-# Kinds of objects that values are made of.
+# Unusual objects in values.
 
 
-class OwnInt(int):
+class SubInt(int):
     def __str__(self) -> str:
         return "not a number"
 
@@ -162,7 +162,7 @@ class OwnInt(int):
         raise AssertionError("the walk takes the number itself")
 
 
-class OwnFloat(float):
+class SubFloat(float):
     def __repr__(self) -> str:
         return "not a number"
 
@@ -170,56 +170,56 @@ class OwnFloat(float):
         raise AssertionError("the walk takes the number itself")
 
 
-class OwnStr(str):
+class SubStr(str):
     __slots__ = ()
 
 
-class OwnList(list[Any]):
+class SubList(list[Any]):
     pass
 
 
-class OwnTuple(tuple[Any, ...]):
+class SubTuple(tuple[Any, ...]):
     __slots__ = ()
 
 
-class Reluctant(numpy.ndarray[Any, Any]):
-    """An array of objects, whose elements are asked for with code of its own."""
+class CallbackArray(numpy.ndarray[Any, Any]):
+    """An object array that runs a callback when its elements are read."""
 
-    asked: Callable[[], object]
+    callback: Callable[[], object]
 
     def tolist(self) -> Any:
-        return self.asked()
+        return self.callback()
 
 
-def reluctant(asked: Callable[[], object]) -> Reluctant:
-    made = numpy.zeros(1, object).view(Reluctant)
-    made.asked = asked
-    return made
+def callback_array(callback: Callable[[], object]) -> CallbackArray:
+    array = numpy.zeros(1, object).view(CallbackArray)
+    array.callback = callback
+    return array
 
 
-def spread(values: Array) -> Array:
-    """The same values with gaps between them."""
+def strided(values: Array) -> Array:
+    """The same values, not contiguous in memory."""
     return numpy.stack([values, values], -1)[..., 0]
 
 
-def backwards(values: Array) -> Array:
-    """A view of all axes from their ends."""
+def reverse_axes(values: Array) -> Array:
+    """A view with all axes reversed."""
     return values[(slice(None, None, -1),) * values.ndim + (...,)]
 
 
 LAYOUTS: list[Callable[[Array], Array]] = [
     numpy.ascontiguousarray,
     numpy.asfortranarray,
-    spread,
-    lambda values: backwards(backwards(values).copy()),
+    strided,
+    lambda values: reverse_axes(reverse_axes(values).copy()),
     lambda values: values.copy().T,
 ]
 
 
-def in_own_process(function: Callable[[], None]) -> None:
-    """Runs a function of a test file in another interpreter, which may crash; it must end well.
+def run_in_subprocess(function: Callable[[], None]) -> None:
+    """Runs a function of a test file in another interpreter, and fails if that one does or crashes.
 
-    What is freed there is overwritten, so that it cannot be used unnoticed.
+    Freed memory is overwritten there (`malloc_debug`), so that a use after free is detected.
     """
     file = Path(inspect.getfile(function))
     folders = [str(file.parent), str(Path(__file__).parents[2])]

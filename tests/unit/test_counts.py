@@ -1,4 +1,4 @@
-"""tests/core/counts.py: what it reads of callgrind's dumps, and when it fails."""
+"""tests/core/counts.py: reading callgrind dumps, and failing on regressions."""
 
 import json
 from pathlib import Path
@@ -78,8 +78,8 @@ def test_what_is_counted_is_the_drivers_own() -> None:
     ],
 )
 def test_three_percent_more_fails(instructions: int, calls: int, verdict: str, holds: bool) -> None:
-    lines, got = compare({"a": Count(instructions, calls)}, {"a": Count(1000, 100)})
-    assert got == holds
+    lines, passed = compare({"a": Count(instructions, calls)}, {"a": Count(1000, 100)})
+    assert passed == holds
     assert lines[1].endswith(verdict or "%")
 
 
@@ -107,10 +107,10 @@ def test_an_unknown_compiler_is_not_judged() -> None:
 
 
 def test_the_baseline_is_kept_a_case_a_line(tmp_path: Path) -> None:
-    kept = {"g++ 13": {"b": Count(3, 4)}, "g++ 12": {"a": Count(1, 2), "c": Count(5, 6)}}
+    baselines = {"g++ 13": {"b": Count(3, 4)}, "g++ 12": {"a": Count(1, 2), "c": Count(5, 6)}}
     file = tmp_path / "counts.json"
-    write_baselines(file, kept)
-    assert read_baselines(file) == kept
+    write_baselines(file, baselines)
+    assert read_baselines(file) == baselines
     assert file.read_text().splitlines() == [
         "{",
         ' "g++ 12": {',

@@ -1,4 +1,4 @@
-"""errors: what the client reads, how long that may be, and the tree in the docstring."""
+"""errors: messages, their bounded length, and the tree in the docstring."""
 
 import re
 
@@ -26,7 +26,7 @@ from gpux.errors import (
     UnsupportedMediaTypeError,
 )
 
-# The messages of the contract, word by word.
+# The messages of the contract, verbatim.
 MESSAGES: list[tuple[GpuxError, str]] = [
     (InvalidJSONError(17, "expected value"), "Invalid JSON at byte 17: expected value"),
     (InvalidBodyError(), "Request body must be a JSON object of input names to values"),
@@ -168,11 +168,11 @@ def test_a_request_s_error_has_the_status_of_the_contract(
     assert error.status == status
 
 
-# The tree.
+# The tree in the module's docstring.
 
 
 def drawn_tree() -> dict[str, tuple[str | None, str]]:
-    """From the docstring: each class with its parent and what stands behind it."""
+    """Parses the docstring: each class with its parent and its note."""
     assert errors.__doc__ is not None
     tree: dict[str, tuple[str | None, str]] = {}
     path: list[str] = []

@@ -1,4 +1,4 @@
-"""model: the Python interface, the runtime that must be there once, and reasons without paths."""
+"""model: the Python API, exactly one ONNX Runtime, and error reasons without paths."""
 
 import contextlib
 import importlib.metadata
@@ -34,28 +34,28 @@ def test_lists_tuples_and_arrays_answer_alike(model_file: Find) -> None:
     rows = [[1.5, -2.0], [0.25, 8.0]]
     expected = run(model_file("matrix"), {"x": numpy.array(rows, "float32")})["y"]
     for value in (rows, tuple(map(tuple, rows)), numpy.array(rows), numpy.array(rows, "float32")):
-        answer = model.predict({"x": value})["y"]
-        assert answer.dtype == numpy.float32
-        assert answer.tobytes() == expected.tobytes()
+        output = model.predict({"x": value})["y"]
+        assert output.dtype == numpy.float32
+        assert output.tobytes() == expected.tobytes()
 
 
 def test_one_item_answers_without_the_batch_axis(model_file: Find) -> None:
-    answer = load(model_file("matrix")).predict({"x": [1.5, -2.0]})["y"]
-    assert answer.tolist() == [1.5, -2.0]
+    output = load(model_file("matrix")).predict({"x": [1.5, -2.0]})["y"]
+    assert output.tolist() == [1.5, -2.0]
 
 
 def test_text_is_answered_as_an_array_of_objects(model_file: Find) -> None:
-    answer = load(model_file("strings")).predict({"texts": ["é", "a\0b", ""]})["same"]
-    assert answer.dtype == object
-    assert answer.tolist() == ["é", "a\0b", ""]
+    output = load(model_file("strings")).predict({"texts": ["é", "a\0b", ""]})["same"]
+    assert output.dtype == object
+    assert output.tolist() == ["é", "a\0b", ""]
 
 
 def test_bfloat16_is_answered_as_float32(model_file: Find) -> None:
-    answer = load(model_file("numbers")).predict(
+    output = load(model_file("numbers")).predict(
         {name: [1] for name in ("bool", *_NUMBERS)} | {"bfloat16": [3.140625]}
     )["bfloat16_out"]
-    assert answer.dtype == numpy.float32
-    assert answer.tolist() == [3.140625]
+    assert output.dtype == numpy.float32
+    assert output.tolist() == [3.140625]
 
 
 _NUMBERS = (
@@ -65,7 +65,7 @@ _NUMBERS = (
 
 
 def test_an_output_that_is_an_input_keeps_its_values(model_file: Find) -> None:
-    """ONNX Runtime answers with the input's own memory, which the next request writes over."""
+    """ONNX Runtime returns the input's own memory, which the next request overwrites."""
     model = load(model_file("alias"))
     first = model.predict({"x": [[1.0, 2.0]]})
     model.predict({"x": [[7.0, 8.0]]})
@@ -87,7 +87,7 @@ def test_a_run_that_fails_says_why_without_paths(model_file: Find) -> None:
     with pytest.raises(InferenceError, match=r"^Inference failed: .*out of data bounds") as caught:
         model.predict({name: [10**6]})
     assert caught.value.__cause__ is not None
-    # The failed run has taken nothing with it.
+    # The session is still usable after the failed run.
     assert model.predict({name: [0]})
 
 
@@ -127,14 +127,14 @@ def test_threads_get_their_own_answers(model_file: Find) -> None:
     model = load(model_file("matrix"))
     wrong: list[object] = []
 
-    def ask(number: int) -> None:
+    def predict_rows(number: int) -> None:
         for turn in range(200):
             row = [float(number), float(turn)]
-            answer = model.predict({"x": [row]})["y"].tolist()
-            if answer != [row]:
-                wrong.append((row, answer))
+            output = model.predict({"x": [row]})["y"].tolist()
+            if output != [row]:
+                wrong.append((row, output))
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=predict_rows, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -142,8 +142,8 @@ def test_threads_get_their_own_answers(model_file: Find) -> None:
     assert wrong == []
 
 
-class EmptiedByAnother(list[Any]):
-    """A list with something in it until one looks: another thread was faster."""
+class RacedList(list[Any]):
+    """An empty list that claims one item, as if another thread had just popped it."""
 
     def __bool__(self) -> bool:
         return True
@@ -155,7 +155,7 @@ class EmptiedByAnother(list[Any]):
 def test_two_threads_may_reach_for_the_last_idle_runner(model_file: Find) -> None:
     model = load(model_file("matrix"))
     assert isinstance(model.execution, CpuExecution)
-    model.execution._idle_runners = EmptiedByAnother()
+    model.execution._idle_runners = RacedList()
     assert model.predict({"x": [[1.0, 2.0]]})["y"].tolist() == [[1.0, 2.0]]
 
 
@@ -174,9 +174,9 @@ def test_a_tensor_of_too_many_axes_is_refused_at_load(
         helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
     )
     if fits:
-        answer = load(file).predict({"x": numpy.ones((1,) * axes)})["y"]
-        assert answer.shape == (1,) * axes
-        assert answer.item() == -1.0
+        output = load(file).predict({"x": numpy.ones((1,) * axes)})["y"]
+        assert output.shape == (1,) * axes
+        assert output.item() == -1.0
     else:
         with pytest.raises(ModelError, match="'x' has 33 axes, more than 32"):
             load(file)

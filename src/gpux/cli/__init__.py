@@ -1,1 +1,1 @@
-"""The command line: `gpux serve`, `run`, `inspect`. Imports everything; nothing imports it."""
+"""The command line: `gpux serve`, `run`, `inspect`. May import any package; imported by none."""

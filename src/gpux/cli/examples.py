@@ -1,8 +1,8 @@
-"""Bodies that a model takes, found by sending them: what `gpux inspect` shows of it.
+"""Example request bodies for `gpux inspect`, found by trying them.
 
-Nothing is known of a model's dynamic axes but that they are dynamic, so a few sizes are tried. What
-may be sent beside that, ids in the place of a text and inputs that have a default, is read off what
-the model got for a body that was answered.
+The sizes that a model accepts for its dynamic axes are unknown, so a few are tried. Alternatives to
+a body that succeeded (ids instead of a text, values of inputs that have a default) are derived from
+the tensors that it produced.
 """
 
 import itertools
@@ -22,14 +22,14 @@ from gpux.tensors.memory import StringTensor, Tensor
 from gpux.tensors.signature import Dim, TensorSpec
 
 _SENTENCES = ("I love this product!", "This is terrible.")
-# What dynamic axes have in the wild: short sequences, images, windows of sound.
+# Common sizes of dynamic axes: short sequences, images, audio windows.
 _SIZES = (4, 1, 8, 32, 64, 128, 224, 256, 512, 1024, 2048)
-# Names that tell what a number is: samples a second, of which most models of speech take 16,000.
+# Names of inputs that are a sampling rate in Hz; most speech models expect 16,000.
 _RATES = {"sr", "sample_rate", "sampling_rate"}
 _RATE = 16000
 _MAX_ELEMENTS = 2**22
 _BATCH = 2
-_OF_ITEMS = {"batched", "single"}
+_ITEM_KINDS = {"batched", "single"}
 _MAX_SEARCH_SECONDS = 10.0
 
 Values = dict[str, Any]
@@ -37,11 +37,11 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A request that was answered.
+    """A request that succeeded.
 
     Attributes:
         values: by input name.
-        body, answer: JSON texts.
+        body, answer: the JSON texts of the request and the response.
     """
 
     values: Values
@@ -50,52 +50,52 @@ class Example:
 
 
 def find_examples(engine: Engine) -> dict[str, Example]:
-    """Requests that were answered, by what they show; no more than it takes to show each input.
+    """Finds successful requests, by title; no more than it takes to show each input.
 
-    They are one item and a batch, where the model knows both; for texts a pair, and ids in their
-    place; an item with what may be left out as well; and nothing, where that will do.
+    One item and a batch, if the model has both; for texts, a pair, and ids in their place; an item
+    with all optional inputs; and an empty body, if the model accepts it.
     """
     inputs = engine.model.io.inputs
-    needed = [entry for entry in inputs if entry.required and not entry.from_text]
-    shown = needed or inputs
+    required_inputs = [entry for entry in inputs if entry.required and not entry.from_text]
+    shown = required_inputs or inputs
     kinds = {entry.spec.kind for entry in shown}
     found: dict[str, Example] = {}
 
     def add(title: str, bodies: Iterable[Values]) -> None:
-        example = _first_answered(engine, bodies)
+        example = _first_success(engine, bodies)
         if example is not None:
             found[title] = example
 
-    add("One item" if kinds & _OF_ITEMS else "Example", _bodies(shown, None))
+    add("One item" if kinds & _ITEM_KINDS else "Example", _bodies(shown, None))
     if "batched" in kinds:
         add("A batch", _bodies(shown, _BATCH))
-    if not needed:
+    if not required_inputs:
         add("Empty", [{}])
     if not found:
         return found
     first = next(iter(found.values())).values
     if TEXT in first and PAIR not in first and any(entry.name == PAIR for entry in inputs):
-        add("A pair", [first | {PAIR: _others(first[TEXT])}])
+        add("A pair", [first | {PAIR: _second_texts(first[TEXT])}])
     received = _received(engine.model, first)
-    own = {name: value for name, value in first.items() if name not in (TEXT, PAIR)}
-    made = {entry.name: received[entry.name] for entry in inputs if entry.from_text}
-    if made:
-        add("By ids", [made | own])
-    seen = {name for example in found.values() for name in example.values}
-    left_out = {
+    other_inputs = {name: value for name, value in first.items() if name not in (TEXT, PAIR)}
+    token_ids = {entry.name: received[entry.name] for entry in inputs if entry.from_text}
+    if token_ids:
+        add("By ids", [token_ids | other_inputs])
+    shown_names = {name for example in found.values() for name in example.values}
+    omitted = {
         entry.name: received[entry.name]
         for entry in inputs
-        if entry.name not in seen and not entry.is_text and not entry.from_text
+        if entry.name not in shown_names and not entry.is_text and not entry.from_text
     }
-    if left_out:
-        add("With all", [first | left_out])
+    if omitted:
+        add("With all", [first | omitted])
     return found
 
 
-def _first_answered(engine: Engine, bodies: Iterable[Values]) -> Example | None:
-    give_up = time.monotonic() + _MAX_SEARCH_SECONDS
+def _first_success(engine: Engine, bodies: Iterable[Values]) -> Example | None:
+    deadline = time.monotonic() + _MAX_SEARCH_SECONDS
     for values in bodies:
-        if time.monotonic() > give_up:
+        if time.monotonic() > deadline:
             break
         body = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
         try:
@@ -105,13 +105,13 @@ def _first_answered(engine: Engine, bodies: Iterable[Values]) -> Example | None:
     return None
 
 
-def _others(texts: str | list[str]) -> str | list[str]:
+def _second_texts(texts: str | list[str]) -> str | list[str]:
     """Second texts for pairs."""
     return _SENTENCES[1] if isinstance(texts, str) else texts[::-1]
 
 
 def _received(model: Model, values: Values) -> Values:
-    """What the model gets for a body, as values that could have been sent instead."""
+    """Returns the tensors that a body produces, as values that could be sent instead."""
     request = model.inputs.collect(values)
     try:
         tensors = {
@@ -127,18 +127,18 @@ def _received(model: Model, values: Values) -> Values:
 def _as_sent(
     spec: TensorSpec, tensor: Tensor | StringTensor, *, unbatched: bool
 ) -> Tensor | StringTensor:
-    """An item without the axes that it need not have."""
+    """Drops the leading axes that an item may omit."""
     if spec.kind == "single" or (spec.kind == "batched" and unbatched):
         return replace(tensor, shape=tensor.shape[len(tensor.shape) - spec.min_axes :])
     return tensor
 
 
 def _bodies(shown: Sequence[ServedInput], rows: int | None) -> Iterator[Values]:
-    """Bodies to try: as one item where `rows` is None."""
+    """Yields bodies to try: single items if `rows` is None."""
     batch_axes = {entry.spec.dims[0] for entry in shown if entry.spec.kind == "batched"}
     last: Values | None = None
-    # Most tables of ids, and all masks, have a row 1; a table of one row has not. Without a token
-    # to pad with, texts of a batch must be of one length.
+    # Most embedding tables have a row 1, and masks accept it; a table of one row has only row 0.
+    # Without a pad token, the texts of a batch must have equal lengths.
     for guess in itertools.product(_SIZES, (rows or 1, None), (1, 0), (_SENTENCES, _SENTENCES[:1])):
         values = {entry.name: _Guess(rows, batch_axes, *guess).value(entry) for entry in shown}
         if values != last and all(value is not None for value in values.values()):
@@ -148,16 +148,16 @@ def _bodies(shown: Sequence[ServedInput], rows: int | None) -> Iterator[Values]:
 
 @dataclass(frozen=True, slots=True)
 class _Guess:
-    """What is assumed of a model.
+    """Assumptions about a model.
 
     Attributes:
-        rows: of the batch; None for one item.
-        batch_axes: the names of its axis.
-        size: of every other dynamic axis.
-        inner_rows: that of an unnamed one in an input that is no item; None for `size`. The state
-            of a recurrent model has the batch's there.
-        integer: each number of an integer type.
-        sentences: each string.
+        rows: size of the batch; None for one item.
+        batch_axes: the names of the batch axis.
+        size: size of every other dynamic axis.
+        inner_rows: size of unnamed axes of inputs without items; None for `size`. The state of a
+            recurrent model has the batch size there.
+        integer: value of every integer element.
+        sentences: values of string elements.
     """
 
     rows: int | None
@@ -168,16 +168,16 @@ class _Guess:
     sentences: Sequence[str]
 
     def value(self, entry: ServedInput) -> Any:
-        """A value for an input; None for one that would be too large."""
+        """Returns a value for an input; None if it would be too large."""
         spec = entry.spec
-        sizes = [self._size(spec, axis) for axis in range(len(spec.dims))]
+        shape = [self._size(spec, axis) for axis in range(len(spec.dims))]
         if spec.kind == "single" or (spec.kind == "batched" and self.rows is None):
-            del sizes[0]
+            del shape[0]
         if spec.flat_items:
-            del sizes[-1]
-        if math.prod(sizes) > _MAX_ELEMENTS:
+            del shape[-1]
+        if math.prod(shape) > _MAX_ELEMENTS:
             return None
-        return _nest(sizes, itertools.cycle(self._elements(entry)))
+        return _nest(shape, itertools.cycle(self._elements(entry)))
 
     def _size(self, spec: TensorSpec, axis: int) -> int:
         dim = spec.dims[axis]
@@ -186,16 +186,16 @@ class _Guess:
         is_leading = axis == 0 and spec.kind == "batched"
         if is_leading or (dim is not None and dim in self.batch_axes):
             return self.rows or 1
-        if dim is None and spec.kind not in _OF_ITEMS and self.inner_rows is not None:
+        if dim is None and spec.kind not in _ITEM_KINDS and self.inner_rows is not None:
             return self.inner_rows
         return self.size
 
     def _elements(self, entry: ServedInput) -> Sequence[Any]:
         element = entry.spec.type
         if element.word == "string":
-            most = None if entry.is_text else entry.config.max_length
+            max_length = None if entry.is_text else entry.config.max_length
             sentences = self.sentences[::-1] if entry.name == PAIR else self.sentences
-            return [sentence[:most] for sentence in sentences]
+            return [sentence[:max_length] for sentence in sentences]
         if element.word == "boolean":
             return [True]
         if entry.name in _RATES:
@@ -203,7 +203,7 @@ class _Guess:
         return [self.integer if "int" in element.name else 0.5]
 
 
-def _nest(sizes: Sequence[int], elements: Iterator[Any]) -> Any:
-    if not sizes:
+def _nest(shape: Sequence[int], elements: Iterator[Any]) -> Any:
+    if not shape:
         return next(elements)
-    return [_nest(sizes[1:], elements) for _ in range(sizes[0])]
+    return [_nest(shape[1:], elements) for _ in range(shape[0])]

@@ -1,6 +1,6 @@
 """The command line: `gpux serve`, `gpux run`, `gpux inspect`.
 
-Exit codes: 0; 1 where `gpux run` was refused or failed; 2 where nothing could be started.
+Exit codes: 0; 1 if the request of `gpux run` was rejected or failed; 2 if nothing was started.
 """
 
 import argparse
@@ -43,17 +43,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
-        arguments: without the program's name; by default the process'.
+        arguments: without the program's name; by default those of the process.
 
     Returns:
         The exit code.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Names come from files and the cut is marked with a character that not every terminal has.
+        # Names in files, and the ellipsis, may contain characters that the terminal cannot encode.
         # Python itself does the same for stderr.
         sys.stdout.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
-    # Ctrl-C ends the process at once and without a traceback, until a server takes it over.
+    # Ctrl-C ends the process without a traceback, until a server installs its own handler.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     commands = {"serve": _serve, "run": _run, "inspect": _inspect}
     try:
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StartError as error:
         print(f"gpux: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # `gpux inspect PATH | head`: nobody reads on, nor what Python flushes
+    except BrokenPipeError:  # `gpux inspect PATH | head`: discard what Python flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code
@@ -188,7 +188,7 @@ def _serve(options: argparse.Namespace) -> int:
     if settings.server == "granian":
         code: int = _import_processes().serve(settings, describe)
         return code
-    # waitress warns at each request that has to wait.
+    # waitress logs a warning for each request that has to wait.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     application = build(settings, os.environ)
     server = Server(application, settings)
@@ -203,22 +203,22 @@ def _serve(options: argparse.Namespace) -> int:
             failures.append(error)
             server.stop()
 
-    # Beside the loop of sockets, which answers from now on, be it that the model is loading.
+    # Beside the socket loop, which responds from now on, if only that the model is loading.
     loader = threading.Thread(target=load, name="loader", daemon=True)
     loader.start()
     server.run()
-    is_all_told = application.recorders.close()
+    is_flushed = application.recorders.close()
     if failures:
         raise failures[0]
-    if is_all_told:  # else nobody reads what is written there
+    if is_flushed:  # otherwise nothing reads standard output
         print("Stopped", flush=True)
-    # Not through Python's own end, which takes threads and libraries from under ONNX Runtime.
-    # Nothing stops it while it loads a model, or is in a node for a client that has left.
+    # Skip Python's finalization, which would pull threads and libraries from under ONNX Runtime: it
+    # cannot be stopped while it loads a model, or runs a node for a client that has left.
     os._exit(0)
 
 
 def _import_processes() -> ModuleType:
-    """The module that needs granian."""
+    """Imports the module that needs granian."""
     try:
         return importlib.import_module("gpux.http.processes")
     except ImportError as error:
@@ -244,22 +244,22 @@ def _run(options: argparse.Namespace) -> int:
             raise StartError(f"--file {options.file}: {error.strerror}") from error
     settings = _settings(options)
     engine = Engine(load_model(settings), replace(settings, batching="off"))
-    _silence()  # what failed is printed below
+    _silence()  # the error is printed below
     try:
-        answer = engine.predict(body)
+        response = engine.predict(body)
     except (ClientError, ServiceError) as error:
         print(f"gpux: {error}", file=sys.stderr)
         return 1
-    _print_json(answer)
+    _print_json(response)
     return 0
 
 
 def _inspect(options: argparse.Namespace) -> int:
     settings = _settings(options)
     model = load_model(settings)
-    _silence()  # not every body that is tried works
-    tried = replace(settings, batching="off", timeout_seconds=_MAX_TRY_SECONDS)
-    examples = find_examples(Engine(model, tried))
+    _silence()  # not every body that is tried succeeds
+    trial_settings = replace(settings, batching="off", timeout_seconds=_MAX_TRY_SECONDS)
+    examples = find_examples(Engine(model, trial_settings))
     if options.example:
         if not examples:
             raise StartError(f"an example was not found: {_NO_EXAMPLE}")
@@ -275,40 +275,40 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _print_json(text: bytes) -> None:
-    """What other programs read: in UTF-8, whatever the terminal has (RFC 8259, 8.1)."""
+    """Prints JSON for other programs: in UTF-8 whatever the terminal uses (RFC 8259, 8.1)."""
     sys.stdout.flush()
     sys.stdout.buffer.write(text + b"\n")
     sys.stdout.buffer.flush()
 
 
 def _silence() -> None:
-    """From now on nothing is logged, as what matters is printed."""
+    """Turns off logging: what matters is printed."""
     logging.getLogger("gpux").setLevel(logging.CRITICAL + 1)
 
 
 class _Number(str):
-    """A number's text."""
+    """A number of a JSON text, as written."""
 
 
 def _shorten(text: bytes) -> str:
-    """JSON of bounded length: lists lose what follows their first elements, then it its middle."""
+    """Bounds the length of a JSON text: truncates its lists, then, if need be, cuts its middle."""
     shown = text.decode()
     if len(shown) <= _MAX_SHOWN:
         return shown
     value = json.loads(text, parse_int=_Number, parse_float=_Number)
-    for most in (8, 4, 2):
-        shown = _write(value, most)
+    for limit in (8, 4, 2):
+        shown = _write(value, limit)
         if len(shown) <= _MAX_SHOWN:
             return shown
     return f"{shown[: _MAX_SHOWN // 2]} … {shown[-_MAX_SHOWN // 4 :]}"
 
 
-def _write(value: Any, most: int) -> str:
-    """JSON text with at most so many elements of each list, and numbers as they stood."""
+def _write(value: Any, limit: int) -> str:
+    """Writes JSON with at most `limit` elements of each list, and numbers as they were written."""
     if isinstance(value, dict):
-        members = (f"{_write(name, most)}:{_write(item, most)}" for name, item in value.items())
+        members = (f"{_write(name, limit)}:{_write(item, limit)}" for name, item in value.items())
         return f"{{{','.join(members)}}}"
     if isinstance(value, list):
-        elements = [_write(item, most) for item in value[:most]]
-        return f"[{','.join([*elements, '…'] if len(value) > most else elements)}]"
+        elements = [_write(item, limit) for item in value[:limit]]
+        return f"[{','.join([*elements, '…'] if len(value) > limit else elements)}]"
     return value if isinstance(value, _Number) else json.dumps(value, ensure_ascii=False)

@@ -1,25 +1,25 @@
-"""What is printed of a model: by `gpux inspect`, and when a server is ready."""
+"""The summary of a model that `gpux inspect` prints, and a server when it is ready."""
 
 from gpux.inputs.model_io import TEXT, ServedInput, ServedOutput
 from gpux.model import Model
 from gpux.serving.engine import Engine
-from gpux.tensors.signature import OtherSpec
+from gpux.tensors.signature import NonTensorSpec
 
 
 def describe_engine(engine: Engine, *, verbose: bool) -> str:
-    """The model, and whether waiting requests run together, or why not."""
+    """Summarizes the model, and whether waiting requests are batched, or why not."""
     return f"{describe_model(engine.model, verbose=verbose)}\n{_batching_text(engine)}"
 
 
 def describe_model(model: Model, *, verbose: bool) -> str:
-    """The model as people read it: where it is, where it runs, and its signature as a table.
+    """Summarizes the model: its file, its device, and its signature as a table.
 
     Args:
-        model: a loaded one.
-        verbose: with the nodes that a GPU leaves to the CPU.
+        model: a loaded model.
+        verbose: also list the nodes that fall back to the CPU.
     """
     rows = [
-        *(("Input", *_columns(entry), _takes(entry)) for entry in model.io.inputs),
+        *(("Input", *_columns(entry), _accepted_text(entry)) for entry in model.io.inputs),
         *(("Output", *_columns(entry), "") for entry in model.io.outputs),
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(1, 4)]
@@ -35,13 +35,13 @@ def describe_model(model: Model, *, verbose: bool) -> str:
             f"Model     {model.name} ({model.file}, {_size_text(size)})",
             f"Provider  {model.device} (onnxruntime {model.runtime_version}){_nodes_text(model)}",
             *(line.rstrip() for line in lines),
-            *([_left_to_the_cpu(model)] if verbose else []),
+            *([_cpu_nodes_text(model)] if verbose else []),
         ]
     )
 
 
 def _nodes_text(model: Model) -> str:
-    """How many nodes run where, if they do not all run on the CPU."""
+    """The number of nodes by provider, unless the model runs on the CPU."""
     if model.provider == "cpu" or model.placement is None:
         return ""
     counts = ", ".join(f"{len(nodes)} on {name}" for name, nodes in model.placement.items())
@@ -63,8 +63,8 @@ def _batching_text(engine: Engine) -> str:
     return f"{text}\nPadding   on: {axes} to the next of {len(buckets)} sizes up to {buckets[-1]}"
 
 
-def _left_to_the_cpu(model: Model) -> str:
-    """The nodes that a model on a GPU runs on the CPU all the same."""
+def _cpu_nodes_text(model: Model) -> str:
+    """The nodes of a model on a GPU that fall back to the CPU."""
     if model.placement is None:
         return "Nodes     ONNX Runtime does not tell where they run: 1.24 or newer does"
     if model.provider == "cpu":
@@ -75,26 +75,26 @@ def _left_to_the_cpu(model: Model) -> str:
 
 def _columns(entry: ServedInput | ServedOutput) -> tuple[str, str, str]:
     spec = entry.spec
-    if isinstance(spec, OtherSpec):
+    if isinstance(spec, NonTensorSpec):
         return entry.name, spec.onnx, ""
     return entry.name, spec.type.name, spec.shape_text if spec.dims else "any shape"
 
 
-def _takes(entry: ServedInput) -> str:
-    """What a client may send for an input, in words."""
+def _accepted_text(entry: ServedInput) -> str:
+    """Describes in words what a client may send for an input."""
     spec = entry.spec
     item = f"[{', '.join(map(str, spec.dims[1:]))}]" if spec.min_axes else spec.type.word
-    takes = {
+    accepted = {
         "batched": f"one item ({item}), or a list of them",
         "single": f"one item ({item}), with or without its leading axis",
         "fixed": "with all its axes",
         "open": "whatever the model takes",
     }[spec.kind]
     if entry.from_text:
-        takes = f"made from {TEXT}, or {takes}"
+        accepted = f"made from {TEXT}, or {accepted}"
     elif not entry.required:
-        takes += "; optional"
-    return f"{spec.kind}: {takes}"
+        accepted += "; optional"
+    return f"{spec.kind}: {accepted}"
 
 
 def _size_text(size_bytes: float) -> str:

@@ -1,1 +1,1 @@
-"""From options, environment and gpux.yml to settings. Pure but for reading the file."""
+"""Command-line options, environment and gpux.yml → Settings. Pure but for reading the file."""

@@ -1,4 +1,4 @@
-"""Where a value does not match its msgspec type, and what was expected there, in words."""
+"""Locates where a value violates its msgspec type, and describes in words what was expected."""
 
 import difflib
 import types
@@ -14,9 +14,9 @@ from gpux.config.yaml import KeyPath, show
 
 
 def _children(value: Any, kind: Any) -> Iterator[tuple[str | int, Any, Any]] | None:
-    """What is in a value: keys or indexes, values and their types; no type for unknown keys.
+    """Iterates over a container: (key or index, item, item's type), with None for unknown keys.
 
-    None for a value that is not looked into.
+    Returns None if `kind` describes no container of the value's type.
     """
     for part in parts(kind):
         arguments = typing.get_args(part)
@@ -31,9 +31,9 @@ def _children(value: Any, kind: Any) -> Iterator[tuple[str | int, Any, Any]] | N
 
 
 def without_nulls(value: Any, kind: Any) -> Any:
-    """A value without its keys that have none, which are as good as none.
+    """Drops keys whose value is null: they are equivalent to absent keys.
 
-    Where anything may stand, null may: in `metadata`, and as a `default`, which takes it ill.
+    Null is kept where any value is allowed: in `metadata`, and in `default`, where it is an error.
     """
     children = _children(value, kind) if isinstance(value, dict) else None
     if children is None:
@@ -46,9 +46,9 @@ def without_nulls(value: Any, kind: Any) -> Any:
 
 
 def find_fault(value: Any, kind: Any) -> tuple[KeyPath, str] | None:
-    """The first place below a value where it is not of its type, and what is wrong there.
+    """Returns the key path of the first type error in a value, and its message; None if valid.
 
-    msgspec says so as well, but in a text that quotes what it was given.
+    msgspec reports it too, but in a message that quotes the input.
     """
     for key, item, inner in _children(value, kind) or ():
         if inner is None:
@@ -67,34 +67,34 @@ def find_fault(value: Any, kind: Any) -> tuple[KeyPath, str] | None:
 
 
 def _fields(kind: Any) -> dict[str, Any]:
-    """The types of a section's keys."""
+    """Maps a section's keys to their types."""
     (section,) = parts(kind)
     return {entry.encode_name: entry.type for entry in msgspec.structs.fields(section)}
 
 
 def parts(kind: Any) -> tuple[Any, ...]:
-    """The alternatives of a type, without notes and without what stands for "not given"."""
+    """The members of a union, or the type alone; without annotations, None and UnsetType."""
     if typing.get_origin(kind) is Annotated:
         return parts(typing.get_args(kind)[0])
     if not isinstance(kind, types.UnionType) and typing.get_origin(kind) is not typing.Union:
         return () if kind in (types.NoneType, UnsetType) else (kind,)
-    return tuple(part for alternative in typing.get_args(kind) for part in parts(alternative))
+    return tuple(part for member in typing.get_args(kind) for part in parts(member))
 
 
 _WORDS = {str: "text", bool: "true or false", int: "an integer", float: "a number"}
 
 
 def describe(kind: Any) -> str:
-    """What a type takes, in words."""
+    """Describes in words which values a type accepts."""
     if typing.get_origin(kind) is Annotated:
-        for note in typing.get_args(kind)[1:]:
-            if note.description:
-                return str(note.description)
+        for meta in typing.get_args(kind)[1:]:
+            if meta.description:
+                return str(meta.description)
         return describe(typing.get_args(kind)[0])
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        others = [part for part in arguments if part not in (types.NoneType, UnsetType)]
-        return " or ".join(describe(part) for part in others)
+        members = [part for part in arguments if part not in (types.NoneType, UnsetType)]
+        return " or ".join(describe(part) for part in members)
     if origin is Literal:
         return " or ".join([", ".join(arguments[:-1]), arguments[-1]])
     if origin in (list, tuple):

@@ -1,7 +1,7 @@
-"""gpux.yml: what its writer says of a model and how it is served.
+"""The schema of gpux.yml, and its reader.
 
-The classes below are the whole schema; msgspec holds values against it. What the file says is held
-against the model itself in interface.py.
+The classes below are the whole schema; msgspec validates values against it. inputs/model_io.py
+validates the config against the model itself.
 """
 
 import json
@@ -69,10 +69,10 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SourceConfig(_Section, frozen=True):
-    """`model`: where the model is.
+    """The `model` section.
 
     Attributes:
-        source: the .onnx file, relative to the folder of gpux.yml.
+        source: path of the .onnx file, relative to the folder of gpux.yml.
     """
 
     source: Name | None = None
@@ -82,14 +82,14 @@ class InputConfig(_Section, frozen=True):
     """An entry of `inputs`.
 
     Attributes:
-        type: the element type that the model declares.
-        shape: the axes that the model declares; it may fix an axis that the model leaves open and
-            name one that it leaves unnamed; None says nothing of an axis.
-        required: false needs a default.
-        default: the value where a request has none.
-        max_length: of texts: tokens where a tokenizer reads them, otherwise characters.
-        description, labels: for /info.
-        batched: whether the leading axis is that of the batch, over what the shape tells.
+        type: the element type; must be the model's.
+        shape: must match the model's, but may fix a dynamic axis or name an unnamed one; None
+            leaves an axis as the model declares it.
+        required: `false` requires a default.
+        default: the value if a request omits the input.
+        max_length: limit on a text: in tokens for the tokenizer's texts, otherwise in characters.
+        description, labels: shown by /info.
+        batched: whether the leading axis is the batch axis; overrides what the shape implies.
     """
 
     type: str | None = None
@@ -103,11 +103,11 @@ class InputConfig(_Section, frozen=True):
 
 
 class OutputConfig(_Section, frozen=True):
-    """An entry of `outputs`; where it has the keys of an input, they mean the same.
+    """An entry of `outputs`; keys that InputConfig has too mean the same.
 
     Attributes:
-        source: `from`, the model's own name of it.
-        activation: what is done to it, over its last axis.
+        source: `from`, the output's name in the model.
+        activation: applied over the last axis.
     """
 
     source: Name | None = msgspec.field(default=None, name="from")
@@ -120,14 +120,14 @@ class OutputConfig(_Section, frozen=True):
 
 
 class RuntimeConfig(_Section, frozen=True):
-    """`runtime`: how ONNX RuntimeConfig runs the model.
+    """The `runtime` section: how ONNX Runtime runs the model.
 
     Attributes:
-        device: the number of the GPU.
+        device: the index of the GPU.
         threads: CPU threads that one run may use.
-        gpu_memory_limit: of the CUDA provider's arena.
-        cuda_graph: whether runs are captured as CUDA graphs and replayed; `auto` where that can be
-            done, for shapes that come again and again.
+        gpu_memory_limit: limit of the CUDA provider's arena, in bytes.
+        cuda_graph: whether runs are captured as CUDA graphs and replayed; `auto`: where possible,
+            for recurring shapes.
         provider_options: further options of the CUDA provider.
     """
 
@@ -141,12 +141,12 @@ class RuntimeConfig(_Section, frozen=True):
 
 
 class ServingConfig(_Section, frozen=True):
-    """`serving`: see gpux.config.Settings.
+    """The `serving` section: see gpux.config.settings.Settings.
 
     Attributes:
-        padding: by input, what fills it up where requests of different lengths run together.
-        buckets: the lengths to which they are filled up.
-        warmup: a request body, relative to the folder of gpux.yml.
+        padding: pad value by input, for batches of requests of different lengths.
+        buckets: the lengths to which they are padded.
+        warmup: path of a file with a request body, relative to the folder of gpux.yml.
     """
 
     host: Host | None = None
@@ -170,12 +170,12 @@ class ServingConfig(_Section, frozen=True):
 
 
 class PreprocessingConfig(_Section, frozen=True):
-    """`preprocessing`: how texts become ids.
+    """The `preprocessing` section: how texts become token ids.
 
     Attributes:
-        tokenizer: a tokenizer.json, relative to the folder of gpux.yml.
-        max_length: tokens at which a text is cut.
-        pad_token: for a tokenizer that names none.
+        tokenizer: path of a tokenizer.json, relative to the folder of gpux.yml.
+        max_length: number of tokens to which a text is truncated.
+        pad_token: for a tokenizer that defines none.
     """
 
     tokenizer: Name | None = None
@@ -184,7 +184,7 @@ class PreprocessingConfig(_Section, frozen=True):
 
 
 class FileContent(_Section, frozen=True):
-    """The file as a whole; `inputs` and `outputs` are read entry by entry."""
+    """The whole file; the entries of `inputs` and `outputs` are converted one by one later."""
 
     name: Name | None = None
     version: str | None = None
@@ -198,7 +198,7 @@ class FileContent(_Section, frozen=True):
     metadata: dict[str, Any] = {}
 
 
-# What stands behind these keys is text, whatever it looks like.
+# Values of these keys are text, even if they look like numbers or booleans.
 _TEXT_KEYS = frozenset(
     {"name", "version", "description", "labels", "source", "from", "tokenizer", "warmup"}
 )
@@ -206,12 +206,12 @@ _TEXT_KEYS = frozenset(
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a gpux.yml says.
+    """A parsed and validated gpux.yml.
 
     Attributes:
-        file: where it stands; None where there is none, and all is default.
-        content: all of it but the entries of `inputs` and `outputs`.
-        inputs, outputs: by name, in the file's order; no `outputs` means all of the model's.
+        file: its path; None if there is no file and everything has its default.
+        content: everything except the entries of `inputs` and `outputs`.
+        inputs, outputs: by name, in file order; `outputs` None means all of the model's.
     """
 
     file: Path | None = None
@@ -222,15 +222,15 @@ class ModelConfig:
 
     @cached_property
     def folder(self) -> Path:
-        """What relative paths in the file start from."""
+        """The base of relative paths in the file."""
         return self.file.parent if self.file else Path()
 
     def fail(self, *path: str | int, problem: str) -> NoReturn:
-        """Raises the ConfigurationError for a place in the file, given by names.
+        """Raises a ConfigurationError for a key path of the file.
 
         Args:
-            path: as `"inputs", "image", "shape"`, whether the entries are a list or a map.
-            problem: what was expected, and what came.
+            path: by name, such as `"inputs", "image", "shape"`, even if the entries are a list.
+            problem: what was expected, and what was found.
         """
         if len(path) > 1 and (key_path := self._key_paths.get((str(path[0]), str(path[1])))):
             path = (*key_path, *path[2:])
@@ -242,7 +242,7 @@ def read_config(file: Path, environment: Mapping[str, str]) -> ModelConfig:
 
     Args:
         file: its path.
-        environment: what `${VAR}` stands for.
+        environment: values for `${VAR}`.
 
     Raises:
         ConfigurationError: one line with the file, the key path and what was expected.
@@ -269,13 +269,13 @@ def read_config(file: Path, environment: Mapping[str, str]) -> ModelConfig:
 def _entries(
     file: Path,
     section: str,
-    declared: list[Any] | dict[str, Any],
+    raw: list[Any] | dict[str, Any],
     kind: type[_T],
     key_paths: dict[tuple[str, str], KeyPath],
 ) -> dict[str, _T]:
-    """The entries of `inputs` or `outputs`, which may be a list or a map of names."""
+    """Converts the entries of `inputs` or `outputs`, given as a list or as a mapping by name."""
     entries: dict[str, _T] = {}
-    for path, name, value in _named(file, section, declared):
+    for path, name, value in _named_entries(file, section, raw):
         if name in entries:
             fail(file, path, f"{show(name)} stands here twice")
         key_paths[section, name] = path
@@ -283,14 +283,14 @@ def _entries(
     return entries
 
 
-def _named(
-    file: Path, section: str, declared: list[Any] | dict[str, Any]
+def _named_entries(
+    file: Path, section: str, raw: list[Any] | dict[str, Any]
 ) -> Iterable[tuple[KeyPath, str, Any]]:
-    if isinstance(declared, dict):
-        for name, value in declared.items():
+    if isinstance(raw, dict):
+        for name, value in raw.items():
             yield (section, name), name, {} if value is None else value
         return
-    for index, value in enumerate(declared):
+    for index, value in enumerate(raw):
         path = (section, index)
         if isinstance(value, str):
             yield path, value, {}
@@ -314,15 +314,15 @@ def _convert(file: Path, path: KeyPath, value: Any, kind: type[_T]) -> _T:
 
 
 def convert_text(text: str, kind: Any, source: str) -> Any:
-    """A setting that came as text: from the environment, from the command line.
+    """Converts a setting given as text, in the environment or on the command line.
 
     Args:
-        text: as it came; lists with commas between.
+        text: unparsed; lists are comma-separated.
         kind: one of the types above.
-        source: where it came from, for the message.
+        source: the option or variable, for the message.
 
     Raises:
-        ConfigurationError: names the source, what was expected, and what came.
+        ConfigurationError: names the source, what was expected, and what was given.
     """
     if kind is Origins:
         return tuple(convert_text(part.strip(), Origin, source) for part in text.split(","))

@@ -1,4 +1,4 @@
-"""Settings: what the command line says, over the environment, over gpux.yml."""
+"""Settings: command-line options override the environment, which overrides gpux.yml."""
 
 import math
 import os
@@ -45,31 +45,31 @@ class Settings:
 
     Attributes:
         model: the .onnx file.
-        tokenizer: a tokenizer.json that makes the model's ids from text.
-        config: gpux.yml.
+        tokenizer: a tokenizer.json that turns texts into the model's token ids.
+        config: the parsed gpux.yml.
         provider: `auto`, `cpu` or `cuda`.
-        device: the number of the GPU.
-        run_threads: CPU threads that one run may use; None for one a core of the worker.
-        gpu_memory_limit_bytes: of the CUDA provider's arena; None for all.
+        device: the index of the GPU.
+        run_threads: CPU threads that one run may use; None for one per core of the worker.
+        gpu_memory_limit_bytes: limit of the CUDA provider's arena; None for no limit.
         cuda_graph: whether runs are captured as CUDA graphs and replayed.
         graph_optimization: how much ONNX Runtime may rewrite the graph.
         provider_options: further options of the CUDA provider.
         server: `waitress` or `granian`.
-        workers: processes that serve, each with a model of its own; granian's.
-        host: the address to listen on; None for 127.0.0.1 and, where there is one, ::1.
-        port: 0 takes a free one.
-        threads: requests that are worked on at once.
-        max_body_bytes: larger bodies are refused with 413.
-        timeout_seconds: an answer that takes longer, waiting included, is 504.
-        drain_timeout_seconds: what requests in flight have at the end.
-        max_queue: requests that may wait beside those that run; more are refused with 503.
-        max_queue_bytes: of the bodies of all that wait and run.
-        batching: whether waiting requests run together; `auto` where that was tried and agreed.
-        max_batch_size: rows that run together.
-        batch_delay_us: how long a request may be held back for company, in microseconds.
-        cors_origins: the origins whose pages may read answers; `*` for all.
-        access_log: a line for each request, on standard output: `json`, `text`, or `off`.
-        warmup: a file with a request body, which is run before any other; None to make one up.
+        workers: serving processes, each with its own copy of the model (granian only).
+        host: the address to listen on; None for 127.0.0.1 and, where available, ::1.
+        port: 0 for any free port.
+        threads: requests processed concurrently.
+        max_body_bytes: larger bodies are rejected with 413.
+        timeout_seconds: a response that takes longer, queueing included, becomes 504.
+        drain_timeout_seconds: how long requests in flight may take to finish at shutdown.
+        max_queue: requests that may wait, besides the running ones; more are rejected with 503.
+        max_queue_bytes: total size of the bodies of all waiting and running requests.
+        batching: whether waiting requests are batched; `auto`: if a trial run gave equal results.
+        max_batch_size: rows in a batch, at most.
+        batch_delay_us: how long a request may wait for others to batch with, in microseconds.
+        cors_origins: the origins whose pages may read responses; `*` for all.
+        access_log: one line per request, on standard output: `json`, `text`, or `off`.
+        warmup: a file with a request body that is run first; None to generate one.
     """
 
     model: Path
@@ -101,18 +101,18 @@ class Settings:
 
     @property
     def cores(self) -> int:
-        """CPU cores for each worker."""
+        """CPU cores per worker."""
         return max(1, cores() // self.workers)
 
     @property
     def name(self) -> str:
-        """The model's: gpux.yml's; or its folder's, or its file's without the ending."""
+        """The model's name: from gpux.yml, else the folder's if `model.onnx`, else the file's."""
         is_named_by_folder = self.model.name == "model.onnx"
         name = self.model.resolve().parent.name if is_named_by_folder else self.model.stem
         return self.config.content.name or name
 
 
-# What options and environment can set: the attribute of Settings, and its type.
+# What options and environment variables can set: the attribute of Settings, and its type.
 _SETTINGS: dict[str, tuple[str, Any]] = {
     "provider": ("provider", Provider),
     "device": ("device", Device),
@@ -133,8 +133,8 @@ _SETTINGS: dict[str, tuple[str, Any]] = {
     "access_log": ("access_log", AccessLog),
 }
 
-# Options of the CUDA provider that are ours to set.
-_OUR_PROVIDER_OPTIONS = {
+# Options of the CUDA provider that the server sets itself.
+_RESERVED_PROVIDER_OPTIONS = {
     "device_id": "expected runtime.device instead",
     "gpu_mem_limit": "expected runtime.gpu_memory_limit instead",
     "enable_cuda_graph": "expected runtime.cuda_graph instead",
@@ -149,22 +149,22 @@ def read_settings(
     *,
     variables: Mapping[str, str] = os.environ,
 ) -> Settings:
-    """The settings that options, environment and gpux.yml make.
+    """Merges options, environment variables and gpux.yml into Settings.
 
     Args:
-        environment: by setting, in capitals behind `GPUX_`; empty is not given.
+        environment: keyed by `GPUX_` and the setting's name in capitals; empty means not set.
         options: as text, by setting: `model`, `config`, `provider`, `device`, `host`, `port`,
-            `threads`, `warmup`, and the others of `_SETTINGS`; None is not given.
-        variables: what `${VAR}` in gpux.yml stands for.
+            `threads`, `warmup`, and the others of `_SETTINGS`; None means not set.
+        variables: values for `${VAR}` in gpux.yml.
 
     Raises:
         ConfigurationError: names the option, the variable or the file and its key, and says what
             was expected.
-        ModelError: there is no such model.
+        ModelError: the model file does not exist.
     """
 
-    def given(name: str) -> tuple[str, str] | None:
-        """A setting's text and where it stands."""
+    def lookup(name: str) -> tuple[str, str] | None:
+        """Returns a setting's text and its source, for messages."""
         option = options.get(name)
         if option is not None:
             return option, "PATH" if name == "model" else "--" + name.replace("_", "-")
@@ -174,32 +174,32 @@ def read_settings(
 
     settings: dict[str, Any] = {}
     for name, (attribute, kind) in _SETTINGS.items():
-        text = given(name)
+        text = lookup(name)
         if text is not None:
             settings[attribute] = convert_text(text[0], kind, text[1])
-    model, named = given("model"), given("config")
+    model, config_file = lookup("model"), lookup("config")
     if model and Path(model[0]).suffix in _YAML:
-        # It names no model but a gpux.yml. What the command line names has the say.
-        if model[1] == "PATH" and named and named[1] == "--config":
-            raise ConfigurationError(f"{model[0]} and --config {named[0]}: name one file")
-        is_first = named is None or model[1] == "PATH"
-        model, named = None, model if is_first else named
+        # `model` names a gpux.yml. The command line takes precedence over the environment.
+        if model[1] == "PATH" and config_file and config_file[1] == "--config":
+            raise ConfigurationError(f"{model[0]} and --config {config_file[0]}: name one file")
+        is_model_first = config_file is None or model[1] == "PATH"
+        model, config_file = None, model if is_model_first else config_file
     file, config = _find_model(
-        Path(model[0]) if model else None, Path(named[0]) if named else None, variables
+        Path(model[0]) if model else None, Path(config_file[0]) if config_file else None, variables
     )
     runtime = config.content.runtime
-    for option, instead in _OUR_PROVIDER_OPTIONS.items():
+    for option, problem in _RESERVED_PROVIDER_OPTIONS.items():
         if option in runtime.provider_options:
-            config.fail("runtime", "provider_options", option, problem=instead)
+            config.fail("runtime", "provider_options", option, problem=problem)
     for name, (attribute, _) in _SETTINGS.items():
         section = runtime if name in ("provider", "device") else config.content.serving
-        in_file = getattr(section, name)
-        if in_file is not None:
-            settings.setdefault(attribute, (in_file,) if in_file == "*" else in_file)
-    read = Settings(
+        file_value = getattr(section, name)
+        if file_value is not None:
+            settings.setdefault(attribute, (file_value,) if file_value == "*" else file_value)
+    merged = Settings(
         model=file,
         tokenizer=_find_tokenizer(file, config),
-        warmup=_find_warmup(given("warmup"), config),
+        warmup=_find_warmup(lookup("warmup"), config),
         config=config,
         run_threads=runtime.threads,
         gpu_memory_limit_bytes=runtime.gpu_memory_limit,
@@ -208,18 +208,18 @@ def read_settings(
         provider_options=runtime.provider_options,
         **settings,
     )
-    if read.workers > 1 and read.server == "waitress":
+    if merged.workers > 1 and merged.server == "waitress":
         raise ConfigurationError(
-            f"serving.workers is {read.workers}, but waitress is one process; "
+            f"serving.workers is {merged.workers}, but waitress is one process; "
             "serving.server: granian has several"
         )
-    return read
+    return merged
 
 
 def _find_model(
     path: Path | None, config_file: Path | None, variables: Mapping[str, str]
 ) -> tuple[Path, ModelConfig]:
-    """The .onnx file, and the gpux.yml about it: where they are named, or beside each other."""
+    """Returns the .onnx file and its config, as named or from the same folder."""
     if config_file is not None:
         config = read_config(config_file, variables)
         return _find_file(path) if path else _find_source(config), config
@@ -229,16 +229,16 @@ def _find_model(
             "--config or GPUX_CONFIG a gpux.yml"
         )
     folder = path if _is_folder(path) else path.parent
-    beside = [folder / name for name in FILE_NAMES if _is_file(folder / name)]
-    if not beside:
+    config_files = [folder / name for name in FILE_NAMES if _is_file(folder / name)]
+    if not config_files:
         return _find_file(path), ModelConfig()
-    config = read_config(beside[0], variables)
+    config = read_config(config_files[0], variables)
     if _is_folder(path):
         return _find_source(config), config
-    # A file of that name may stand beside several models: it is about the one that it names.
+    # The folder may hold several models: its gpux.yml applies only to the one that it names.
     source = _source(config)
-    is_about_it = _is_file(source) and _is_file(path) and source.samefile(path)
-    return _find_file(path), config if is_about_it else ModelConfig()
+    applies = _is_file(source) and _is_file(path) and source.samefile(path)
+    return _find_file(path), config if applies else ModelConfig()
 
 
 def _source(config: ModelConfig) -> Path:
@@ -246,7 +246,7 @@ def _source(config: ModelConfig) -> Path:
 
 
 def _find_source(config: ModelConfig) -> Path:
-    """The file that a gpux.yml is about."""
+    """Returns the model file of a gpux.yml."""
     file = _source(config)
     if config.content.model.source is None:
         return _find_file(config.folder)
@@ -267,31 +267,31 @@ def _find_file(path: Path) -> Path:
 
 
 def _find_tokenizer(model: Path, config: ModelConfig) -> Path | None:
-    named = config.content.preprocessing.tokenizer
-    if named is None:
-        beside = model.parent / "tokenizer.json"
-        return beside if _is_file(beside) else None
-    file = config.folder / named
+    source = config.content.preprocessing.tokenizer
+    if source is None:
+        default = model.parent / "tokenizer.json"
+        return default if _is_file(default) else None
+    file = config.folder / source
     if not _is_file(file):
         config.fail("preprocessing", "tokenizer", problem=f"no such file: {file}")
     return file
 
 
-def _find_warmup(given: tuple[str, str] | None, config: ModelConfig) -> Path | None:
-    if given is not None:
-        if not _is_file(Path(given[0])):
-            raise ConfigurationError(f"{given[1]}: no such file: {given[0]}")
-        return Path(given[0])
-    named = config.content.serving.warmup
-    if named is None:
+def _find_warmup(setting: tuple[str, str] | None, config: ModelConfig) -> Path | None:
+    if setting is not None:
+        if not _is_file(Path(setting[0])):
+            raise ConfigurationError(f"{setting[1]}: no such file: {setting[0]}")
+        return Path(setting[0])
+    source = config.content.serving.warmup
+    if source is None:
         return None
-    file = config.folder / named
+    file = config.folder / source
     if not _is_file(file):
         config.fail("serving", "warmup", problem=f"no such file: {file}")
     return file
 
 
-# Path's own methods raise for names that no file system takes: too long, or with a NUL.
+# Path's own methods raise for names that no file system accepts: too long, or with a NUL.
 
 
 def _is_file(path: Path) -> bool:
@@ -303,16 +303,16 @@ def _is_folder(path: Path) -> bool:
 
 
 def cores() -> int:
-    """CPU cores that this process may use: those it is bound to, within its container's quota."""
-    bound = len(os.sched_getaffinity(0))
+    """CPU cores available to this process: its affinity mask, capped by the container's quota."""
+    affinity = len(os.sched_getaffinity(0))
     quota = _cpu_quota()
-    return bound if quota is None else max(1, min(bound, math.ceil(quota)))
+    return affinity if quota is None else max(1, min(affinity, math.ceil(quota)))
 
 
 def _cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """The CPUs that the process' control group may use at a time; None for all.
+    """CPU quota of the process' control group, in CPUs; None for no limit.
 
-    Source: the Linux kernel's documentation, "Control Group v2", cpu.max; and of version 1,
+    Source: the Linux kernel's documentation, "Control Group v2", cpu.max; for v1,
     cpu.cfs_quota_us.
     """
     try:
@@ -322,5 +322,5 @@ def _cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
             quota = (root / "cpu/cpu.cfs_quota_us").read_text()
             period = (root / "cpu/cpu.cfs_period_us").read_text()
         return int(quota) / int(period) if int(quota) > 0 else None
-    except (OSError, ValueError):  # no quota is written as `max`
+    except (OSError, ValueError):  # an unlimited quota reads `max`
         return None

@@ -1,15 +1,15 @@
-"""Types of configuration values that have a text form of their own: sizes and origins."""
+"""Config value types with a text syntax of their own: sizes and origins."""
 
 import ipaddress
 import re
 
 
 class Size(int):
-    """A number of bytes, written as one or with a unit."""
+    """A number of bytes, written as an integer or with a unit."""
 
 
 class OriginText(str):
-    """An origin as browsers send it, or `*`."""
+    """A web origin as browsers serialize it, or `*`."""
 
 
 _UNITS = {
@@ -25,7 +25,7 @@ _UNITS = {
 
 
 def decode(kind: type, value: object) -> Size | OriginText:
-    """Makes what msgspec does not know; a ValueError becomes its own."""
+    """Implements msgspec's dec_hook: a ValueError becomes a msgspec.ValidationError."""
     return _read_size(value) if kind is Size else _read_origin(value)
 
 
@@ -46,7 +46,7 @@ _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 def _read_origin(value: object) -> OriginText:
-    """Source: the HTML standard, 7.1.1 (serialization of an origin), and URL, 3.5 (of a host)."""
+    """Parses a serialized origin. Source: HTML standard, 7.1.1; URL standard, 3.5 (hosts)."""
     if value == "*":
         return OriginText("*")
     match = _ORIGIN.fullmatch(value) if isinstance(value, str) else None
@@ -55,7 +55,7 @@ def _read_origin(value: object) -> OriginText:
     if match["v6"] and str(ipaddress.IPv6Address(match["v6"])) != match["v6"]:
         raise ValueError
     if match["host"] and match["host"].rpartition(".")[2].isdigit():
-        ipaddress.IPv4Address(match["host"])  # its one way to be written, or a ValueError
+        ipaddress.IPv4Address(match["host"])  # only the canonical form, else a ValueError
     port = match["port"]
     if port and (int(port) > 65535 or port == _DEFAULT_PORTS.get(match["scheme"])):
         raise ValueError

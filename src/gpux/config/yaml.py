@@ -1,7 +1,7 @@
-"""YAML text → plain values: `${VAR}` expanded, mistakes placed by their key path.
+"""YAML text → plain values: expands `${VAR}`, reports errors by their key path.
 
-What a person means is what counts: only `true` and `false` are booleans (YAML 1.2's core schema), a
-key that stands twice is refused instead of half forgotten, and no tag makes an object.
+It favors the author's intent: only `true` and `false` are booleans (YAML 1.2's core schema), a
+duplicate key is an error instead of an override, and no tag constructs an object.
 
 Source: YAML 1.2.2, 10.3 (core schema); merge keys as in https://yaml.org/type/merge.html.
 """
@@ -15,13 +15,13 @@ import yaml
 
 from gpux.errors import ConfigurationError
 
-# Keys and indexes from the top of the document.
+# Keys and indexes from the root of the document.
 KeyPath = tuple[str | int, ...]
 
-# Also characters, once aliases and variables are written out.
+# Also the limit of characters once aliases and variables are expanded.
 _MAX_BYTES = 2**20
-# Keys and values; those behind an alias count as often as they are used. PyYAML takes 40 µs for
-# each. Labels are what there may be many of: ImageNet has sets of 1,000 and of 21,841.
+# Keys and values; aliased ones count at each use. PyYAML takes 40 µs for each. Only labels are
+# legitimately many: ImageNet has sets of 1,000 and of 21,841.
 _MAX_VALUES = 25_000
 _MAX_DEPTH = 64
 _MAX_SHOWN = 60
@@ -32,7 +32,7 @@ _MERGE = _TAG + "merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """Knows the scalars of YAML 1.2's core schema, and merge keys; stops at what is too much."""
+    """Loader for YAML 1.2's core schema plus merge keys, with limits on node count and depth."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
 
@@ -43,7 +43,7 @@ class _Loader(yaml.SafeLoader):
         self._depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """The next node with all that is in it."""
+        """Composes the next node and its children, within the limits."""
         self._nodes += 1
         if self._nodes > _MAX_VALUES:
             fail(self._file, (), f"more than {_MAX_VALUES} values")
@@ -55,7 +55,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-# By kind: what such a scalar looks like, and what it may begin with ("" where it may be empty).
+# By kind: the pattern of a scalar, and its possible first characters ("" if it may be empty).
 _SCALARS: dict[str, tuple[str, list[str]]] = {
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -74,12 +74,12 @@ for _kind, (_pattern, _starts) in _SCALARS.items():
 def read_yaml(
     file: Path, environment: Mapping[str, str], text_keys: frozenset[str]
 ) -> dict[str, Any]:
-    """The mapping that a YAML file holds.
+    """Reads a YAML file whose root is a mapping.
 
     Args:
         file: its path; an empty file is an empty mapping.
-        environment: what `${VAR}` stands for.
-        text_keys: what stands behind these keys, alone or in a list, is text however it looks:
+        environment: values for `${VAR}`.
+        text_keys: scalars under these keys, alone or in a list, are text whatever they look like:
             `version: 1.10` is "1.10".
 
     Raises:
@@ -107,7 +107,7 @@ def read_yaml(
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         fail(file, (), f"{where}not YAML: {error.problem or error.context}")
-    except (ValueError, OverflowError):  # what PyYAML hands to chr() and int() unseen
+    except (ValueError, OverflowError):  # PyYAML passes unchecked values to chr() and int()
         where = f"line {loader.line + 1}, column {loader.column + 1}"
         fail(file, (), f"{where}: not YAML: found a number that is out of range")
     if node is None:
@@ -121,34 +121,34 @@ def read_yaml(
 
 
 def fail(file: Path | None, path: KeyPath, problem: str) -> NoReturn:
-    """Raises the one line that says where a file is wrong, and how."""
-    places = [str(file)] if file else []
+    """Raises a ConfigurationError of one line: the file, the key path and the problem."""
+    location = [str(file)] if file else []
     if path:
-        places.append(format_path(path))
-    # Names and values may hold anything: the line stays one, and of bounded length.
+        location.append(format_path(path))
+    # Names and values are arbitrary text: keep the message on one line and its length bounded.
     line = "".join(
         character if character.isprintable() else repr(character)[1:-1]
         for character in " ".join(problem.split())
     )
     if len(line) > _MAX_PROBLEM:
         line = line[:_MAX_PROBLEM] + "…"
-    raise ConfigurationError(f"{': '.join(places)}: {line}")
+    raise ConfigurationError(f"{': '.join(location)}: {line}")
 
 
 def format_path(path: KeyPath) -> str:
-    """A key path as people write it: `inputs.image.shape[1]`."""
+    """Formats a key path: `inputs.image.shape[1]`."""
     text = ""
     for key in path:
         if isinstance(key, int):
             text += f"[{key}]"
             continue
         shown = key if re.fullmatch(r"[\w:/<-]+", key) else repr(key)
-        text += ("." if text else "") + _cut(shown)
+        text += ("." if text else "") + _truncate(shown)
     return text
 
 
 def show(value: object) -> str:
-    """A value for a message, of bounded length, as it would stand in YAML."""
+    """Formats a value for a message, as in YAML and of bounded length."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -159,11 +159,11 @@ def show(value: object) -> str:
         return "a list"
     if isinstance(value, int) and value.bit_length() > 200:
         return "an integer of more than 60 digits"
-    return _cut(repr(value))
+    return _truncate(repr(value))
 
 
-def _fill_up(values: dict[str, Any], others: Mapping[str, Any]) -> None:
-    """Adds those of the others whose keys are not there yet."""
+def _add_missing(values: dict[str, Any], others: Mapping[str, Any]) -> None:
+    """Adds the entries of `others` whose keys are missing."""
     for key, value in others.items():
         values.setdefault(key, value)
 
@@ -172,9 +172,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _join_surrogates(text: str) -> str | None:
-    """The characters that surrogate pairs stand for: JSON writes an emoji as two escapes.
+    """Joins surrogate pairs into characters: JSON writes an emoji as two escapes.
 
-    None where one half stands alone. Source: RFC 8259, 7.
+    Returns None for a lone surrogate. Source: RFC 8259, 7.
     """
     if not _SURROGATE.search(text):
         return text
@@ -184,12 +184,12 @@ def _join_surrogates(text: str) -> str | None:
         return None
 
 
-def _cut(text: str) -> str:
+def _truncate(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
 
 
 class _Builder:
-    """Makes values of YAML's nodes."""
+    """Builds plain values from YAML nodes."""
 
     def __init__(
         self,
@@ -204,19 +204,19 @@ class _Builder:
         self._text_keys = text_keys
         self._values = 0
         self._characters = 0
-        self._open: list[yaml.Node] = []  # from the top to the node that is being built
+        self._ancestors: list[yaml.Node] = []  # from the root to the node being built
 
     def build(self, node: yaml.Node, path: KeyPath, *, as_text: bool) -> Any:
-        """The value of a node; scalars and those in a list are text if `as_text`."""
+        """Builds the value of a node; with `as_text`, a scalar or a list's scalars stay text."""
         self._values += 1
         if self._values > _MAX_VALUES:
             fail(self._file, (), f"more than {_MAX_VALUES} values")
-        # Again, as aliases deepen what was composed.
-        if len(self._open) == _MAX_DEPTH:
+        # Checked again: expanded aliases nest deeper than the composed nodes.
+        if len(self._ancestors) == _MAX_DEPTH:
             fail(self._file, (), "nested too deep")
-        if node in self._open:
+        if node in self._ancestors:
             fail(self._file, path, "the value contains itself")
-        self._open.append(node)
+        self._ancestors.append(node)
         try:
             if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
                 return self._mapping(node, path)
@@ -228,7 +228,7 @@ class _Builder:
             if isinstance(node, yaml.ScalarNode):
                 return self._scalar(node, path, as_text=as_text)
         finally:
-            self._open.pop()
+            self._ancestors.pop()
         fail(self._file, path, f"the tag {show(node.tag)} is not supported")
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
@@ -236,7 +236,7 @@ class _Builder:
         own: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if key_node.tag == _MERGE:
-                _fill_up(merged, self._merged(value_node, path))
+                _add_missing(merged, self._merged(value_node, path))
                 continue
             if not isinstance(key_node, yaml.ScalarNode):
                 fail(self._file, path, "expected keys that are text, got one that is not")
@@ -248,7 +248,7 @@ class _Builder:
         return {**merged, **own}
 
     def _merged(self, node: yaml.Node, path: KeyPath) -> dict[str, Any]:
-        """What `<<` brings in: of several mappings the first has the say."""
+        """Returns the entries that `<<` merges in; earlier mappings take precedence."""
         value = self.build(node, (*path, "<<"), as_text=False)
         merged: dict[str, Any] = {}
         if value is None:  # a key without a value
@@ -256,11 +256,11 @@ class _Builder:
         for part in value if isinstance(value, list) else [value]:
             if not isinstance(part, dict):
                 fail(self._file, (*path, "<<"), f"expected a mapping, got {show(part)}")
-            _fill_up(merged, part)
+            _add_missing(merged, part)
         return merged
 
     def _text(self, text: str, path: KeyPath) -> str:
-        """A key or a scalar as it stands, its surrogate pairs joined."""
+        """Joins the surrogate pairs of a key or scalar, and counts its characters."""
         self._count(len(text))
         joined = _join_surrogates(text)
         if joined is None:
@@ -274,9 +274,9 @@ class _Builder:
             fail(self._file, (), problem)
 
     def _scalar(self, node: yaml.ScalarNode, path: KeyPath, *, as_text: bool) -> Any:
-        written, tag = self._text(node.value, path), node.tag
-        text = self._expand(written, path)
-        if text != written and node.style is None:  # plain: read as if it had stood there
+        raw, tag = self._text(node.value, path), node.tag
+        text = self._expand(raw, path)
+        if text != raw and node.style is None:  # plain style: resolve the expanded text
             tag = self._loader.resolve(yaml.ScalarNode, text, (True, False))
         kind = tag.removeprefix(_TAG)
         if kind == "null":
@@ -312,7 +312,7 @@ class _Builder:
             if value is None:
                 problem = f"${{{name}}}: the environment variable is not set"
                 fail(self._file, path, f"{problem} and no default is given (${{{name}:-default}})")
-            if _SURROGATE.search(value):  # as Python has bytes that cannot be decoded
+            if _SURROGATE.search(value):  # how Python represents undecodable bytes
                 fail(self._file, path, f"${{{name}}}: the environment variable is not UTF-8")
             self._count(len(value) - len(match[0]))
             return value

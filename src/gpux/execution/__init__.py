@@ -1,1 +1,1 @@
-"""Runs tensors through ONNX Runtime, on the CPU or on a GPU. Knows no requests, queues or JSON."""
+"""Runs tensors through ONNX Runtime, on the CPU or on a GPU. Knows no HTTP, queues or JSON."""

@@ -1,6 +1,6 @@
-"""Which tensors of a request share one copy between the host and a GPU.
+"""Plans which tensors of a request share one copy between the host and a GPU.
 
-A copy costs some microseconds whatever its size: what is small travels together. Pure.
+A copy costs some microseconds whatever its size, so small tensors are packed together. Pure.
 """
 
 from collections.abc import Sequence
@@ -8,39 +8,39 @@ from dataclasses import dataclass
 
 from gpux.tensors.memory import ALIGNMENT_BYTES
 
-# Larger tensors travel alone: they would have to be copied once more to lie beside others.
+# Larger tensors get a copy of their own: packing them would cost a second copy on the host.
 _SMALL_BYTES = 2**16
 
 
 @dataclass(frozen=True, slots=True)
 class CopyPlan:
-    """How tensors lie in device memory.
+    """The layout of tensors in device memory.
 
     Attributes:
-        parts: the sizes of the blocks that are copied, in bytes; one copy each.
-        slots: of each tensor: the part that it lies in, and its offset there, in bytes.
+        parts: sizes in bytes of the blocks to copy; one copy each.
+        slots: for each tensor, the index of its part and its offset there in bytes.
     """
 
     parts: tuple[int, ...]
     slots: tuple[tuple[int, int], ...]
 
     def tensors_in(self, part: int) -> list[int]:
-        """The tensors that lie in a part."""
-        return [tensor for tensor, (other, _) in enumerate(self.slots) if other == part]
+        """Indices of the tensors in a part."""
+        return [tensor for tensor, (index, _) in enumerate(self.slots) if index == part]
 
 
 def plan_copies(sizes_bytes: Sequence[int]) -> CopyPlan:
-    """Lays small tensors beside each other in one part, and each other one in a part of its own.
+    """Packs all small tensors into one part, and puts each larger one into a part of its own.
 
     Args:
-        sizes_bytes: of the tensors.
+        sizes_bytes: size of each tensor.
 
     Returns:
-        The packing; every offset is a multiple of 64.
+        The plan; every offset is a multiple of 64.
     """
     parts: list[int] = []
     slots: list[tuple[int, int]] = []
-    shared: int | None = None  # the part of the small ones
+    shared: int | None = None  # index of the part of the small tensors
     for size in sizes_bytes:
         if size > _SMALL_BYTES:
             parts.append(size)

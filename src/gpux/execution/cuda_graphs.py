@@ -1,9 +1,9 @@
-"""Which sets of input shapes run as captured CUDA graphs.
+"""Decides which sets of input shapes run as captured CUDA graphs.
 
-A graph replays the kernels of one run, with the shapes and the addresses of that run, in one call:
-it saves the launches, which are most of a small model's time. Each one keeps device memory and was
-slow to capture, so only what comes again and again is worth it. Pure bookkeeping; a model's
-executor is its only caller.
+A graph replays the kernels of one run, with that run's shapes and addresses, in one call. This
+saves the kernel launches, which are most of a small model's time. A graph keeps device memory and
+is slow to capture, so only recurring shapes are worth it. Pure bookkeeping; a model's GpuExecution
+is its only caller.
 
 Source: ONNX Runtime's documentation, "Using CUDA Graphs"; NVIDIA's CUDA programming guide, "CUDA
 Graphs".
@@ -16,13 +16,13 @@ from typing import Any
 
 from gpux.config.schema import CudaGraph
 
-# Sets of shapes whose requests are counted; the one that was not seen longest is forgotten.
+# Maximum number of sets of shapes with a request count; the least recently seen is evicted.
 _MAX_COUNTED = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """Run a request and capture it as the graph of this number, from 0."""
+    """Run a request and capture it as the graph of this number (from 0)."""
 
     graph: int
 
@@ -35,13 +35,13 @@ class Replay:
 
 
 class GraphCache:
-    """Counts sets of shapes, and says which have a graph.
+    """Counts the requests of each set of shapes, and records which sets have a graph.
 
     Args:
-        mode: `off` for none at all; `on` captures a set of shapes when it comes for the first time.
-        reason: why there are none in spite of the mode.
-        max_graphs: graphs at the same time; the first ones stay.
-        after: in `auto`, requests of a set of shapes that run plainly before it is captured.
+        mode: `off` for no graphs; `on` captures a set of shapes on its first request.
+        reason: why there are no graphs in spite of the mode; None if there can be.
+        max_graphs: maximum number of graphs; the first ones stay.
+        after: in `auto`, requests of a set of shapes that run without a graph before a capture.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class GraphCache:
 
     @property
     def runs_until_captured(self) -> int:
-        """Requests of a set of shapes with the one that is captured; 1 where none is."""
+        """Requests of a set of shapes, up to and including the captured one; 1 without graphs."""
         return 1 if self._reason is not None else self._after + 1
 
     def lookup(self, shapes: Hashable) -> Capture | Replay | None:
-        """What to do with a request whose inputs have these shapes; None to run without a graph."""
+        """How to run a request whose inputs have these shapes; None: without a graph."""
         graph = self._graphs.get(shapes)
         if graph is not None:
             self._replays += 1
@@ -75,7 +75,7 @@ class GraphCache:
             return None
         seen = self._seen.pop(shapes, 0) + 1
         if seen > self._after:
-            # Numbers are not used again: ONNX Runtime remembers each.
+            # Never reuse a number: ONNX Runtime remembers each.
             self._next += 1
             return Capture(self._next - 1)
         self._seen[shapes] = seen
@@ -84,16 +84,16 @@ class GraphCache:
         return None
 
     def captured(self, shapes: Hashable, graph: int) -> None:
-        """A new graph has been captured."""
+        """Records a captured graph."""
         self._graphs[shapes] = graph
 
     def give_up(self, reason: str) -> None:
-        """Capturing failed: nothing is captured any more."""
+        """Ends all capturing after a failure."""
         self._reason = reason
         self._seen.clear()
 
     def describe(self) -> dict[str, Any]:
-        """What /info says."""
+        """The `cuda_graph` section of /info."""
         return {
             "mode": self._mode,
             "captured": len(self._graphs),

@@ -1,4 +1,4 @@
-"""When an answer is due, and what stops runs that take longer."""
+"""Deadlines of requests, and the watchdog that terminates runs at theirs."""
 
 import itertools
 import threading
@@ -9,12 +9,12 @@ from gpux.errors import DeadlineError
 
 
 class Deadline(NamedTuple):
-    """When the answer to one request is due.
+    """The deadline of one request.
 
     Attributes:
-        limit_seconds: how long it may take in all, for the message.
-        at_seconds: the time on the monotonic clock.
-        watchdog: stops its run.
+        limit_seconds: total time allowed, for the error message.
+        at_seconds: when it expires, on the monotonic clock.
+        watchdog: terminates the request's run.
     """
 
     limit_seconds: float
@@ -22,58 +22,58 @@ class Deadline(NamedTuple):
     watchdog: "Watchdog"
 
     def left_seconds(self) -> float:
-        """How long there still is; below 0 once it has passed."""
+        """Time left; negative once the deadline has passed."""
         return self.at_seconds - time.monotonic()
 
     def error(self) -> DeadlineError:
-        """What the client is answered once it has passed."""
+        """The error of a request that missed the deadline."""
         return DeadlineError(self.limit_seconds)
 
 
 class Watchdog:
-    """Stops what runs past its deadline. Any number of threads may use it at once.
+    """Terminates runs at their deadlines. Thread-safe.
 
-    One thread does it, from the first use on; it sleeps until the first run is due. Stopping acts
+    One thread, started on first use, sleeps until the next deadline. Termination takes effect
     between two nodes of the graph: a single long node runs to its end.
     """
 
     def __init__(self) -> None:
-        # By token: when the run is late, and its options. Whoever takes an entry out, which is
-        # atomic, has ended the run: end(), or the thread that stops it.
+        # Token -> deadline and RunOptions. Either end() or the watchdog's thread removes an entry,
+        # which is atomic and decides whether the run counts as terminated.
         self._running: dict[int, tuple[float, Any]] = {}
         self._tokens = itertools.count()
         self._changed = threading.Condition(threading.Lock())  # guards the fields below
         self._thread: threading.Thread | None = None
-        self._wakes_at = _NEVER  # when the thread looks again by itself
+        self._wakes_at = _NEVER  # when the thread wakes up by itself
 
     def deadline(self, limit_seconds: float, since_seconds: float | None = None) -> Deadline:
-        """A deadline that far from now, or from a time on the monotonic clock."""
+        """Creates a deadline, counted from now or from a time on the monotonic clock."""
         start = time.monotonic() if since_seconds is None else since_seconds
         return Deadline(limit_seconds, start + limit_seconds, self)
 
     def begin(self, options: Any, at_seconds: float) -> int:
-        """Watches a run from now on.
+        """Starts watching a run.
 
         Args:
-            options: its RunOptions, whose `terminate` is set once it is late. The run's own until
-                end() has returned.
-            at_seconds: when it is late, on the monotonic clock.
+            options: its RunOptions, whose `terminate` is set at the deadline. Not to be used for
+                another run before end() has returned.
+            at_seconds: the deadline, on the monotonic clock.
 
         Returns:
             A token for end().
         """
         token = next(self._tokens)
         self._running[token] = (at_seconds, options)
-        # Read after that: the thread sets it to never before it looks at what is running.
+        # Read last: the thread resets it to _NEVER before it scans the running ones.
         if at_seconds < self._wakes_at:
             self._wake()
         return token
 
     def end(self, token: int) -> bool:
-        """The run is over, or has failed; answers whether it was stopped."""
+        """Stops watching a run that returned or failed; returns whether it was terminated."""
         if self._running.pop(token, None) is not None:
             return False
-        with self._changed:  # the thread may be about to set it
+        with self._changed:  # the thread may be about to set `terminate`
             return True
 
     def _wake(self) -> None:

@@ -1,8 +1,8 @@
-"""Runs requests on a GPU, all through one stream, by one thread.
+"""Runs requests on a GPU: one thread enqueues all their work on one stream.
 
-A request goes: page-locked memory → the device; the model; the device → page-locked memory; an
-event. The executor's thread puts all this on the stream and takes the next request at once, so that
-its copies and launches overlap the present one's run. The request's own thread waits for the event.
+A request consists of a copy from pinned memory to the device, the model's run, a copy back to
+pinned memory, and an event. The executor's thread enqueues these and takes the next request, whose
+copies and launches thus overlap the current run. The request's own thread waits for the event.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from gpux.errors import DeadlineError, GpuxError, InferenceError
-from gpux.execution.cpu import run_arrays, watched
+from gpux.execution.cpu import run_arrays, run_watched
 from gpux.execution.cuda_graphs import Capture, GraphCache, Replay
 from gpux.execution.deadline import Deadline
 from gpux.execution.gpu_buffers import BoundBuffers
@@ -26,23 +26,23 @@ from gpux.tensors.signature import Signature, names
 
 logger = logging.getLogger(__name__)
 
-# Requests on the stream: one runs, the next is copied in and launched.
+# One request runs while the next is copied in and launched.
 _MAX_ON_STREAM = 2
 _MAX_IDLE_DEVICE_BYTES = 2**30
 
 
 class GpuExecution:
-    """Any number of threads may use it at once.
+    """Runs requests on a GPU. Thread-safe.
 
     Args:
-        session: the model's.
-        signature: its inputs, and the outputs that are wanted.
-        stream: the session's.
-        pinned: page-locked blocks, from which those of requests come.
-        graphs: which sets of shapes run as CUDA graphs; the executor's own from now on.
+        session: the model's session.
+        signature: the model's inputs and the requested outputs.
+        stream: the session's stream.
+        pinned: the pool of pinned blocks that requests use.
+        graphs: decides which sets of shapes run as CUDA graphs; owned by this object from now on.
 
     Attributes:
-        device_pool: the pool of blocks on the device.
+        device_pool: the pool of device blocks.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class GpuExecution:
         self._pinned = pinned
         self.device_pool = Pool(stream.allocate, _MAX_IDLE_DEVICE_BYTES)
         self._graphs = graphs
-        self._room = threading.Semaphore(_MAX_ON_STREAM)  # guards how many are on the stream
+        self._slots = threading.Semaphore(_MAX_ON_STREAM)  # guards how many are on the stream
         self._is_trial = False
-        # The executor's thread's own:
+        # Used by the executor's thread only:
         self._options = self._create_options()
-        self._captured: dict[int, tuple[BoundBuffers, Any]] = {}  # and the options, by graph
-        # Outputs that ONNX Runtime must device: those that are inputs, where it answers with the
-        # input's own memory, and those whose shape was once not the one predicted.
+        self._captured: dict[int, tuple[BoundBuffers, Any]] = {}  # graph -> buffers, RunOptions
+        # Outputs that ONNX Runtime must allocate: those that are also inputs, as it returns the
+        # input's own memory, and those whose shape was once mispredicted.
         inputs = set(names(signature.inputs))
         self._unpredicted = {
             index for index, name in enumerate(names(signature.outputs)) if name in inputs
@@ -75,17 +75,17 @@ class GpuExecution:
         )
 
     def run(self, request: Request, deadline: Deadline | None = None) -> list[Output]:
-        """The outputs of a request, in the order of the signature, in page-locked memory.
+        """Returns the outputs of a request, in the order of the signature, in pinned memory.
 
         Args:
-            request: its blocks are the stream's until the model has read them, and go back to the
-                pool from there. Those of the outputs are the request's from now on.
-            deadline: at which it is stopped, as far as ONNX Runtime works on the CPU. What the GPU
-                has been given runs to its end.
+            request: its blocks are used by the stream until the model has read them, and then
+                return to the pool. The blocks of the outputs belong to the request from then on.
+            deadline: when to terminate ONNX Runtime's work on the CPU; None for no limit. Work
+                already on the GPU runs to its end.
 
         Raises:
-            DeadlineError: it was stopped.
-            InferenceError: ONNX Runtime failed; its own words are the cause.
+            DeadlineError: the run was terminated.
+            InferenceError: ONNX Runtime failed; its message is the reason.
 
         The caller waits without the GIL.
         """
@@ -95,11 +95,11 @@ class GpuExecution:
             launched.result()
             in_flight.wait()
         except BaseException as error:
-            # Whether it failed, or the caller leaves before it is done: all its blocks go back, but
-            # not before the stream has got past them.
+            # The run failed, or the caller was interrupted: return all blocks, but only when the
+            # stream is past them.
             launched.add_done_callback(lambda _: self._complete(in_flight, has_caller=False))
             if isinstance(error, Exception) and not isinstance(error, GpuxError):
-                # What the device says of a kernel, it says later, of whatever is asked of it next.
+                # The device reports a kernel's failure late, on whatever call comes next.
                 raise InferenceError(reason_of(error)) from error
             raise
         self._complete(in_flight, has_caller=True)
@@ -107,7 +107,7 @@ class GpuExecution:
 
     @contextlib.contextmanager
     def uncaptured(self) -> Iterator[None]:
-        """While it is entered runs are for trial: none of their shapes is captured, or counted."""
+        """Context for trial runs, whose shapes are neither captured nor counted."""
         was_trial, self._is_trial = self._is_trial, True
         try:
             yield
@@ -116,15 +116,15 @@ class GpuExecution:
 
     @property
     def runs_until_warm(self) -> int:
-        """Of one set of shapes: the last one is captured as a CUDA graph, where that is done."""
+        """Runs of one set of shapes until it is captured as a CUDA graph; 1 without graphs."""
         return self._graphs.runs_until_captured
 
     def close(self) -> None:
-        """Ends the thread when what it was given is done."""
+        """Ends the thread after its pending work."""
         self._executor.shutdown()
 
     def describe(self) -> dict[str, Any]:
-        """What /info says of it."""
+        """The /info fields of the execution."""
         pools = {"device": self.device_pool, "pinned": self._pinned}
         return {
             "cuda_graph": self._graphs.describe(),
@@ -132,7 +132,7 @@ class GpuExecution:
         }
 
     def _complete(self, in_flight: "_InFlightRun", *, has_caller: bool) -> None:
-        """Takes a request off the stream: every block goes where it belongs."""
+        """Waits until the stream is past a request, and returns each block to its owner."""
         try:
             in_flight.wait()
         finally:
@@ -142,22 +142,22 @@ class GpuExecution:
                 self._pinned.give(block)
             for block in in_flight.output_blocks:
                 if has_caller:
-                    in_flight.request.keep(block)
+                    in_flight.request.add_block(block)
                 else:
                     self._pinned.give(block)
             in_flight.values.clear()
             if in_flight.is_on_stream:
-                self._room.release()
+                self._slots.release()
 
-    # All that follows is the executor's thread.
+    # The methods below run on the executor's thread.
 
     def _launch(self, in_flight: "_InFlightRun", deadline: Deadline | None) -> None:
-        """Puts a request on the stream."""
-        self._room.acquire()
+        """Enqueues a request on the stream."""
+        self._slots.acquire()
         in_flight.is_on_stream = True
         try:
             work = self._launch_bound if self._signature.is_numeric else self._launch_arrays
-            _, was_stopped = watched(lambda: work(in_flight), self._options, deadline)
+            _, was_stopped = run_watched(lambda: work(in_flight), self._options, deadline)
             if was_stopped:
                 self._options = self._create_options()
         except DeadlineError:
@@ -170,54 +170,54 @@ class GpuExecution:
         return self._session.create_options(synchronize=not self._signature.is_numeric)
 
     def _launch_arrays(self, in_flight: "_InFlightRun") -> None:
-        """A model with strings, sequences or maps: ONNX Runtime does the copies."""
+        """Runs a model with strings, sequences or maps, for which ONNX Runtime does the copies."""
         in_flight.outputs = run_arrays(
             self._session, self._signature, in_flight.request, self._options
         )
 
     def _launch_bound(self, in_flight: "_InFlightRun") -> None:
         tensors: Mapping[str, Any] = in_flight.request.tensors
-        # What another library lent lies elsewhere each time, and a graph reads its own addresses.
-        is_lent = any(tensor.device == self._stream.device for tensor in tensors.values())
-        if not is_lent and not self._is_trial:
+        # Borrowed tensors differ in address each time, but a graph reads those of its capture.
+        is_borrowed = any(tensor.device == self._stream.device for tensor in tensors.values())
+        if not is_borrowed and not self._is_trial:
             shapes = tuple((name, tensor.shape) for name, tensor in tensors.items())
-            use = self._graphs.lookup(shapes)
-            if isinstance(use, Capture):
-                if self._capture(in_flight, tensors, shapes, use.graph):
+            action = self._graphs.lookup(shapes)
+            if isinstance(action, Capture):
+                if self._capture(in_flight, tensors, shapes, action.graph):
                     return
-            elif isinstance(use, Replay):
-                self._replay(in_flight, tensors, *self._captured[use.graph])
+            elif isinstance(action, Replay):
+                self._replay(in_flight, tensors, *self._captured[action.graph])
                 return
         try:
-            self._run_plainly(in_flight, tensors)
+            self._run_uncaptured(in_flight, tensors)
         except Exception as error:
-            if not _is_full(error):
+            if not _is_out_of_memory(error):
                 raise
-            # What is idle here may be what ONNX Runtime's arena lacks, or the other way round.
+            # The pool's idle blocks may be what ONNX Runtime's arena lacks, or vice versa.
             in_flight.wait_for(self._stream)
             self.device_pool.free_idle()
-            self._run_plainly(in_flight, tensors)
+            self._run_uncaptured(in_flight, tensors)
 
-    def _run_plainly(self, in_flight: "_InFlightRun", tensors: Mapping[str, Tensor]) -> None:
+    def _run_uncaptured(self, in_flight: "_InFlightRun", tensors: Mapping[str, Tensor]) -> None:
         shapes = self._predict_shapes(tensors)
-        in_flight.hold(self._bind(tensors, shapes))
+        in_flight.own(self._bind(tensors, shapes))
         assert in_flight.buffers is not None
         buffers = in_flight.buffers
         in_flight.blocks += buffers.copy_in(tensors, self._pinned)
         try:
             self._session.run(buffers.binding, self._options)
         except Exception as error:
-            # A model's names may promise what its nodes do not keep.
+            # The nodes of a model may not keep what its axis names promise.
             if "shape" not in str(error) or all(shape is None for shape in shapes):
                 raise
             buffers.unbind_outputs()
             self._session.run(buffers.binding, self._options)
             self._unpredicted |= {
                 index
-                for index, (predicted, found) in enumerate(
+                for index, (predicted, actual) in enumerate(
                     zip(shapes, buffers.output_shapes(), strict=True)
                 )
-                if predicted != found
+                if predicted != actual
             }
         self._copy_out(in_flight, buffers)
 
@@ -228,7 +228,7 @@ class GpuExecution:
         shapes: object,
         graph: int | None,
     ) -> bool:
-        """Runs a request while its kernels are captured; answers whether that worked."""
+        """Runs a request while capturing its kernels; returns whether the capture succeeded."""
         assert graph is not None
         predicted = self._predict_shapes(tensors)
         if None in predicted:
@@ -236,8 +236,8 @@ class GpuExecution:
             return False
         options = self._session.create_options(graph)
         buffers = None
-        # No other request's thread may ask for its event meanwhile.
-        self._room.acquire()
+        # Takes the second slot: no other request's thread may wait for its event meanwhile.
+        self._slots.acquire()
         try:
             buffers = self._bind(tensors, predicted)
             in_flight.blocks += buffers.copy_in(tensors, self._pinned)
@@ -252,7 +252,7 @@ class GpuExecution:
                 buffers.release()
             return False
         finally:
-            self._room.release()
+            self._slots.release()
         self._captured[graph] = buffers, options
         self._graphs.captured(shapes, graph)
         self._copy_out(in_flight, buffers)
@@ -270,7 +270,7 @@ class GpuExecution:
         self._copy_out(in_flight, buffers)
 
     def _predict_shapes(self, tensors: Mapping[str, Tensor]) -> list[tuple[int, ...] | None]:
-        """The shapes of the outputs, where they follow from those of the inputs."""
+        """Output shapes, where they follow from the input shapes; else None."""
         shapes = self._signature.output_shapes(
             {name: tensor.shape for name, tensor in tensors.items()}
         )
@@ -291,22 +291,22 @@ class GpuExecution:
 
 
 class _InFlightRun:
-    """A request on its way through the stream, and the owner of all that the stream uses for it.
+    """A request in flight on the stream; owns everything that the stream uses for it.
 
     Attributes:
-        request: kept, and with it what other libraries lent.
-        blocks: page-locked: the request's own, and those in which small tensors travel.
-        buffers: device memory; None for a captured graph's, which stays.
-        outputs: valid once the event has come.
-        output_blocks: page-locked, where the outputs lie.
-        values: ONNX Runtime's own outputs.
-        event: behind everything that was put on the stream.
-        is_on_stream: it takes part of the room there.
+        request: kept alive, and with it the tensors borrowed from other libraries.
+        blocks: pinned blocks: the request's own, and those in which small tensors are packed.
+        buffers: device memory; None for that of a captured graph, which outlives the run.
+        outputs: valid once the event has completed.
+        output_blocks: the pinned blocks of the outputs.
+        values: outputs that ONNX Runtime allocated.
+        event: recorded after all of the request's work on the stream.
+        is_on_stream: whether it occupies a slot of the stream.
     """
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.blocks = request.hand_over()
+        self.blocks = request.take_blocks()
         self.buffers: BoundBuffers | None = None
         self.outputs: list[Output] = []
         self.output_blocks: list[Block] = []
@@ -314,28 +314,28 @@ class _InFlightRun:
         self.event: Event | None = None
         self.is_on_stream = False
 
-    def hold(self, buffers: BoundBuffers) -> None:
-        """Takes a buffers, in the place of one that did not work."""
+    def own(self, buffers: BoundBuffers) -> None:
+        """Takes ownership of buffers; releases those of a failed attempt."""
         if self.buffers is not None:
             self.buffers.release()
         self.buffers = buffers
 
     def wait(self) -> None:
-        """Returns when the stream has got past it, without the GIL."""
+        """Waits until the stream is past this request, without the GIL."""
         if self.event is not None:
             self.event.wait()
             self.event = None
 
     def wait_for(self, stream: Stream) -> None:
-        """Returns when the stream has got past what was put on it so far."""
+        """Waits until the stream is past everything enqueued so far."""
         stream.record().wait()
 
 
-def _is_full(error: Exception) -> bool:
-    """Whether the device had no memory left, in our words, ONNX Runtime's or CUDA's."""
-    said = str(error).lower()
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether device memory ran out, as reported by GPUX, ONNX Runtime or CUDA."""
+    message = str(error).lower()
     return (
         isinstance(error, MemoryError)
-        or "failed to allocate memory" in said
-        or "out of memory" in said
+        or "failed to allocate memory" in message
+        or "out of memory" in message
     )

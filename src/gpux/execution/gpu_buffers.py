@@ -1,7 +1,7 @@
 """Device memory for the tensors of one run, bound to a session.
 
-What travels in one copy lies in one part (copy_plan.py). A frame serves one run, or, where a CUDA
-graph was captured with its addresses, every run of that graph.
+Tensors that share a copy lie in one part (copy_plan.py). Buffers serve one run or, if a CUDA graph
+was captured with their addresses, every run of that graph.
 """
 
 import ctypes
@@ -17,16 +17,16 @@ from gpux.tensors.signature import Signature, TensorSpec
 
 
 class BoundBuffers:
-    """Owns its device blocks until release(); belongs to the executor's thread.
+    """Device blocks and their IOBinding. Owns the blocks until release(); not thread-safe.
 
     Args:
-        session: runs what is bound.
+        session: the session to bind to.
         stream: orders the copies.
-        device_pool: the pool that its blocks come from.
-        signature: the model's.
-        tensors: of a request, by input name. Those that lie on the device already, lent by another
-            library, are bound where they lie, and so are those that the model reads on the host.
-        shapes: of the outputs, None where only the run can tell: ONNX Runtime allocates those.
+        device_pool: source of the blocks.
+        signature: the model's inputs and the requested outputs.
+        tensors: a request's tensors, by input name. Those already on the device, borrowed from
+            another library, and those that the model reads on the host are bound where they are.
+        shapes: output shapes; None where only the run can tell: ONNX Runtime allocates those.
 
     Raises:
         MemoryError: the device is full.
@@ -47,16 +47,16 @@ class BoundBuffers:
         self._specs = [spec for spec in signature.outputs if isinstance(spec, TensorSpec)]
         self._shapes = list(shapes)
         self.binding = session.create_binding()
-        self._moved = [
+        self._copied = [
             name
             for name, tensor in tensors.items()
             if tensor.device != stream.device and name not in session.host_inputs
         ]
         try:
-            self._inputs = plan_copies([tensors[name].nbytes for name in self._moved])
-            self._input_parts = self._take(self._inputs)
+            self._inputs = plan_copies([tensors[name].nbytes for name in self._copied])
+            self._input_parts = self._acquire(self._inputs)
             addresses = self._addresses(self._inputs, self._input_parts)
-            moved_to = dict(zip(self._moved, addresses, strict=True))
+            copied_to = dict(zip(self._copied, addresses, strict=True))
             for name, tensor in tensors.items():
                 if name in session.host_inputs:
                     self.binding.bind_input(
@@ -64,7 +64,7 @@ class BoundBuffers:
                     )
                     continue
                 self._bind(
-                    self.binding.bind_input, name, tensor, moved_to.get(name, tensor.address)
+                    self.binding.bind_input, name, tensor, copied_to.get(name, tensor.address)
                 )
             self._bind_outputs()
         except BaseException:
@@ -72,21 +72,21 @@ class BoundBuffers:
             raise
 
     def _bind_outputs(self) -> None:
-        self._known = [index for index, shape in enumerate(self._shapes) if shape is not None]
-        blanks = {
+        self._predicted = [index for index, shape in enumerate(self._shapes) if shape is not None]
+        predicted = {
             index: Tensor(self._specs[index].type, shape, 0, None)
             for index, shape in enumerate(self._shapes)
             if shape is not None
         }
-        self._outputs = plan_copies([blank.nbytes for blank in blanks.values()])
-        self._output_parts = self._take(self._outputs)
+        self._outputs = plan_copies([tensor.nbytes for tensor in predicted.values()])
+        self._output_parts = self._acquire(self._outputs)
         addresses = dict(
-            zip(blanks, self._addresses(self._outputs, self._output_parts), strict=True)
+            zip(predicted, self._addresses(self._outputs, self._output_parts), strict=True)
         )
-        # In the order of the signature: get_outputs() has that of the binding.
+        # In the order of the signature: get_outputs() returns the outputs in the order of binding.
         for index, spec in enumerate(self._specs):
-            if index in blanks:
-                self._bind(self.binding.bind_output, spec.name, blanks[index], addresses[index])
+            if index in predicted:
+                self._bind(self.binding.bind_output, spec.name, predicted[index], addresses[index])
             else:
                 self.binding.bind_output(
                     spec.name, self._stream.name, self._stream.device.device_id
@@ -96,7 +96,7 @@ class BoundBuffers:
         stream = self._stream
         bind(name, stream.name, stream.device.device_id, tensor.type.code, tensor.shape, address)
 
-    def _take(self, plan: CopyPlan) -> list[Block]:
+    def _acquire(self, plan: CopyPlan) -> list[Block]:
         blocks = []
         for size in plan.parts:
             blocks.append(self._device_pool.take(size))
@@ -107,35 +107,35 @@ class BoundBuffers:
         return [parts[part].address + offset for part, offset in plan.slots]
 
     def unbind_outputs(self) -> None:
-        """Leaves all outputs to ONNX Runtime: a shape was not the one that was foreseen."""
+        """Leaves the allocation of all outputs to ONNX Runtime, after a mispredicted shape."""
         self._shapes = [None] * len(self._shapes)
         self.binding.clear_binding_outputs()
         self._bind_outputs()
 
     def output_shapes(self) -> list[tuple[int, ...]]:
-        """The outputs' shapes in the last run."""
+        """Shapes of the outputs in the last run."""
         return [tuple(value.shape()) for value in self.binding.get_outputs()]
 
     def copy_in(self, tensors: Mapping[str, Tensor], pinned: Pool) -> list[Block]:
-        """Puts the copies of a request's tensors on the stream.
+        """Enqueues the copies of a request's tensors to the device.
 
         Args:
-            tensors: of the shapes that the frame was made for, in page-locked memory.
-            pinned: where the blocks come from in which small ones are laid side by side.
+            tensors: in pinned memory, with the shapes that these buffers were made for.
+            pinned: source of the staging blocks, in which small tensors are packed.
 
         Returns:
-            Those blocks: the caller's, who gives them back when the stream has got past the copies.
+            The staging blocks, which the caller must keep until the stream is past the copies.
         """
         staged: list[Block] = []
         for part, block in enumerate(self._input_parts):
             nbytes = self._inputs.parts[part]
             sharers = self._inputs.tensors_in(part)
-            source = tensors[self._moved[sharers[0]]].address
+            source = tensors[self._copied[sharers[0]]].address
             if len(sharers) > 1:
                 staging = pinned.take(nbytes)
                 staged.append(staging)
                 for sharer in sharers:
-                    tensor = tensors[self._moved[sharer]]
+                    tensor = tensors[self._copied[sharer]]
                     _, offset = self._inputs.slots[sharer]
                     ctypes.memmove(staging.address + offset, tensor.address, tensor.nbytes)
                 source = staging.address
@@ -144,49 +144,48 @@ class BoundBuffers:
         return staged
 
     def copy_out(self, pinned: Pool) -> tuple[list[Tensor], list[Block], list[Any]]:
-        """Puts the copies of the outputs on the stream.
+        """Enqueues the copies of the outputs to the host.
 
         Args:
-            pinned: where the blocks come from that they go to.
+            pinned: source of the blocks that they are copied to.
 
         Returns:
-            The outputs, in page-locked memory that is written when the stream has got past the
-            copies; the blocks that they lie in, which are the caller's; and what must be kept alive
-            until then.
+            The outputs, in pinned memory that is valid once the stream is past the copies; their
+            blocks, owned by the caller; and objects to keep alive until then.
         """
         blocks: list[Block] = []
 
-        def land(source: int, nbytes: int) -> Block:
+        def copy(source: int, nbytes: int) -> Block:
             block = pinned.take(nbytes)
             blocks.append(block)
             if nbytes:
                 self._stream.copy_out(block.address, source, nbytes)
             return block
 
-        def landed(index: int, shape: tuple[int, ...], block: Block, offset: int = 0) -> Tensor:
+        def output(index: int, shape: tuple[int, ...], block: Block, offset: int = 0) -> Tensor:
             element = self._specs[index].type
             return Tensor(element, shape, block.address + offset, block, PINNED)
 
         parts = [
-            land(block.address, nbytes)
+            copy(block.address, nbytes)
             for block, nbytes in zip(self._output_parts, self._outputs.parts, strict=True)
         ]
         outputs: dict[int, Tensor] = {}
-        for index, (part, offset) in zip(self._known, self._outputs.slots, strict=True):
+        for index, (part, offset) in zip(self._predicted, self._outputs.slots, strict=True):
             shape = self._shapes[index]
             assert shape is not None
-            outputs[index] = landed(index, shape, parts[part], offset)
+            outputs[index] = output(index, shape, parts[part], offset)
         values: list[Any] = []
         if len(outputs) < len(self._specs):
             values = self.binding.get_outputs()
             for index, value in enumerate(values):
                 if index not in outputs:
                     tensor = tensor_of(value, self._stream.device)
-                    block = land(tensor.address, tensor.nbytes)
-                    outputs[index] = landed(index, tensor.shape, block)
+                    block = copy(tensor.address, tensor.nbytes)
+                    outputs[index] = output(index, tensor.shape, block)
         return [outputs[index] for index in range(len(outputs))], blocks, values
 
     def release(self) -> None:
-        """Gives the device blocks back; nothing on the stream may use them any more."""
+        """Returns the device blocks to the pool; nothing on the stream may still use them."""
         while self._blocks:
             self._device_pool.give(self._blocks.pop())

@@ -1,7 +1,7 @@
-"""ONNX Runtime: found, asked for a session, and that session with what is known of it.
+"""ONNX Runtime: loads it, creates sessions, and wraps them.
 
-The only importer of onnxruntime, at the time of the first load, so that a missing or doubled
-runtime can be reported in words.
+The only importer of onnxruntime, on the first load of a model, so that a missing or duplicate
+installation gets a clear error message.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from gpux.tensors.cuda import CudaStream, Stream
 
 logger = logging.getLogger(__name__)
 
-# Builds of ONNX Runtime that install the same module, and so overwrite each other's files.
+# Distributions of ONNX Runtime: all install the same module, and overwrite each other's files.
 _RUNTIMES = (
     "onnxruntime",
     "onnxruntime-gpu",
@@ -36,16 +36,15 @@ _OPTIMIZATION = {
     "basic": "ORT_ENABLE_BASIC",
     "disabled": "ORT_DISABLE_ALL",
 }
-# "No graph", said outright: a missing entry costs run_with_iobinding an exception of C++, 29 µs a
-# run.
+# An explicit "no graph": without the entry, run_with_iobinding throws a C++ exception: 29 µs a run.
 NO_GRAPH = -1
 
 
 def load_runtime() -> Any:
-    """The onnxruntime module.
+    """Imports and returns the onnxruntime module.
 
     Raises:
-        RuntimeMissingError: there is none, or there are two.
+        RuntimeMissingError: none is installed, or more than one.
     """
     installed = [name for name in _RUNTIMES if _is_installed(name)]
     if len(installed) > 1:
@@ -77,19 +76,19 @@ def _is_installed(distribution: str) -> bool:
 
 
 class Session:
-    """A session of ONNX Runtime. Any number of threads may run it at once.
+    """An ONNX Runtime session. Any number of threads may run it concurrently.
 
     Args:
         runtime: the onnxruntime module.
         raw: its InferenceSession.
-        stream: that all its work is put on, for a CUDA session.
-        no_graphs: why its runs cannot be captured as CUDA graphs; None where they can.
+        stream: the stream of all work of a CUDA session; None on the CPU.
+        no_graphs: why its runs cannot be captured as CUDA graphs; None if they can.
 
     Attributes:
-        host_inputs: those that the model reads on the host, though it runs on a GPU: shapes,
-            counts, whatever a node on the CPU takes.
-        provider: `cpu` or `cuda`: the one really in use.
-        version: of ONNX Runtime.
+        host_inputs: inputs that the model reads on the host although it runs on a GPU: shapes,
+            counts, any input of a node on the CPU.
+        provider: the execution provider actually in use: `cpu` or `cuda`.
+        version: ONNX Runtime's version.
     """
 
     def __init__(
@@ -108,9 +107,9 @@ class Session:
         self.version = str(runtime.__version__)
 
     def _find_host_inputs(self) -> Iterator[str]:
-        """ONNX Runtime copies a tensor that is bound elsewhere at the moment of binding, not later.
+        """Yields the inputs that the model reads on the host.
 
-        So those that it will read on the host must be bound there.
+        They must be bound there: ONNX Runtime copies a tensor bound elsewhere only at binding time.
         """
         for node, memory in zip(
             self.raw.get_inputs(), self.raw.get_input_memory_infos(), strict=True
@@ -119,19 +118,19 @@ class Session:
                 yield node.name
 
     def create_binding(self) -> Any:
-        """What run() takes: inputs and outputs by pointer. Of one thread at a time."""
+        """Creates an IOBinding for run(). Not thread-safe."""
         return self.raw.io_binding()
 
     def create_options(self, graph: int = NO_GRAPH, *, synchronize: bool = False) -> Any:
-        """The options of a run, by which it can be stopped, too.
+        """Creates RunOptions, through which a run can also be terminated.
 
         Args:
-            graph: the CUDA graph that it replays, or, at first, captures.
-            synchronize: a CUDA session returns from the run only when it is done; otherwise it is
-                done when the stream has got past it.
+            graph: number of the CUDA graph to capture or, once captured, to replay.
+            synchronize: whether a CUDA session waits for the run's end before it returns;
+                otherwise the run ends when the stream is past it.
         """
         options = self._runtime.RunOptions()
-        # ONNX Runtime would write each failure to stderr as well, beside what is raised.
+        # Otherwise ONNX Runtime also writes each failure to stderr, in addition to raising it.
         options.log_severity_level = 4
         options.add_run_config_entry("gpu_graph_id", str(graph))
         if not synchronize:
@@ -139,46 +138,46 @@ class Session:
         return options
 
     def run(self, binding: Any, options: Any) -> None:
-        """Runs what is bound, without the GIL. A CUDA session may return before it is done."""
+        """Runs the bound tensors, without the GIL. A CUDA session may return before the end."""
         self.raw.run_with_iobinding(binding, options)
 
     def run_arrays(self, names: Sequence[str], feeds: Mapping[str, Any], options: Any) -> list[Any]:
-        """Runs on NumPy arrays, without the GIL: the way of strings, sequences and maps."""
+        """Runs on NumPy arrays, without the GIL; for strings, sequences and maps."""
         outputs: list[Any] = self.raw.run(names, feeds, options)
         return outputs
 
-    def value_of_bits(self, bits: Any, type_code: int) -> Any:
-        """A tensor of a type that NumPy does not have, from its bits in an array of uint16."""
+    def value_from_bits(self, bits: Any, type_code: int) -> Any:
+        """Creates an OrtValue of a type that NumPy lacks, from its bits in a uint16 array."""
         return self._runtime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, type_code)
 
     def placement(self) -> dict[str, list[str]] | None:
-        """The nodes that each provider runs, as `Type name`, by the provider's short name.
+        """Returns the nodes assigned to each provider, as `Type name`, by its short name.
 
-        None where ONNX Runtime is too old to tell (before 1.24), or was not asked to.
+        None if ONNX Runtime is too old to report them (before 1.24), or did not record them.
         """
         try:
             parts = self.raw.get_provider_graph_assignment_info()
         except (AttributeError, RuntimeError):
             return None
-        placed: dict[str, list[str]] = {}
+        assigned: dict[str, list[str]] = {}
         for part in parts:
             name = _SHORT_NAMES.get(part.ep_name, part.ep_name)
-            placed.setdefault(name, []).extend(
+            assigned.setdefault(name, []).extend(
                 f"{node.op_type} {node.name}".rstrip() for node in part.get_nodes()
             )
-        return placed
+        return assigned
 
 
 def create_session(settings: Settings) -> Session:
-    """A session of the model that the settings name.
+    """Creates a session for the model in the settings.
 
     Raises:
-        StartError: no runtime; no model that it can load; or CUDA is demanded and cannot be used.
+        StartError: no runtime; a model that it cannot load; or CUDA is required but unusable.
     """
     runtime = load_runtime()
     available = _CUDA in runtime.get_available_providers()
     if settings.provider == "cpu" or (settings.provider == "auto" and not available):
-        return Session(runtime, _create(runtime, settings, [_CPU]))
+        return Session(runtime, _create_raw(runtime, settings, [_CPU]))
     try:
         if not available:
             raise ConfigurationError(
@@ -191,26 +190,26 @@ def create_session(settings: Settings) -> Session:
         if settings.provider == "cuda":
             raise type(error)(f"provider cuda: {error}") from error
         logger.warning("CUDA could not be used: %s. The model runs on the CPU", error)
-        return Session(runtime, _create(runtime, settings, [_CPU]))
+        return Session(runtime, _create_raw(runtime, settings, [_CPU]))
 
 
 def _create_cuda_session(runtime: Any, settings: Settings) -> Session:
-    """A session whose copies and kernels all go through one stream of ours."""
+    """Creates a session whose copies and kernels all use one stream of ours."""
     if hasattr(runtime, "preload_dlls"):
-        # cuBLAS and cuDNN, where pip has put them. It prints what it does not find.
+        # Loads cuBLAS and cuDNN from where pip installed them, and prints what it does not find.
         with contextlib.redirect_stdout(sys.stderr):
             runtime.preload_dlls()
     stream = CudaStream(settings.device)
     wants_graphs = settings.cuda_graph != "off"
     no_graphs = None
     try:
-        raw = _create(runtime, settings, _cuda_providers(settings, stream, graphs=wants_graphs))
+        raw = _create_raw(runtime, settings, _cuda_providers(settings, stream, graphs=wants_graphs))
     except ModelError as error:
-        # ONNX Runtime refuses the whole session where a graph of it could not be captured.
+        # ONNX Runtime rejects the whole session if its graph could not be captured.
         if not wants_graphs or not _NO_GRAPHS.search(str(error)):
             raise
         no_graphs = _reason_for_no_graphs(str(error))
-        raw = _create(runtime, settings, _cuda_providers(settings, stream, graphs=False))
+        raw = _create_raw(runtime, settings, _cuda_providers(settings, stream, graphs=False))
     if raw.get_providers()[0] != _CUDA:
         raise ConfigurationError("ONNX Runtime could not use CUDA (its reason is in its log above)")
     session = Session(runtime, raw, stream, no_graphs)
@@ -222,20 +221,20 @@ def _create_cuda_session(runtime: Any, settings: Settings) -> Session:
 _NO_GRAPHS = re.compile("graph capture|cuda graph", re.IGNORECASE)
 
 
-def _reason_for_no_graphs(said: str) -> str:
-    """Why ONNX Runtime will not capture, shortly."""
-    if "control flow" in said:
+def _reason_for_no_graphs(message: str) -> str:
+    """A short reason why ONNX Runtime cannot capture the model."""
+    if "control flow" in message:
         return "the model has control flow (If, Loop or Scan), which no graph can hold"
     return "not all of the model's nodes run on the GPU, and a graph holds nothing else"
 
 
-def _create(runtime: Any, settings: Settings, providers: list[Any]) -> Any:
+def _create_raw(runtime: Any, settings: Settings, providers: list[Any]) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = settings.run_threads or settings.cores
     options.graph_optimization_level = getattr(
         runtime.GraphOptimizationLevel, _OPTIMIZATION[settings.graph_optimization]
     )
-    # A spinning pool burns the cores that decoding and the other requests need.
+    # Spinning threads would burn the cores that decoding and other requests need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -244,22 +243,22 @@ def _create(runtime: Any, settings: Settings, providers: list[Any]) -> Any:
         session = runtime.InferenceSession(os.fspath(settings.model), options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         raise ModelError(f"{settings.model}: {strip_prefix(str(error)).strip()}") from error
-    # Without this a failing provider would be replaced by the CPU in the middle of service.
+    # Otherwise the CPU would replace a failing provider in the middle of service.
     session.disable_fallback()
     return session
 
 
 def _cuda_providers(settings: Settings, stream: CudaStream, *, graphs: bool) -> list[Any]:
-    """The CUDA provider with its options, which ONNX Runtime takes as text, and the CPU's."""
+    """The CUDA provider with its options, as text for ONNX Runtime, then the CPU provider."""
     options: dict[str, str | int | float | bool] = {
         "device_id": settings.device,
         "user_compute_stream": stream.address,
         "enable_cuda_graph": graphs,
-        # Doubling would take twice what a changing shape needs.
+        # Doubling would allocate twice what a changing shape needs.
         "arena_extend_strategy": "kSameAsRequested",
-        # EXHAUSTIVE, its default, searches anew for each shape.
+        # EXHAUSTIVE, the default, searches again for each shape.
         "cudnn_conv_algo_search": "HEURISTIC",
-        # The answers of the CPU, as closely as the GPU can.
+        # Results as close to the CPU's as the GPU can compute.
         "use_tf32": False,
     }
     if settings.gpu_memory_limit_bytes is not None:
@@ -272,26 +271,26 @@ def _cuda_providers(settings: Settings, stream: CudaStream, *, graphs: bool) -> 
     return [(_CUDA, texts), _CPU]
 
 
-# What ONNX Runtime puts in front, once or more: "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : ".
+# ONNX Runtime's prefixes, one or more: "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : ".
 _PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |^Error in execution: ")
-# Where in its source it failed: "/build/core/x.cc:123 void* onnxruntime::Class::Function(size_t,
+# A location in its source: "/build/core/x.cc:123 void* onnxruntime::Class::Function(size_t,
 # bool) ".
 _SOURCE = re.compile(
     r"(?:[A-Za-z]:)?[/\\\w][^\s:]*\.(?:cc|cpp|cu|cuh|h|hpp):\d+ "
     r"(?:[^\n(]*?\w::[^\n(]*\([^\n]*?\)(?: const)? )?"
 )
-# Any path but the name of a node, which looks like one.
+# Any path, but not the name of a node, which looks like one.
 _PATH = re.compile(r"(?<![\w.])(?<!Name:')(?:[A-Za-z]:)?(?:[/\\][\w.+@~-]+){2,}")
 _MAX_REASON = 500
 
 
-def strip_prefix(said: str) -> str:
-    """What ONNX Runtime said, without the codes in front."""
-    return _PREFIX.sub("", said)
+def strip_prefix(message: str) -> str:
+    """ONNX Runtime's message without its prefixes."""
+    return _PREFIX.sub("", message)
 
 
 def reason_of(error: BaseException) -> str:
-    """What ONNX Runtime said, in one line without places in the server's file system."""
+    """ONNX Runtime's message on one line, without paths of the server's file system."""
     text = strip_prefix(str(error))
     text = _PATH.sub("(path)", _SOURCE.sub("", text))
     text = " ".join(text.split())

@@ -1,4 +1,4 @@
-"""The routes: HTTP ↔ service, and the one place where an error becomes a status.
+"""The WSGI app's routes, from HTTP to the service; the only place that maps errors to statuses.
 
 The only importer of falcon.
 """
@@ -27,24 +27,24 @@ from gpux.serving.service import Service
 logger = logging.getLogger(__name__)
 
 _MAX_QUOTED_PATH = 100
-# In the environment of a request that the server has counted in already: when, on the monotonic
-# clock.
+# WSGI environment key: arrival time of a request that the server has admitted already, on the
+# monotonic clock.
 ADMITTED = "gpux.admitted"
-# There, once it has been answered: the Stages of a request to /predict.
+# WSGI environment key: the Stages of a request to /predict.
 STAGES = "gpux.stages"
-# What pages of other origins may read beside the body.
+# Response headers that pages of other origins may read (Access-Control-Expose-Headers).
 EXPOSED_HEADERS = "Retry-After, X-Request-Id"
 
 
 def create_app(
     service: Service, max_body_bytes: int, cors_origins: Sequence[str] = ()
 ) -> falcon.App[falcon.Request, falcon.Response]:
-    """A WSGI app.
+    """Creates the WSGI app.
 
     Args:
-        service: answers the requests.
-        max_body_bytes: larger bodies are refused with 413.
-        cors_origins: the origins whose pages may read the answers; `*` for all.
+        service: serves the requests.
+        max_body_bytes: larger bodies are rejected with 413.
+        cors_origins: origins whose pages may read the responses; `*` for all.
     """
     middleware = [CrossOrigin(cors_origins)] if cors_origins else []
     app = falcon.App(media_type=MEDIA_TYPE, middleware=middleware)
@@ -54,21 +54,21 @@ def create_app(
     app.add_route("/health/live", Live(service))
     app.add_route("/health/ready", health)
     app.add_route("/info", Info(service))
-    # The last one: the router is compiled now, and not at the first request.
+    # Last: compiles the router now, and not at the first request.
     app.add_route("/metrics", MetricsPage(service), compile=True)
-    app.add_error_handler(Exception, _answer_bug)
-    app.add_error_handler(falcon.HTTPError, _answer_http_error)
-    app.add_error_handler(falcon.HTTPStatus, _answer_http_status)
-    app.add_error_handler(ClientError, _answer_error)
-    app.add_error_handler(ServiceError, _answer_error)
+    app.add_error_handler(Exception, _handle_bug)
+    app.add_error_handler(falcon.HTTPError, _handle_http_error)
+    app.add_error_handler(falcon.HTTPStatus, _handle_http_status)
+    app.add_error_handler(ClientError, _handle_error)
+    app.add_error_handler(ServiceError, _handle_error)
     return app
 
 
 class CrossOrigin(falcon.CORSMiddleware):  # type: ignore[type-arg]  # those of ASGI
-    """Lets pages of other origins read the answers, errors included.
+    """Lets pages of other origins read the responses, including errors (CORS).
 
     Args:
-        origins: which; `*` for all.
+        origins: the allowed ones; `*` for all.
 
     Source: the Fetch standard, 3.2 (CORS protocol).
     """
@@ -79,10 +79,10 @@ class CrossOrigin(falcon.CORSMiddleware):  # type: ignore[type-arg]  # those of 
     def process_response(
         self, req: falcon.Request, resp: falcon.Response, resource: object, req_succeeded: bool
     ) -> None:
-        """Adds the headers that the browser asks for."""
+        """Adds the CORS headers."""
         super().process_response(req, resp, resource, req_succeeded)
         if self.allow_origins != "*":
-            resp.append_header("Vary", "Origin")  # caches must tell the answers apart
+            resp.append_header("Vary", "Origin")  # caches must keep responses per origin
 
 
 class Predict:
@@ -95,14 +95,14 @@ class Predict:
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         arrival_seconds = req.env.get(ADMITTED)
         if arrival_seconds is not None:
-            self._answer(req, resp, arrival_seconds)
+            self._respond(req, resp, arrival_seconds)
             return
         nbytes = req.content_length or 0
         with self._service.admit(nbytes):
-            self._answer(req, resp, time.monotonic())
+            self._respond(req, resp, time.monotonic())
 
-    def _answer(self, req: falcon.Request, resp: falcon.Response, arrival_seconds: float) -> None:
-        """Answers a request that has been counted in."""
+    def _respond(self, req: falcon.Request, resp: falcon.Response, arrival_seconds: float) -> None:
+        """Responds to a request that has been admitted."""
         stages = req.env[STAGES] = Stages()
         status = 500
         try:
@@ -130,7 +130,7 @@ class Predict:
 
 
 class Health:
-    """GET /health, /health/ready: whether the server takes traffic."""
+    """GET /health and /health/ready: whether the server accepts requests."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -143,7 +143,7 @@ class Health:
 
 
 class Live:
-    """GET /health/live: the process answers."""
+    """GET /health/live: whether the process responds."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -154,7 +154,7 @@ class Live:
 
 
 class MetricsPage:
-    """GET /metrics: Prometheus' text."""
+    """GET /metrics: the metrics in Prometheus' text format."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -166,7 +166,7 @@ class MetricsPage:
 
 
 class Info:
-    """GET /info: the model."""
+    """GET /info: describes the model and how it is served."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -177,21 +177,21 @@ class Info:
 
 
 def read_body(environment: Mapping[str, Any], declared: int | None, limit_bytes: int) -> bytes:
-    """The whole body of a request.
+    """Reads the whole body of a request.
 
     Args:
         environment: WSGI's (PEP 3333).
-        declared: its length in bytes, if the client told.
-        limit_bytes: a larger body is refused.
+        declared: the Content-Length in bytes; None without one.
+        limit_bytes: larger bodies are rejected.
 
     Raises:
-        BodyTooLargeError: before anything is read where the length is declared.
-        InvalidJSONError: the body ended before its declared length.
+        BodyTooLargeError: the body is too large; raised before reading if its length is declared.
+        InvalidJSONError: the body is shorter than declared.
     """
     stream = environment["wsgi.input"]
     if declared is None:
-        # Only a server that ends the stream by itself can be read from without a length (PEP 3333
-        # has no such promise; waitress gives it, for chunked bodies).
+        # Without a length only a stream that the server terminates can be read. PEP 3333 does not
+        # require that; waitress does it for chunked bodies.
         is_terminated = environment.get("wsgi.input_terminated", False)
         body = _read(stream, limit_bytes + 1) if is_terminated else b""
         if len(body) > limit_bytes:
@@ -206,15 +206,15 @@ def read_body(environment: Mapping[str, Any], declared: int | None, limit_bytes:
 
 
 def _read(stream: Any, max_bytes: int) -> bytes:
-    """Bytes of a stream that nobody has read from yet."""
+    """Reads from a stream that is still at its start."""
     if type(stream) is io.BytesIO:
-        body = stream.getvalue()  # shares what the server collected; read() would copy it
+        body = stream.getvalue()  # shares the server's buffer; read() would copy it
         return body if len(body) <= max_bytes else body[:max_bytes]
     read: bytes = stream.read(max_bytes)
     return read
 
 
-def _answer_error(
+def _handle_error(
     req: falcon.Request, resp: falcon.Response, error: ClientError | ServiceError, params: object
 ) -> None:
     del req, params
@@ -224,10 +224,10 @@ def _answer_error(
         resp.set_header("Retry-After", str(error.retry_after_seconds))
 
 
-def _answer_http_error(
+def _handle_http_error(
     req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, params: object
 ) -> None:
-    """What Falcon itself refuses: routes, methods, headers that it parses."""
+    """Handles Falcon's own errors: routes, methods, headers that it parses."""
     del params
     resp.status = error.status
     for name, value in dict(error.headers or {}).items():
@@ -242,19 +242,19 @@ def _answer_http_error(
     resp.data = _detail(detail)
 
 
-def _answer_http_status(
+def _handle_http_status(
     req: falcon.Request, resp: falcon.Response, status: falcon.HTTPStatus, params: object
 ) -> None:
-    """Falcon's own answers that are no errors, as they are."""
+    """Handles Falcon's own responses that are not errors: leaves them unchanged."""
     del req, params
     resp.status = status.status
     resp.text = status.text
 
 
-def _answer_bug(
+def _handle_bug(
     req: falcon.Request, resp: falcon.Response, error: Exception, params: object
 ) -> None:
-    """Nothing should end here; where something does, the log has it all and the client nothing."""
+    """Handles unexpected exceptions: the traceback goes to the log, no detail to the client."""
     del params
     logger.error("%s %s failed", req.method, req.path, exc_info=error)
     resp.status = 500

@@ -1,4 +1,4 @@
-"""The WSGI application of one process, put together: service, routes, middleware."""
+"""Assembles the WSGI application of one process: service, routes, middleware."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from gpux.serving.service import Service
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """What a WSGI server hosts.
+    """The WSGI application with its service and recorders.
 
     Attributes:
-        service: not loaded yet.
-        wsgi: the WSGI callable (PEP 3333), with the middleware around it.
-        recorders: the access log and traces; the server closes them after the last response.
+        service: its model is not loaded yet.
+        wsgi: the WSGI callable (PEP 3333), including the middleware.
+        recorders: of access log and traces; the server closes them after the last response.
     """
 
     service: Service
@@ -29,7 +29,7 @@ class Application:
 def build(
     settings: Settings, environment: Mapping[str, str], counters: SharedCounters | None = None
 ) -> Application:
-    """Puts the application together. Loads no model: `service.load()` does.
+    """Assembles the application. Loads no model: `service.load()` does.
 
     Args:
         settings: what to serve, and how.

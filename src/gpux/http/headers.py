@@ -1,4 +1,4 @@
-"""The headers of a request to an inference route: media type, encoding, timeout."""
+"""Checks the headers of inference requests: media type, encoding, timeout."""
 
 from gpux.errors import InvalidHeaderError, UnsupportedMediaTypeError
 
@@ -6,14 +6,14 @@ MEDIA_TYPE = "application/json"
 
 
 def check_headers(content_type: str | None, content_encoding: str | None) -> None:
-    """Checks that a body is declared as plain JSON in UTF-8.
+    """Checks that the headers declare the body as plain JSON in UTF-8.
 
     Args:
-        content_type: the header's value, None where it is missing.
-        content_encoding: the same.
+        content_type: the header's value; None without the header.
+        content_encoding: likewise.
 
     Raises:
-        UnsupportedMediaTypeError: names what was declared.
+        UnsupportedMediaTypeError: names the declared value.
 
     Source: RFC 9110, 8.3 (Content-Type) and 8.4 (Content-Encoding).
     """
@@ -21,7 +21,7 @@ def check_headers(content_type: str | None, content_encoding: str | None) -> Non
         raise UnsupportedMediaTypeError(
             f"Content-Encoding {_cut(content_encoding)} is not supported: send plain JSON"
         )
-    if content_type == MEDIA_TYPE:  # almost every request
+    if content_type == MEDIA_TYPE:  # the common case
         return
     if content_type is None:
         raise UnsupportedMediaTypeError(f"Content-Type must be {MEDIA_TYPE}, got none")
@@ -38,10 +38,10 @@ def check_headers(content_type: str | None, content_encoding: str | None) -> Non
 
 
 def read_timeout(header: str | None) -> float | None:
-    """What a client is ready to wait, in seconds, by its `X-Request-Timeout`.
+    """Parses `X-Request-Timeout`: how long the client waits, in seconds.
 
     Raises:
-        InvalidHeaderError: it is no number above 0.
+        InvalidHeaderError: it is not a finite number above 0.
     """
     if header is None:
         return None
@@ -55,5 +55,5 @@ def read_timeout(header: str | None) -> float | None:
 
 
 def _cut(header: str) -> str:
-    """A header's value for a message, of bounded length."""
+    """Quotes a header's value for a message, truncated."""
     return repr(header if len(header) <= 100 else header[:100] + "…")

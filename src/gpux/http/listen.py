@@ -1,10 +1,4 @@
-"""Addresses to listen on, and what Linux knows of this process' connections.
-
-A server that leaves no trace of which connection a request came over can still be kept from slow
-clients: the system counts what went over each.
-
-Source: tcp(7), TCP_INFO; linux/tcp.h, struct tcp_info.
-"""
+"""Creates the sockets that the server listens on."""
 
 import socket
 from collections.abc import Sequence
@@ -16,14 +10,14 @@ Address = tuple[socket.AddressFamily, str, int]
 
 
 def bind(host: str | None, port: int) -> list[socket.socket]:
-    """Sockets bound to an address, not listening yet.
+    """Binds sockets to an address; they do not listen yet.
 
     Args:
-        host: a name or an address; None for 127.0.0.1 and, where the machine has one, ::1.
-        port: 0 takes a free one, the same for all sockets.
+        host: a name or an address; None for 127.0.0.1 and, if the machine has it, ::1.
+        port: 0 for a free one, the same for all sockets.
 
     Raises:
-        ConfigurationError: says which address, and why not.
+        ConfigurationError: names the address and the reason.
     """
     if host is not None:
         try:
@@ -54,11 +48,11 @@ def bind(host: str | None, port: int) -> list[socket.socket]:
 
 
 def url(host: str | None, sockets: Sequence[socket.socket]) -> str:
-    """Of the root, as a client on this machine has it.
+    """The URL of the root, for clients on this machine.
 
     Args:
-        host: what bind() was given.
-        sockets: what it gave.
+        host: as passed to bind().
+        sockets: as returned by bind().
     """
     shown = "localhost" if host is None else str(sockets[0].getsockname()[0])
     shown = f"[{shown}]" if ":" in shown else shown
@@ -76,10 +70,10 @@ def _has_ipv6_loopback() -> bool:
     return True
 
 
-def listen_beside(address: Address) -> socket.socket:
-    """A socket bound to an address that others of this server listen on too, not listening yet.
+def bind_reuse_port(address: Address) -> socket.socket:
+    """Binds a socket to an address that other sockets of this server share; it does not listen yet.
 
-    Linux spreads new connections over all of them.
+    Linux distributes new connections among them (SO_REUSEPORT).
     """
     family, host, port = address
     bound = socket.socket(family, socket.SOCK_STREAM)

@@ -1,4 +1,4 @@
-"""Who is told of each request: the access log, traces. Where nobody is, the app stays as it is."""
+"""Records requests for the access log and traces. Without either, the app is not wrapped."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,16 +14,16 @@ from gpux.observability.sinks import Recorder, Sink
 from gpux.observability.tracing import create_sink as create_trace_sink
 
 REQUEST_ID_HEADER = "X-Request-Id"
-# At the end, for what is still to be written or sent.
+# Timeout at shutdown, for records that are still to be written or sent.
 _CLOSE_SECONDS = 3.0
 _STDOUT = 1
 
 
 class Recorders:
-    """Those who are told of each request. Any number of threads may tell them.
+    """The recorders that get a record of each request. Thread-safe.
 
     Args:
-        sinks: each gets a thread of its own.
+        sinks: one recorder with a thread of its own for each.
     """
 
     def __init__(self, sinks: Iterable[Sink] = ()) -> None:
@@ -33,20 +33,20 @@ class Recorders:
         return bool(self._recorders)
 
     def record(self, record: RequestRecord) -> None:
-        """Tells them of a request that was answered."""
+        """Passes the record of a finished request to all recorders."""
         for recorder in self._recorders:
             recorder.put(record)
 
     def wrap(self, app: Any) -> Any:
-        """A WSGI app whose requests are told of; the app itself where nobody is told."""
+        """Wraps a WSGI app to record its requests; returns the app itself without recorders."""
         return ObservabilityMiddleware(app, self) if self else app
 
     def dropped(self) -> list[tuple[tuple[str], float]]:
-        """By sink, of how many requests it does not tell."""
+        """The number of dropped records by sink, as samples of a metric."""
         return [((recorder.sink.name,), recorder.dropped) for recorder in self._recorders]
 
     def close(self) -> bool:
-        """Has all recorded that was told; answers whether it was done in time."""
+        """Writes out all records; returns whether that was done in time."""
         deadline = time.monotonic() + _CLOSE_SECONDS
         done = [
             recorder.close(max(0.0, deadline - time.monotonic())) for recorder in self._recorders
@@ -57,12 +57,12 @@ class Recorders:
 def create_recorders(
     settings: Settings, environment: Mapping[str, str], metrics: Metrics
 ) -> Recorders:
-    """Those whom the settings and OpenTelemetry's variables ask for.
+    """Creates the recorders that the settings and OpenTelemetry's variables ask for.
 
     Args:
-        settings: name, access_log.
+        settings: uses name and access_log.
         environment: OpenTelemetry's variables.
-        metrics: what is left out is counted among them.
+        metrics: gets a counter of dropped records.
     """
     sinks: list[Sink] = []
     if settings.access_log != "off":
@@ -84,11 +84,11 @@ def create_recorders(
 
 
 class ObservabilityMiddleware:
-    """A WSGI app, and those who are told of its requests.
+    """WSGI middleware that records each request.
 
     Args:
-        app: what it answers is there as a whole when it returns, as Falcon's is.
-        recorders: are told then.
+        app: its response must be complete when it returns, as Falcon's is.
+        recorders: get a record of each request then.
     """
 
     def __init__(self, app: Any, recorders: Recorders) -> None:

@@ -35,7 +35,7 @@ from gpux.config.settings import Settings
 from gpux.errors import ConfigurationError, StartError
 from gpux.http.application import build
 from gpux.http.gateway import Gateway
-from gpux.http.listen import Address, bind, listen_beside, url
+from gpux.http.listen import Address, bind, bind_reuse_port, url
 from gpux.http.stall_watch import StallWatch, stop_reading
 from gpux.observability.logs import log_to_stderr
 from gpux.observability.metrics import ROW_SIZE
@@ -308,7 +308,7 @@ def _work(
         watch.look(time.monotonic())
         if os.getppid() != master:
             os._exit(1)
-    _drain(service, listeners, addresses[0][2])
+    _drain(service, listeners, addresses[0][2], master)
     application.recorders.close()
     sys.stdout.flush()
     # Nothing stops ONNX Runtime while it loads a model, and threads of granian's may wait for
@@ -326,7 +326,7 @@ def _is_told_to_end(patience_seconds: float) -> bool:
     return told is not None and told.si_signo == signal.SIGTERM
 
 
-def _drain(service: Service, listeners: Sequence["_Listener"], port: int) -> None:
+def _drain(service: Service, listeners: Sequence["_Listener"], port: int, master: int) -> None:
     """Returns when all that was read in full is answered, to its last byte.
 
     Clients that are still sending are cut off, once they alone are left. If this takes too long,
@@ -337,6 +337,8 @@ def _drain(service: Service, listeners: Sequence["_Listener"], port: int) -> Non
         listener.stop()
     idle_since = time.monotonic()
     while not all(listener.ended.wait(0.05) for listener in listeners):
+        if os.getppid() != master:
+            os._exit(1)
         now = time.monotonic()
         if service.admission.requests:
             idle_since = now
@@ -355,7 +357,7 @@ class _Listener:
         self.ended = threading.Event()
         self._signal = _core.WorkerSignal()
         self._signal.add_cb(self.ended.set)
-        bound = listen_beside(address)
+        bound = bind_reuse_port(address)
         # A connection has one request at a time: with a thread for each, none waits for a thread.
         served = _core.WSGIWorker(
             1,

@@ -251,7 +251,7 @@ class Workers:
 
 
 class _Worker:
-    """One thread. As a context manager it is aside()."""
+    """One thread. As a context manager it is yield_turn()."""
 
     def __init__(self, workers: Workers, name: str) -> None:
         self.workers = workers

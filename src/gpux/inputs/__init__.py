@@ -1,1 +1,1 @@
-"""From the values of a request, JSON or Python, to the tensors of one run. Runs nothing."""
+"""Converts the values of a request, JSON or Python, to the tensors of one run. Runs nothing."""

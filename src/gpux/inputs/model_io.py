@@ -1,7 +1,7 @@
-"""What clients see of a model: its signature, with what gpux.yml says over it.
+"""A model's inputs and outputs as clients see them: its signature, merged with gpux.yml.
 
-Pure: everything that the file says of inputs and outputs is held against the model here, before
-anything is served.
+Pure: everything that gpux.yml says about inputs and outputs is checked against the model here,
+before anything is served.
 """
 
 import difflib
@@ -14,9 +14,9 @@ from msgspec import UNSET
 
 from gpux.config.schema import Activation, InputConfig, ModelConfig, OutputConfig
 from gpux.config.yaml import show
-from gpux.tensors.signature import BY_NAME, MAX_AXES, Dim, OtherSpec, Signature, TensorSpec
+from gpux.tensors.signature import BY_NAME, MAX_AXES, Dim, NonTensorSpec, Signature, TensorSpec
 
-# What a tokenizer takes, and what it makes of it, as transformers call it.
+# A tokenizer's inputs and outputs, with the names used by transformers.
 TEXT, PAIR = "text", "text_pair"
 IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -24,13 +24,13 @@ _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 @dataclass(frozen=True)
 class ServedInput:
-    """An input as clients may send it.
+    """An input that clients may send.
 
     Attributes:
-        spec: its type and axes.
-        config: what gpux.yml says of it.
-        from_text: it is made from a text, unless it is sent itself.
-        is_text: it is that text, and no input of the model.
+        spec: its type and shape.
+        config: its entry in gpux.yml.
+        from_text: whether the tokenizer makes it from a text, unless it is sent itself.
+        is_text: whether it is that text, rather than an input of the model.
     """
 
     spec: TensorSpec
@@ -40,12 +40,12 @@ class ServedInput:
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The input's name."""
         return self.spec.name
 
     @cached_property
     def required(self) -> bool:
-        """Whether a request must have it."""
+        """Whether every request must have it."""
         if self.config.required is not None:
             return self.config.required
         if self.config.default is not UNSET or self.from_text:
@@ -54,38 +54,38 @@ class ServedInput:
 
     @property
     def default(self) -> Any:
-        """Its value where a request has none; UNSET if it must have one."""
+        """Its value in requests without it; UNSET if it has no default."""
         return self.config.default
 
 
 @dataclass(frozen=True)
 class ServedOutput:
-    """A member of the answer.
+    """An output in the response.
 
     Attributes:
-        name: in the answer.
+        name: its name in the response.
         spec: the model's output that it is made from.
-        config: what gpux.yml says of it.
+        config: its entry in gpux.yml.
     """
 
     name: str
-    spec: TensorSpec | OtherSpec
+    spec: TensorSpec | NonTensorSpec
     config: OutputConfig
 
     @property
     def activation(self) -> Activation | None:
-        """What is done to the output."""
+        """The activation applied to the output; None for none."""
         return self.config.activation
 
 
 @dataclass(frozen=True)
 class ModelIO:
-    """What a model takes and answers.
+    """The inputs that a model accepts and the outputs that it returns.
 
     Attributes:
-        signature: the model's inputs, and those of its outputs that are answered.
-        inputs: in the order in which they are shown: texts, then the model's own.
-        outputs: in the order of the answer.
+        signature: the model's inputs, and those of its outputs that are served.
+        inputs: in display order: texts, then the model's own.
+        outputs: in the order of the response.
     """
 
     signature: Signature
@@ -94,23 +94,23 @@ class ModelIO:
 
 
 def takes_ids(model: Signature) -> bool:
-    """Whether a tokenizer can serve a model: it takes ids, and no text by itself."""
+    """Whether a tokenizer can serve a model: it accepts token ids, and no texts."""
     inputs = {spec.name: spec for spec in model.inputs}
     ids = inputs.get(IDS)
-    is_right = ids is not None and ids.type.name in ("int64", "int32") and len(ids.dims) == 2
-    return is_right and TEXT not in inputs and PAIR not in inputs
+    accepts_ids = ids is not None and ids.type.name in ("int64", "int32") and len(ids.dims) == 2
+    return accepts_ids and TEXT not in inputs and PAIR not in inputs
 
 
-def declare(model: Signature, config: ModelConfig, *, has_tokenizer: bool = False) -> ModelIO:
-    """The interface that a model and its gpux.yml make.
+def merge_config(model: Signature, config: ModelConfig, *, has_tokenizer: bool = False) -> ModelIO:
+    """Merges a model's signature with its gpux.yml.
 
     Args:
-        model: what ONNX Runtime reports.
+        model: the signature reported by ONNX Runtime.
         config: gpux.yml.
-        has_tokenizer: it takes ids, and texts for them as well.
+        has_tokenizer: whether texts are accepted in place of the model's token ids.
 
     Raises:
-        ConfigurationError: the file contradicts the model, or itself.
+        ConfigurationError: gpux.yml contradicts the model, or itself.
     """
     known = {spec.name: spec for spec in model.inputs}
     texts = (TEXT, PAIR) if has_tokenizer else ()
@@ -120,7 +120,7 @@ def declare(model: Signature, config: ModelConfig, *, has_tokenizer: bool = Fals
             config.fail("inputs", name, problem=f"the model has no such input; {hint}")
     merged = _merge_inputs(known, config)
     if has_tokenizer:
-        # A text is an item, and a list of texts a batch, where a list of ids is one.
+        # A text is one item, like a list of ids; a list of texts is a batch.
         ids = merged[IDS]
         added = {
             name: TensorSpec(name, BY_NAME["string"], ids.dims[:1], ids.batched) for name in texts
@@ -144,18 +144,18 @@ def declare(model: Signature, config: ModelConfig, *, has_tokenizer: bool = Fals
     )
     for entry in accepted:
         _check_input(entry, config)
-    outputs = {spec.name: _follow(spec, fixed, known, merged) for spec in model.outputs}
-    answered = tuple(_answer(outputs, config))
-    own = tuple(entry.spec for entry in accepted if not entry.is_text)
+    outputs = {spec.name: _propagate(spec, fixed, known, merged) for spec in model.outputs}
+    served = tuple(_merge_outputs(outputs, config))
+    inputs = tuple(entry.spec for entry in accepted if not entry.is_text)
     return ModelIO(
-        Signature(own, tuple({entry.spec.name: entry.spec for entry in answered}.values())),
+        Signature(inputs, tuple({entry.spec.name: entry.spec for entry in served}.values())),
         accepted,
-        answered,
+        served,
     )
 
 
-def _answer(
-    outputs: dict[str, TensorSpec | OtherSpec], config: ModelConfig
+def _merge_outputs(
+    outputs: dict[str, TensorSpec | NonTensorSpec], config: ModelConfig
 ) -> Iterable[ServedOutput]:
     if config.outputs is None:
         yield from (ServedOutput(name, spec, OutputConfig()) for name, spec in outputs.items())
@@ -193,7 +193,7 @@ def _merge(
     section: str,
     name: str,
 ) -> TensorSpec:
-    """A tensor as the model and the file declare it together."""
+    """The spec of a tensor, merged with its entry in gpux.yml."""
     if entry.type is not None and entry.type != spec.type.name:
         problem = f"expected {spec.type.name}, as the model declares it, got {show(entry.type)}"
         config.fail(section, name, "type", problem=problem)
@@ -205,7 +205,7 @@ def _merge(
             problem = f"expected {spec.shape_text}, as the model declares it, got {got}"
             config.fail(section, name, "shape", problem=problem)
         dims = merged
-    if len(dims) > MAX_AXES:  # where the model declares none
+    if len(dims) > MAX_AXES:  # only if the model declares no shape
         problem = f"expected at most {MAX_AXES} axes, got {len(dims)}"
         config.fail(section, name, "shape", problem=problem)
     if entry.batched and not dims:
@@ -215,41 +215,41 @@ def _merge(
 
 
 def _merge_dims(
-    model: Sequence[Dim], config: Sequence[Dim], *, may_fix: bool
+    declared: Sequence[Dim], config: Sequence[Dim], *, may_fix: bool
 ) -> tuple[Dim, ...] | None:
-    """The axes that both agree on; None where they contradict each other.
+    """Merges a declared shape with that of gpux.yml; None if they contradict each other.
 
-    The file may name or fix an axis that the model leaves unnamed, fix one that it names (of an
-    input: outputs follow), and say nothing of an axis (null or -1). Where the model declares no
-    axes, the file is believed.
+    gpux.yml may name or fix an axis that the model leaves unnamed, fix one that the model names
+    (of an input: outputs follow), and leave an axis as it is (null or -1). If the model declares no
+    shape, that of gpux.yml is used.
     """
-    said = tuple(None if dim == -1 else dim for dim in config)
-    if not model:
-        return said
-    if len(said) != len(model):
+    configured = tuple(None if dim == -1 else dim for dim in config)
+    if not declared:
+        return configured
+    if len(configured) != len(declared):
         return None
     merged: list[Dim] = []
-    for own, other in zip(model, said, strict=True):
-        fits = own is None or other is None or own == other
-        if not fits and not (may_fix and isinstance(own, str) and isinstance(other, int)):
+    for old, new in zip(declared, configured, strict=True):
+        fits = old is None or new is None or old == new
+        if not fits and not (may_fix and isinstance(old, str) and isinstance(new, int)):
             return None
-        merged.append(own if other is None else other)
+        merged.append(old if new is None else new)
     return tuple(merged)
 
 
 def _fixed_axes(
     specs: Iterable[TensorSpec], merged: dict[str, TensorSpec], config: ModelConfig
 ) -> dict[str, int]:
-    """The model's named axes that the file fixes for an input, and so wherever the name stands."""
+    """Axis name -> the size that gpux.yml fixes for an input, and so wherever the name occurs."""
     fixed: dict[str, int] = {}
     for spec in specs:
-        for axis, (own, other) in enumerate(
+        for axis, (dim, size) in enumerate(
             zip(spec.dims, merged[spec.name].dims, strict=bool(spec.dims))
         ):
-            if not isinstance(own, str) or not isinstance(other, int):
+            if not isinstance(dim, str) or not isinstance(size, int):
                 continue
-            if fixed.setdefault(own, other) != other:
-                problem = f"expected {fixed[own]} for '{own}', as another input has it, got {other}"
+            if fixed.setdefault(dim, size) != size:
+                problem = f"expected {fixed[dim]} for '{dim}', as another input has it, got {size}"
                 config.fail("inputs", spec.name, "shape", axis, problem=problem)
     return fixed
 
@@ -259,14 +259,14 @@ def _fix(spec: TensorSpec, fixed: dict[str, int]) -> TensorSpec:
     return replace(spec, dims=dims)
 
 
-def _follow(
-    output: TensorSpec | OtherSpec,
+def _propagate(
+    output: TensorSpec | NonTensorSpec,
     fixed: dict[str, int],
     known: Mapping[str, TensorSpec],
     merged: Mapping[str, TensorSpec],
-) -> TensorSpec | OtherSpec:
-    """An output, once inputs are fixed, and their unnamed leading axes named: its own follows."""
-    if isinstance(output, OtherSpec):
+) -> TensorSpec | NonTensorSpec:
+    """Applies to an output the sizes fixed for inputs, and the name given to their leading axis."""
+    if isinstance(output, NonTensorSpec):
         return output
     names = {
         merged[name].dims[0] for name, spec in known.items() if spec.dims and spec.dims[0] is None
@@ -277,28 +277,28 @@ def _follow(
 
 
 def _check_input(entry: ServedInput, config: ModelConfig) -> None:
-    name, own = entry.name, entry.config
-    if own.max_length is not None and entry.spec.type.word != "string":
+    name, options = entry.name, entry.config
+    if options.max_length is not None and entry.spec.type.word != "string":
         problem = f"only texts have one, and {show(name)} is {entry.spec.type.name}"
         config.fail("inputs", name, "max_length", problem=problem)
-    _check_labels(entry.spec, own, config, "inputs", name)
+    _check_labels(entry.spec, options, config, "inputs", name)
     if entry.is_text:
-        for key, value in (("default", own.default), ("batched", own.batched)):
+        for key, value in (("default", options.default), ("batched", options.batched)):
             if value is not UNSET and value is not None:
                 config.fail("inputs", name, key, problem="a text for the tokenizer has none")
-        if own.required is False and name == TEXT:
+        if options.required is False and name == TEXT:
             problem = "a text for the tokenizer has no default: only ids can stand in its place"
             config.fail("inputs", name, "required", problem=problem)
-    elif own.default is not UNSET and own.required:
+    elif options.default is not UNSET and options.required:
         problem = "a required input has none: leave out `required` or `default`"
         config.fail("inputs", name, "default", problem=problem)
-    elif own.required is False and own.default is UNSET and not entry.from_text:
+    elif options.required is False and options.default is UNSET and not entry.from_text:
         problem = "the model cannot run without it: an optional input needs a `default`"
         config.fail("inputs", name, "required", problem=problem)
 
 
-def _check_other(spec: OtherSpec, entry: OutputConfig, config: ModelConfig, name: str) -> None:
-    """A sequence or a map has a type and nothing else to be compared with."""
+def _check_other(spec: NonTensorSpec, entry: OutputConfig, config: ModelConfig, name: str) -> None:
+    """Checks the entry of a sequence or a map, which has a type but no shape."""
     if entry.type is not None and entry.type != spec.onnx:
         problem = f"expected {spec.onnx}, as the model declares it, got {show(entry.type)}"
         config.fail("outputs", name, "type", problem=problem)
@@ -308,13 +308,13 @@ def _check_other(spec: OtherSpec, entry: OutputConfig, config: ModelConfig, name
 
 
 def _check_labels(
-    spec: TensorSpec | OtherSpec,
+    spec: TensorSpec | NonTensorSpec,
     entry: InputConfig | OutputConfig,
     config: ModelConfig,
     section: str,
     name: str,
 ) -> None:
-    if entry.labels is None or isinstance(spec, OtherSpec) or not spec.dims:
+    if entry.labels is None or isinstance(spec, NonTensorSpec) or not spec.dims:
         return
     size = spec.dims[-1]
     if isinstance(size, int) and len(entry.labels) != size:
@@ -323,11 +323,11 @@ def _check_labels(
 
 
 def _check_activation(
-    spec: TensorSpec | OtherSpec, activation: Activation, config: ModelConfig, name: str
+    spec: TensorSpec | NonTensorSpec, activation: Activation, config: ModelConfig, name: str
 ) -> None:
     problem = None
-    if isinstance(spec, OtherSpec) or spec.type.name not in _FLOATS:
-        kind = spec.onnx if isinstance(spec, OtherSpec) else spec.type.name
+    if isinstance(spec, NonTensorSpec) or spec.type.name not in _FLOATS:
+        kind = spec.onnx if isinstance(spec, NonTensorSpec) else spec.type.name
         problem = f"{activation} needs an output of floats, and {show(spec.name)} is {kind}"
     elif activation != "sigmoid" and len(spec.dims) == 1 and spec.kind == "batched":
         problem = f"{activation} needs an axis beside the batch's, and {spec.shape_text} has none"
@@ -345,8 +345,8 @@ def _hint(name: str, known: Iterable[str], otherwise: str) -> str:
 
 
 def describe(entry: ServedInput | ServedOutput) -> dict[str, Any]:
-    """What /info says of an input or output, ready for JSON."""
-    spec, own = entry.spec, entry.config
+    """The /info entry of an input or output, ready for JSON."""
+    spec, options = entry.spec, entry.config
     described: dict[str, Any] = {
         "name": entry.name,
         "type": spec.type.name if isinstance(spec, TensorSpec) else spec.onnx,
@@ -363,5 +363,5 @@ def describe(entry: ServedInput | ServedOutput) -> dict[str, Any]:
             described["from"] = spec.name
         if entry.activation is not None:
             described["activation"] = entry.activation
-    labels = None if own.labels is None else list(own.labels)
-    return {**described, "description": own.description, "labels": labels}
+    labels = None if options.labels is None else list(options.labels)
+    return {**described, "description": options.description, "labels": labels}

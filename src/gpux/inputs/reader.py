@@ -1,7 +1,7 @@
-"""Values by input name → the tensors of one request, which fit the model and each other.
+"""Converts values by input name to the tensors of one request, and checks them.
 
-Bodies (protocol.py) and Python callers (model.py) both come through here, so that they meet the
-same rules and the same messages.
+Request bodies (serving/engine.py) and Python values (model.py) both pass through here, so that the
+same rules and error messages apply to them.
 """
 
 import math
@@ -28,22 +28,22 @@ from gpux.tensors.memory import ALIGNMENT_BYTES, Block, Device, Pool, StringTens
 from gpux.tensors.request import Request
 from gpux.tensors.signature import InputForm, TensorSpec, stored_as
 
-# What a value became: a block of ours, strings, or a tensor that another library lent.
+# What a value is converted to: a block, strings, or a tensor borrowed from another library.
 Content = Block | list[str] | View
-# A value that was read: the input, its content, the shape, and how it was given.
+# A converted value: input name, content, shape, as_items, as_one_item (see InputForm).
 Read = tuple[str, Content, tuple[int, ...], bool, bool]
 
 
 class InputReader:
-    """Reads the inputs of one model. Immutable; used by all threads at once.
+    """Reads the inputs of one model. Immutable; shared by all threads.
 
     Args:
-        io: what may be sent.
-        pool: where the blocks of tensors come from.
-        text: makes ids of texts, where the model takes them.
-        config: gpux.yml, for what is wrong with a default.
-        stream: of the GPU that the model runs on; None for the CPU.
-        host_inputs: what it reads on the host all the same.
+        io: the inputs that clients may send.
+        pool: source of the tensors' blocks.
+        text: encodes texts as ids; None if the model accepts no texts.
+        config: gpux.yml, to locate an invalid default.
+        stream: the stream of the model's GPU; None on the CPU.
+        host_inputs: inputs that a model on a GPU reads on the host.
 
     Raises:
         ConfigurationError: a default does not fit its input.
@@ -70,7 +70,7 @@ class InputReader:
             )
             for entry in io.inputs
         }
-        # Texts, and what is made from them, do not stand in one body.
+        # A body must not have both texts and inputs that are made from them.
         self._groups = {
             entry.name: 1 if entry.is_text else 2 if entry.from_text else 0 for entry in io.inputs
         }
@@ -86,14 +86,14 @@ class InputReader:
                     )
 
     def decode(self, body: bytes) -> Request:
-        """The tensors of a body.
+        """Decodes a request body to tensors.
 
         Args:
             body: any bytes.
 
         Raises:
-            ClientError: the first thing that is wrong: in the text, in its order; then missing
-                inputs in the model's order, then sizes that disagree.
+            ClientError: the first error: those in the body, in its order; then missing inputs, in
+                the model's order; then sizes that disagree.
             InferenceError: the tokenizer failed.
             MemoryError: there is no room for the tensors.
 
@@ -102,11 +102,11 @@ class InputReader:
         return self._complete(decode(body, self._table, self._pool))
 
     def collect(self, values: Mapping[str, object]) -> Request:
-        """The tensors that Python values make.
+        """Converts Python values to tensors.
 
         Args:
-            values: by input name, in the order in which errors are looked for. What a value may be:
-                gpux._fastpath.walk.
+            values: by input name, checked in this order. gpux._fastpath.walk documents which
+                values are accepted.
 
         Raises:
             ClientError, InferenceError, MemoryError: as decode().
@@ -127,17 +127,17 @@ class InputReader:
         return self._complete(read)
 
     def _borrow(self, spec: InputSpec, value: object) -> Read | None:
-        """A tensor that another library has on the model's own GPU, to be read where it lies.
+        """Borrows a tensor that another library has on the model's GPU; None for other values.
 
-        Only what can be bound as it is; anything else goes through the host, element by element.
-        The elements themselves are not looked at: infinities and NaN pass.
+        Only for tensors that can be bound as they are: others go through the host, element by
+        element. The elements are not checked: infinities and NaN pass.
         """
         stream = self._stream
         if stream is None or not self._signature.is_numeric or spec.name in self._host_inputs:
             return None
         if device_of(value) != stream.device:
             return None
-        # The library makes our stream wait for what it has still to write.
+        # The producer makes our stream wait for its pending writes.
         view = take(value, stream=stream.address)
         is_same = view.type_code == self._types[spec.name].code
         if not is_same or not view.is_dense or view.address % ALIGNMENT_BYTES:
@@ -151,7 +151,7 @@ class InputReader:
                 raise ClashingInputsError(*((name, other) if group == 1 else (other, name)))
 
     def _complete(self, read: Sequence[Read]) -> Request:
-        """The request that values make, with what is made from texts and what is left out."""
+        """Builds the request, with the ids of its texts and the defaults of missing inputs."""
         tensors: dict[str, Tensor | StringTensor] = {}
         given: dict[str, InputForm] = {}
         request_blocks: list[Block] = []
@@ -160,10 +160,10 @@ class InputReader:
             tensors[name] = self._tensor(name, content, shape, request_blocks)
         try:
             if self._text is not None:
-                self._read_texts(self._text, tensors, given, request_blocks)
+                self._encode_texts(self._text, tensors, given, request_blocks)
             unbatched = self._signature.is_unbatched(given)
             if len(tensors) < len(self._signature.inputs):
-                self._fill_in(tensors, given, request_blocks)
+                self._add_defaults(tensors, given, request_blocks)
             self._signature.check_agreement(given)
         except BaseException:
             for block in request_blocks:
@@ -180,14 +180,14 @@ class InputReader:
             blocks.append(content)
         return Tensor(self._types[name], shape, content.address, content, Device(*content.device))
 
-    def _read_texts(
+    def _encode_texts(
         self,
-        reader: TextEncoder,
+        encoder: TextEncoder,
         tensors: dict[str, Tensor | StringTensor],
         given: dict[str, InputForm],
         blocks: list[Block],
     ) -> None:
-        """Puts ids in the place of texts, and types beside ids that came without them."""
+        """Replaces texts by ids, and adds token types to ids sent without them."""
         texts: dict[str, list[str]] = {}
         sent: list[InputForm] = []
         for name in [name for name in given if self._groups[name] == 1]:
@@ -203,7 +203,7 @@ class InputReader:
             if needs_types and IDS in given and TYPES not in given:
                 self._add_types(tensors, given, blocks)
             return
-        for name, rows in reader.encode(texts):
+        for name, rows in encoder.encode(texts):
             content, shape, _, _ = walk(self._specs[name], rows, self._pool)
             tensors[name] = self._tensor(name, content, shape, blocks)
             given[name] = InputForm(
@@ -219,7 +219,7 @@ class InputReader:
         given: dict[str, InputForm],
         blocks: list[Block],
     ) -> None:
-        """Ids by themselves are all of one type, 0, as transformers in Python take them."""
+        """Adds token types for ids sent without them: all 0, as transformers does in Python."""
         element, shape = self._types[TYPES], given[IDS].shape
         block = self._pool.take(math.prod(shape) * element.nbytes)
         blocks.append(block)
@@ -227,13 +227,13 @@ class InputReader:
         tensors[TYPES] = Tensor(element, shape, block.address, block, block.device)
         given[TYPES] = given[IDS]
 
-    def _fill_in(
+    def _add_defaults(
         self,
         tensors: dict[str, Tensor | StringTensor],
         given: dict[str, InputForm],
         blocks: list[Block],
     ) -> None:
-        """Puts defaults in the place of what was not given."""
+        """Adds the defaults of missing inputs."""
         for spec in self._signature.inputs:
             if spec.name not in tensors and spec.name not in self._defaults:
                 raise MissingInputError(spec.name)
@@ -245,20 +245,20 @@ class InputReader:
 
 
 class _Default:
-    """What stands for an input that a request leaves out.
+    """The default of an input, for requests without it.
 
-    One value fills all of the tensor; one item is repeated for each row of the batch; for an input
-    without a batch it is the whole tensor.
+    A single value fills the whole tensor; a single item is repeated for each item of the batch; for
+    an input without a batch axis the default is the whole tensor.
 
     Raises:
-        ClientError: the value does not fit its input.
+        ClientError: the default does not fit its input.
     """
 
     def __init__(self, entry: ServedInput, io: ModelIO, pool: Pool) -> None:
         spec = entry.spec
         self._spec = spec
         is_one_value = spec.min_axes > 0 and not isinstance(entry.default, list)
-        # An element by itself is what an input without declared axes takes.
+        # Read as an open input, which accepts a bare element.
         read_as = TensorSpec(spec.name, spec.type, ()) if is_one_value else spec
         content, shape, _, _ = walk(
             InputSpec(read_as, entry.config.max_length), entry.default, pool
@@ -281,12 +281,12 @@ class _Default:
     def fill(
         self, sizes: Mapping[str | None, int], pool: Pool, blocks: list[Block]
     ) -> Tensor | StringTensor:
-        """The tensor for a request.
+        """Creates the tensor for a request.
 
         Args:
-            sizes: of the axes that the request settles.
-            pool: where its block comes from.
-            blocks: the request's, to which it is added.
+            sizes: sizes of the axes that the request determines, by name.
+            pool: source of its block.
+            blocks: the request's blocks, to which it is added.
         """
         is_batched = self._spec.kind == "batched"
         shape = tuple(
@@ -309,13 +309,13 @@ class _Default:
         return Tensor(self._spec.type, shape, block.address, block, block.device)
 
 
-# Sizes of a request multiply: a default may not take more memory than bodies may.
+# A request's sizes multiply: a default must not take more memory than bodies may.
 _MAX_FILLED_ELEMENTS = 2**27
 
 
 def _check_sizes_are_known(spec: TensorSpec, io: ModelIO) -> None:
-    """One value fills a tensor only if each request tells how large it is."""
-    config = {
+    """Checks that each request determines the size of a tensor that one value fills."""
+    known = {
         dim
         for entry in io.inputs
         if entry.name != spec.name and entry.default is UNSET and not entry.is_text
@@ -324,7 +324,7 @@ def _check_sizes_are_known(spec: TensorSpec, io: ModelIO) -> None:
     }
     for axis, dim in enumerate(spec.dims):
         is_batch_axis = axis == 0 and spec.kind == "batched"
-        if not isinstance(dim, int) and not is_batch_axis and dim not in config:
+        if not isinstance(dim, int) and not is_batch_axis and dim not in known:
             problem = (
                 f"one value cannot fill {spec.shape_text}: no other input tells its axis {axis}"
             )

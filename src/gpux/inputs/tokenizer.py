@@ -1,9 +1,9 @@
-"""Texts → the ids that a transformer takes, by the model's own tokenizer.json.
+"""Encodes texts as the ids that a transformer takes, with the model's own tokenizer.json.
 
-The only importer of tokenizers (Hugging Face), which an extra installs. It turns each text into its
-tokens; cutting, special tokens and padding are done here. The library would keep all that it cuts
-off, of two long texts in every combination, which takes gigabytes. How special tokens go around a
-text is learnt from it, once.
+The only importer of tokenizers (Hugging Face), which an extra installs. It splits each text into
+tokens; truncation, special tokens and padding are done here. The library would keep everything that
+it truncates, for a pair of long texts in every combination, which takes gigabytes. Where special
+tokens go around a text is learned from it, once.
 """
 
 import logging
@@ -31,27 +31,27 @@ from gpux.tensors.signature import Signature
 logger = logging.getLogger(__name__)
 
 _DEFAULT_MAX_LENGTH = 512
-# Of one text, and about as many at once: the library takes some 200 bytes for each while it works.
+# Per text, and about as many per call: the library takes some 200 bytes for each while it works.
 MAX_CHARACTERS = 2**20
-# Of one request, over all inputs that are made from its texts. Padding multiplies the number of
-# texts by the longest of them: this is 10,922 texts of 512 tokens, with mask and types, and as
-# int64 128 MiB, twice the largest body. A transformer needs far more for so many at once.
+# Per request, over all inputs that are made from its texts. Padding multiplies the number of texts
+# by the longest of them: this is 10,922 texts of 512 tokens, with mask and types, and 128 MiB as
+# int64, twice the largest body. A transformer needs far more memory for so many in one run.
 _MAX_NUMBERS = 2**24
 
 
 def open_tokenizer(file: Path | None, model: Signature, config: ModelConfig) -> Any:
-    """The tokenizer for a model; None if it takes no texts.
+    """Opens the tokenizer for a model; None if the model accepts no texts.
 
     Args:
-        file: a tokenizer.json, if there is one.
-        model: what it is to be read for.
+        file: a tokenizer.json; None without one.
+        model: the model's signature.
         config: gpux.yml.
 
     Raises:
-        ConfigurationError: one that cannot be used, or is missing where gpux.yml needs it.
+        ConfigurationError: the tokenizer cannot be used, or is missing although gpux.yml needs it.
     """
     preprocessing = config.content.preprocessing
-    asked_for = [
+    needed_by = [
         ("preprocessing", key)
         for key in ("tokenizer", "max_length", "pad_token")
         if getattr(preprocessing, key) is not None
@@ -60,16 +60,16 @@ def open_tokenizer(file: Path | None, model: Signature, config: ModelConfig) -> 
         problem = f"the model has no input '{IDS}' of int64 or int32 with two axes"
         config.fail("preprocessing", "tokenizer", problem=problem)
     if file is None or not takes_ids(model):
-        if asked_for:
-            config.fail(*asked_for[0], problem="there is no tokenizer to use it")
+        if needed_by:
+            config.fail(*needed_by[0], problem="there is no tokenizer to use it")
         return None
-    asked_for += [("inputs", name) for name in (TEXT, PAIR) if name in config.inputs]
+    needed_by += [("inputs", name) for name in (TEXT, PAIR) if name in config.inputs]
     try:
         import tokenizers
     except ImportError:
         problem = f"the package tokenizers is not installed: {install_command('text')}"
-        if asked_for:
-            config.fail(*asked_for[0], problem=problem)
+        if needed_by:
+            config.fail(*needed_by[0], problem=problem)
         logger.warning("%s is not used, and no texts are taken: %s", file, problem)
         return None
     try:
@@ -81,12 +81,12 @@ def open_tokenizer(file: Path | None, model: Signature, config: ModelConfig) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A part of what a tokenizer makes of one text, or of two.
+    """A part of the tokens of one text, or of a pair.
 
     Attributes:
         source: 0 for the first text, 1 for the second, None for special tokens.
-        ids: of the special tokens.
-        type_id: of each token in it.
+        ids: ids of the special tokens.
+        type_id: token type of each token in the part.
     """
 
     source: int | None
@@ -96,12 +96,12 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _Padding:
-    """How rows are made equally long.
+    """How rows are padded to the same length.
 
     Attributes:
-        id, type_id: of the token that pads; no id where the tokenizer names none.
-        is_left: it stands before the text.
-        multiple: lengths are multiples of it.
+        id, type_id: id and token type of the pad token; id is None if the tokenizer names none.
+        is_left: whether padding goes before the text.
+        multiple: row lengths are multiples of it.
     """
 
     id: int | None
@@ -111,19 +111,19 @@ class _Padding:
 
 
 class TextEncoder:
-    """Makes a model's ids from texts. Immutable; used by all threads at once.
+    """Encodes texts as a model's ids. Immutable; shared by all threads.
 
     Args:
-        tokenizer: of the library; it is the reader's from now on.
-        file: where it was read from.
-        io: of the model.
+        tokenizer: a tokenizers.Tokenizer; owned, and modified, by this object from now on.
+        file: the file that it was read from.
+        io: the model's inputs and outputs.
         config: gpux.yml.
 
     Raises:
-        ConfigurationError: what gpux.yml or the tokenizer says of lengths or padding cannot be.
+        ConfigurationError: a length or the padding of gpux.yml or of the tokenizer is invalid.
 
     Attributes:
-        max_length: tokens of a row at most.
+        max_length: maximum number of tokens in a row.
     """
 
     def __init__(self, tokenizer: Any, file: Path, io: ModelIO, config: ModelConfig) -> None:
@@ -132,52 +132,52 @@ class TextEncoder:
         self._tokenizer = tokenizer
         self._batch_axis = leading if isinstance(leading, str) else "batch"
         self._fixed_length = length if isinstance(length, int) else None
-        self._fills = [entry.name for entry in io.inputs if entry.from_text]
+        self._inputs = [entry.name for entry in io.inputs if entry.from_text]
         self._pair_is_required = any(entry.name == PAIR and entry.required for entry in io.inputs)
         truncation, padding = tokenizer.truncation or {}, tokenizer.padding or {}
-        self._cuts_left = truncation.get("direction") == "left"
+        self._truncates_left = truncation.get("direction") == "left"
         self._padding = _find_padding(tokenizer, padding, config)
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        # By how many texts there are: one, or a pair.
-        self._layouts = {count: _learn_layout(tokenizer, count, file) for count in (1, 2)}
+        # By number of texts: one, or a pair.
+        self._layouts = {count: _find_layout(tokenizer, count, file) for count in (1, 2)}
         special = sum(len(part.ids) for part in self._layouts[1])
         self.max_length = _find_max_length(
             truncation.get("max_length"), file, self._fixed_length, special, config
         )
 
     @property
-    def fillers(self) -> Mapping[str, int]:
-        """What fills rows up, by input; nothing where the tokenizer names no token for it."""
+    def pad_values(self) -> Mapping[str, int]:
+        """Pad value of each input; empty if the tokenizer names no pad token."""
         padding = self._padding
         if padding.id is None:
             return {}
-        fillers = {IDS: padding.id, MASK: 0, TYPES: padding.type_id}
-        return {name: fillers[name] for name in self._fills}
+        values = {IDS: padding.id, MASK: 0, TYPES: padding.type_id}
+        return {name: values[name] for name in self._inputs}
 
     @property
     def pads_left(self) -> bool:
-        """Whether what fills rows up stands before the text."""
+        """Whether padding goes before the text."""
         return self._padding.is_left
 
     def encode(
         self, texts: Mapping[str, Sequence[str]]
     ) -> Iterator[tuple[str, numpy.ndarray[Any, Any]]]:
-        """The rows of the model's inputs.
+        """Encodes texts as the model's inputs.
 
         Args:
-            texts: `text`, and `text_pair` for models that compare two; each of at most
+            texts: `text`, and `text_pair` for models that compare two; each text of at most
                 MAX_CHARACTERS.
 
         Returns:
-            Inputs by name, one after the other: a row of integers for each text, all of one length.
+            An iterator over (input name, array): one row of integers per text, of equal length.
 
         Raises:
-            ClientError: one half of the pairs is missing, or longer than the other; or the rows
-                cannot be made equally long, or would be too large then.
+            ClientError: one half of the pairs is missing, or their numbers differ; or the rows
+                cannot be padded to the same length, or would be too large.
             InferenceError: the tokenizer failed.
 
-        The GIL is released while the texts are read.
+        The GIL is released while the library tokenizes.
         """
         if TEXT not in texts:
             raise MissingInputError(TEXT)
@@ -192,12 +192,12 @@ class TextEncoder:
         if room < 1:
             problem = f"there is no room for a pair in {self.max_length} tokens"
             raise InvalidShapeError(PAIR, (), problem)
-        # Of all texts, one after the other.
+        # Of all texts, concatenated.
         ids, types = array("q"), array("q")
         lengths: list[int] = []
         longest = 0
-        for tokens in zip(*(self._read(texts[name]) for name in names), strict=True):
-            kept = self._cut(tokens, room)
+        for tokens in zip(*(self._tokenize(texts[name]) for name in names), strict=True):
+            kept = self._truncate(tokens, room)
             before = len(ids)
             for part in layout:
                 part_ids = part.ids if part.source is None else kept[part.source]
@@ -206,11 +206,11 @@ class TextEncoder:
             lengths.append(len(ids) - before)
             if lengths[-1] > longest:
                 longest = lengths[-1]
-                self._check_amount(counts[0], longest)
+                self._check_size(counts[0], longest)
         return self._pad(ids, types, lengths)
 
-    def _read(self, texts: Sequence[str]) -> Iterator[list[int]]:
-        """The tokens of each text; a few texts at a time, by their length."""
+    def _tokenize(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """Yields the tokens of each text; a call takes texts of about MAX_CHARACTERS in all."""
         start = 0
         while start < len(texts):
             end, characters = start, 0
@@ -222,7 +222,7 @@ class TextEncoder:
                     texts[start:end], add_special_tokens=False
                 )
             except BaseException as error:
-                # A panic of its Rust code is no Exception.
+                # A panic of its Rust code is not an Exception.
                 if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
                     raise
                 raise InferenceError("the tokenizer could not read the text") from error
@@ -230,33 +230,33 @@ class TextEncoder:
                 yield encoding.ids
             start = end
 
-    def _cut(self, tokens: Sequence[list[int]], room: int) -> list[list[int]]:
-        """What is kept of one text, or of two."""
-        sizes = _shares([len(each) for each in tokens], room)
-        if self._cuts_left:
+    def _truncate(self, tokens: Sequence[list[int]], room: int) -> list[list[int]]:
+        """Truncates the tokens of one text, or of a pair, to `room` in all."""
+        sizes = _kept_lengths([len(each) for each in tokens], room)
+        if self._truncates_left:
             return [each[len(each) - size :] for each, size in zip(tokens, sizes, strict=True)]
         return [each[:size] for each, size in zip(tokens, sizes, strict=True)]
 
-    def _width(self, longest: int) -> int:
-        """How long rows are, of which the longest has so many tokens."""
+    def _row_length(self, longest: int) -> int:
+        """The padded length of rows of which the longest has `longest` tokens."""
         if self._fixed_length is not None:
             return self._fixed_length
         if self._padding.id is None:
             return longest
         return -(-longest // self._padding.multiple) * self._padding.multiple
 
-    def _check_amount(self, rows: int, longest: int) -> None:
-        width = self._width(longest)
-        if rows * width * len(self._fills) > _MAX_NUMBERS:
+    def _check_size(self, rows: int, longest: int) -> None:
+        width = self._row_length(longest)
+        if rows * width * len(self._inputs) > _MAX_NUMBERS:
             problem = f"padded to {width} tokens each, {rows} texts are too many for one request"
-            fit = f"{_MAX_NUMBERS // (width * len(self._fills))} fit"
+            fit = f"{_MAX_NUMBERS // (width * len(self._inputs))} fit"
             raise InvalidShapeError(TEXT, (), f"{problem}: {fit}")
 
     def _pad(
         self, ids: "array[int]", types: "array[int]", lengths: list[int]
     ) -> Iterator[tuple[str, numpy.ndarray[Any, Any]]]:
-        """Makes rows equally long, and tells what of them is text."""
-        padding, width, shortest = self._padding, self._width(max(lengths)), min(lengths)
+        """Yields each input's rows, padded to the same length; the mask marks the text."""
+        padding, width, shortest = self._padding, self._row_length(max(lengths)), min(lengths)
         if padding.id is None and shortest < width:
             expected = f"{width} tokens in each"
             problem = f"expected {expected}, as the tokenizer names no token to pad with"
@@ -264,23 +264,23 @@ class TextEncoder:
         shape = len(lengths), width
         is_text = numpy.ones(shape, bool)
         if shortest < width:
-            places, ends = numpy.arange(width), numpy.array(lengths)[:, None]
-            is_text = places >= width - ends if padding.is_left else places < ends
-        for name in self._fills:
+            positions, ends = numpy.arange(width), numpy.array(lengths)[:, None]
+            is_text = positions >= width - ends if padding.is_left else positions < ends
+        for name in self._inputs:
             if name == MASK:
                 yield name, is_text.view("uint8")
                 continue
-            tokens, filler = (ids, padding.id) if name == IDS else (types, padding.type_id)
+            tokens, pad_value = (ids, padding.id) if name == IDS else (types, padding.type_id)
             rows = numpy.frombuffer(tokens, "int64")
             if shortest < width:
-                padded = numpy.full(shape, filler)
+                padded = numpy.full(shape, pad_value)
                 padded[is_text] = rows
                 rows = padded
             yield name, rows.reshape(shape)
 
 
-def _shares(sizes: list[int], room: int) -> list[int]:
-    """How many tokens are kept of one text, or of two, of which the longer one is cut first.
+def _kept_lengths(sizes: list[int], room: int) -> list[int]:
+    """How many tokens to keep of one text, or of a pair, whose longer one is truncated first.
 
     Source: `longest_first` of the tokenizers library, to the token.
     """
@@ -296,11 +296,11 @@ def _shares(sizes: list[int], room: int) -> list[int]:
     return [shorter, longer] if sizes[0] <= sizes[1] else [longer, shorter]
 
 
-def _learn_layout(tokenizer: Any, count: int, file: Path) -> list[_Part]:
-    """Where special tokens stand around one text, or around and between two."""
-    # The first text that is a token of its own in any vocabulary that knows it.
+def _find_layout(tokenizer: Any, count: int, file: Path) -> list[_Part]:
+    """Finds where special tokens go around one text, or around and between a pair."""
+    # Texts that are one token in any vocabulary that has them; the first known one is used.
     for probe in ("a", "the", "0", ".", "\u4e00"):
-        # The faster encode_batch_fast() forgets the types where there is no post-processor.
+        # The faster encode_batch_fast() loses the token types if there is no post-processor.
         (encoding,) = tokenizer.encode_batch([(probe, probe) if count == 2 else probe])
         sources = encoding.sequence_ids
         groups = [list(group) for _, group in groupby(range(len(sources)), sources.__getitem__)]
@@ -321,13 +321,13 @@ def _learn_layout(tokenizer: Any, count: int, file: Path) -> list[_Part]:
 def _find_max_length(
     own: int | None, file: Path, fixed: int | None, special: int, config: ModelConfig
 ) -> int:
-    """Tokens of a row at most: what gpux.yml says, the tokenizer or 512, and the model.
+    """The maximum tokens in a row: by gpux.yml, else by the tokenizer or 512, and the model.
 
     Args:
-        own: of the tokenizer.
-        file: where it was read from.
-        fixed: of the model.
-        special: tokens that go around one text.
+        own: maximum of the tokenizer; None without one.
+        file: the tokenizer's file.
+        fixed: fixed row length of the model; None if dynamic.
+        special: number of special tokens around one text.
         config: gpux.yml.
     """
     if PAIR in config.inputs and config.inputs[PAIR].max_length is not None:
@@ -359,7 +359,7 @@ def _find_max_length(
 
 
 def _find_padding(tokenizer: Any, own: Mapping[str, Any], config: ModelConfig) -> _Padding:
-    """By the tokenizer; gpux.yml may name a token where it has none."""
+    """The tokenizer's padding; gpux.yml may name the pad token for a tokenizer without one."""
     token_id = own.get("pad_id")
     token = config.content.preprocessing.pad_token
     if token is not None:
@@ -368,7 +368,7 @@ def _find_padding(tokenizer: Any, own: Mapping[str, Any], config: ModelConfig) -
             problem = f"expected a token of the tokenizer, got {token!r}"
             config.fail("preprocessing", "pad_token", problem=problem)
     elif token_id is None:
-        # Without settings for padding there may still be a special token whose name says it.
+        # Without padding settings there may still be one special token named like a pad token.
         named = [
             number
             for number, added in tokenizer.get_added_tokens_decoder().items()

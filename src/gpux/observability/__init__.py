@@ -1,1 +1,1 @@
-"""What is recorded of requests: metrics, access log, traces. Never delays one."""
+"""Metrics, access log and traces of requests. Never delays a request."""

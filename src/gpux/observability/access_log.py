@@ -1,7 +1,7 @@
-"""The access log: a line for each request that was answered, as JSON or as text.
+"""The access log: one line per completed request, as JSON or text.
 
-Text is the combined log format of Apache and nginx, with the duration and the request's id behind.
-Neither lets what a client sends end a line, or reach a terminal as a control character.
+Text is the combined log format of Apache and nginx, followed by the duration and the request id. In
+neither can client-supplied text end a line or reach a terminal as a control character.
 """
 
 import json.encoder
@@ -11,49 +11,49 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
-from gpux.observability.logs import RateLimitedLog
+from gpux.observability.logs import LogRateLimiter
 from gpux.observability.record import RequestRecord, to_text
 
 logger = logging.getLogger(__name__)
 
-# POSIX lets no other process' writes come between what is written to a pipe at once, up to this.
+# A write to a pipe is atomic up to this many bytes (POSIX): processes' lines do not interleave.
 _PIPE_BUF = 4096
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
-# Of a JSON string, in ASCII. (A whole encoder takes several times as long as the rest of a line.)
-_string = json.encoder.encode_basestring_ascii
+# A JSON string, in ASCII. (A full encoder takes several times as long as the rest of the line.)
+_json_string = json.encoder.encode_basestring_ascii
 
 
 def format_json(record: RequestRecord) -> str:
-    """A line of JSON, in ASCII; members that a request has none of are left out."""
+    """Formats a line of JSON, in ASCII, without the members that the request lacks."""
     seconds, milliseconds = divmod(round(record.ended_seconds * 1000), 1000)
     members = [
         f'"time":"{_rfc_3339(seconds)}.{milliseconds:03}Z"',
-        f'"request_id":{_string(record.request_id)}',
+        f'"request_id":{_json_string(record.request_id)}',
     ]
     if trace_id := record.trace_id:
         members.append(f'"trace_id":"{trace_id}"')
-    members.append(f'"client":{_string(record.client)}')
+    members.append(f'"client":{_json_string(record.client)}')
     if record.path:
-        members.append(f'"method":{_string(to_text(record.method))}')
-        members.append(f'"path":{_string(to_text(record.path))}')
+        members.append(f'"method":{_json_string(to_text(record.method))}')
+        members.append(f'"path":{_json_string(to_text(record.path))}')
     members.append(f'"status":{record.status}')
     if record.received_bytes is not None:
         members.append(f'"bytes_in":{record.received_bytes}')
     members.append(f'"bytes_out":{record.sent_bytes}')
-    members.append(f'"duration_ms":{record.taken_seconds * 1e3:.3f}')
+    members.append(f'"duration_ms":{record.duration_seconds * 1e3:.3f}')
     if record.stages is not None:
-        for stage, taken_seconds in record.stages.taken():
-            members.append(f'"{stage}_ms":{taken_seconds * 1e3:.3f}')
+        for stage, duration_seconds in record.stages.reached():
+            members.append(f'"{stage}_ms":{duration_seconds * 1e3:.3f}')
         if record.stages.rows is not None:
             members.append(f'"rows":{record.stages.rows}')
     if record.user_agent is not None:
-        members.append(f'"user_agent":{_string(to_text(record.user_agent))}')
+        members.append(f'"user_agent":{_json_string(to_text(record.user_agent))}')
     return f"{{{','.join(members)}}}"
 
 
 def format_text(record: RequestRecord) -> str:
-    """A line of the combined log format, then the seconds that it took and the request's id.
+    """Formats a line in combined log format, followed by the seconds taken and the request id.
 
     Source: Apache's documentation, "Log Files", "Combined Log Format".
     """
@@ -62,7 +62,7 @@ def format_text(record: RequestRecord) -> str:
         f"{record.client} - - [{_clf(int(record.ended_seconds))}] {_quote(line)} "
         f"{record.status} {record.sent_bytes} "
         f"{_quote(record.referer)} {_quote(record.user_agent)} "
-        f"{record.taken_seconds:.6f} {_quote(record.request_id)}"
+        f"{record.duration_seconds:.6f} {_quote(record.request_id)}"
     )
 
 
@@ -79,7 +79,7 @@ def _clf(seconds: int) -> str:
 
 
 def _quote(value: str | None) -> str:
-    r"""In quotes, with `\xHH` for bytes that are no printable ASCII, as Apache does; or `-`."""
+    r"""Quotes a value, with bytes outside printable ASCII as `\xHH` like Apache; None is `-`."""
     if value is None:
         return '"-"'
     if not value.isascii() or not value.isprintable() or '"' in value or "\\" in value:
@@ -96,11 +96,11 @@ FORMATS: dict[str, Callable[[RequestRecord], str]] = {"json": format_json, "text
 
 
 class AccessLog:
-    """A sink (see sinks.Sink) that writes lines to a descriptor.
+    """A sink (see sinks.Sink) that writes lines to a file descriptor.
 
     Args:
         kind: `json` or `text`.
-        descriptor: a file, a pipe or a terminal.
+        descriptor: of a file, a pipe or a terminal.
     """
 
     name = "access_log"
@@ -108,34 +108,34 @@ class AccessLog:
     def __init__(self, kind: str, descriptor: int) -> None:
         self._format = FORMATS[kind]
         self._descriptor = descriptor
-        self._complaint = RateLimitedLog()
+        self._warning_limiter = LogRateLimiter()
 
     def write(self, records: Sequence[RequestRecord]) -> int:
-        """Writes their lines; waits for a slow reader. Answers how many could not be written."""
+        """Writes a line per record; blocks on a slow reader. Returns how many were not written."""
         written = 0
         try:
-            for lines, count in self._pieces(records):
+            for lines, count in self._chunks(records):
                 _write_all(self._descriptor, lines)
                 written += count
         except OSError as error:
-            if self._complaint.may():
+            if self._warning_limiter.allow():
                 logger.warning("The access log cannot be written: %s", error.strerror)
         return len(records) - written
 
-    def _pieces(self, records: Sequence[RequestRecord]) -> Iterator[tuple[bytes, int]]:
-        """Whole lines, as many as a pipe takes at once, and how many they are."""
-        piece, count = b"", 0
+    def _chunks(self, records: Sequence[RequestRecord]) -> Iterator[tuple[bytes, int]]:
+        """Yields chunks of whole lines, as many as fit into an atomic write, and their number."""
+        chunk, count = b"", 0
         for record in records:
             line = f"{self._format(record)}\n".encode()
-            if piece and len(piece) + len(line) > _PIPE_BUF:
-                yield piece, count
-                piece, count = b"", 0
-            piece += line
+            if chunk and len(chunk) + len(line) > _PIPE_BUF:
+                yield chunk, count
+                chunk, count = b"", 0
+            chunk += line
             count += 1
-        yield piece, count
+        yield chunk, count
 
     def close(self, seconds: float) -> None:
-        """Nothing is held back that had to be written now."""
+        """Does nothing: no line is buffered."""
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -1,32 +1,32 @@
-"""Logging: to standard error, with the id of the request that a message is about."""
+"""Logging to standard error, with the id of the request that a message concerns."""
 
 import contextvars
 import logging
 import time
 
 _QUIET_SECONDS = 60.0
-# Of the request that this thread works on.
+# Id of the request that the current thread is handling.
 current_request_id: contextvars.ContextVar[str] = contextvars.ContextVar("current_request_id")
 
 
 class RequestIdFilter(logging.Filter):
-    """Gives each log record `request`: the id of the request that its thread works on, if any."""
+    """Adds `request` to each log record: the id of the request its thread is handling, if any."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Lets every record through."""
+        """Passes every record."""
         request_id = current_request_id.get("")
         record.request = f" [request {request_id}]" if request_id else ""
         return True
 
 
-class RateLimitedLog:
-    """Lets something be said once a minute. Used by one thread."""
+class LogRateLimiter:
+    """Rate limiter for a log message: at most one a minute. Used by one thread."""
 
     def __init__(self) -> None:
         self._next_seconds = 0.0
 
-    def may(self) -> bool:
-        """Whether it is time."""
+    def allow(self) -> bool:
+        """Returns whether to log now; if so, starts the next quiet period."""
         now = time.monotonic()
         if now < self._next_seconds:
             return False
@@ -35,7 +35,7 @@ class RateLimitedLog:
 
 
 def log_to_stderr() -> None:
-    """Has warnings written to standard error, with the request that they are about."""
+    """Sends warnings to standard error, with the id of the request that they concern."""
     handler = logging.StreamHandler()
     handler.addFilter(RequestIdFilter())
     logging.basicConfig(

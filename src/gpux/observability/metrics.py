@@ -1,7 +1,7 @@
-"""Counters and histograms of requests, and their text for Prometheus.
+"""Request counters and histograms, and their Prometheus text format.
 
-Values are kept as float64s in a row of shared_counters and become metric families at scrape time
-only: a request of microseconds must not pay for its own statistics.
+Values are float64s in a row of shared_counters and become metric families only at scrape time: a
+request of microseconds must not pay for its own statistics.
 
 Source: Prometheus' documentation, "Metric and label naming", "Exposition formats".
 """
@@ -28,20 +28,20 @@ from gpux.observability.shared_counters import CounterRow, SharedCounters
 from gpux.observability.timings import STAGES, Stages
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-# Upper bounds, in seconds: from what a small model takes to the default deadline.
-_SECONDS = (
+# Bucket bounds, in seconds: from the run time of a small model to the default deadline.
+_DURATION_BOUNDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
     *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
-_ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+_BATCH_ROWS_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
 
 class _Histogram:
-    """Where a histogram stands in a row: its counts, one more than bounds, and the sum of values.
+    """Layout of a histogram in a row: len(bounds) + 1 counts, then the sum of the values.
 
     Args:
-        at: its first figure.
-        bounds: the last count is of what is beyond them.
+        at: index of the first count.
+        bounds: upper bounds of the buckets; the last count is that of larger values.
     """
 
     __slots__ = ("at", "bounds", "end", "total_at")
@@ -57,29 +57,29 @@ class _Histogram:
         row[self.total_at] += value
 
     def buckets(self, values: Sequence[float]) -> list[tuple[str, float]]:
-        """As Prometheus has them: each counts all that is below it."""
-        summed, buckets = 0.0, []
+        """Returns Prometheus' cumulative buckets: each counts all values up to its bound."""
+        cumulative, buckets = 0.0, []
         counts = values[self.at : self.total_at]
         for bound, count in zip((*map(str, self.bounds), "+Inf"), counts, strict=True):
-            summed += count
-            buckets.append((bound, summed))
+            cumulative += count
+            buckets.append((bound, cumulative))
         return buckets
 
 
-# A row: the process that writes it, what it counts, and its gauges.
-_PROCESS = 0
+# Layout of a row: the id of the process that writes it, its counters, its gauges.
+_PID = 0
 _REQUESTS = 1  # by status
 _STATUSES = 600
 REJECTION_REASONS = ("loading", "queue_full", "draining")
 _REJECTED = _REQUESTS + _STATUSES
-_DURATION = _Histogram(_REJECTED + len(REJECTION_REASONS), _SECONDS)
-_TIME_TOTAL = _DURATION.total_at - _DURATION.at
-_TIME_SIZE = _DURATION.end - _DURATION.at
+_DURATION = _Histogram(_REJECTED + len(REJECTION_REASONS), _DURATION_BOUNDS)
+_SUM_OFFSET = _DURATION.total_at - _DURATION.at
+_HISTOGRAM_SIZE = _DURATION.end - _DURATION.at
 _STAGES: dict[str, _Histogram] = {}
 for _stage in STAGES:
-    _before = [_DURATION, *_STAGES.values()][-1]
-    _STAGES[_stage] = _Histogram(_before.end, _SECONDS)
-_BATCH_ROWS = _Histogram(_STAGES[STAGES[-1]].end, _ROWS)
+    _previous = [_DURATION, *_STAGES.values()][-1]
+    _STAGES[_stage] = _Histogram(_previous.end, _DURATION_BOUNDS)
+_BATCH_ROWS = _Histogram(_STAGES[STAGES[-1]].end, _BATCH_ROWS_BOUNDS)
 _LOADS = _BATCH_ROWS.end
 LOAD_STAGES = ("load", "warmup")
 _LOAD_SECONDS = _LOADS + 1
@@ -89,12 +89,11 @@ ROW_SIZE = _GAUGES + _MAX_GAUGES
 
 
 class Metrics:
-    """Any number of threads may use it at once.
+    """The metrics of all processes, and this process' counters. Thread-safe.
 
     Args:
-        gauges: what is asked for when somebody looks: by name, its help and what answers its
-            samples, each with its labels.
-        counters: where the values stand, of as many as ROW_SIZE.
+        gauges: by metric name; evaluated at scrape time.
+        counters: storage of the values, ROW_SIZE in a row; by default this process' own.
     """
 
     def __init__(
@@ -104,67 +103,67 @@ class Metrics:
         self._counters = counters or SharedCounters(ROW_SIZE)
         self._lock = threading.Lock()  # guards the row of this process
         self._row = self._counters.mine
-        self._row[_PROCESS] = os.getpid()
-        for at in range(_LOAD_SECONDS, ROW_SIZE):  # those of the process that had the row before
+        self._row[_PID] = os.getpid()
+        for at in range(_LOAD_SECONDS, ROW_SIZE):  # left by the row's previous process
             self._row[at] = 0.0
         self._registry = CollectorRegistry()
         self._registry.register(self)
         if self._counters.master is None:
             ProcessCollector(registry=self._registry)
         else:
-            self._registry.register(_Processes(self._counters))
+            self._registry.register(_ProcessMetrics(self._counters))
         PlatformCollector(registry=self._registry)
 
     def request(self, status: int, seconds: float, stages: Stages) -> None:
-        """Counts a request to /predict that was answered."""
+        """Counts a completed request to /predict."""
         row = self._row
         with self._lock:
             row[_REQUESTS + status] += 1
-            at = _DURATION.at  # the others stand behind it, and have the same bounds
-            for taken in (seconds, *stages.seconds()):
-                if taken is not None:
-                    row[at + bisect_left(_SECONDS, taken)] += 1
-                    row[at + _TIME_TOTAL] += taken
-                at += _TIME_SIZE
+            at = _DURATION.at  # the stages' histograms follow it, with the same bounds
+            for duration in (seconds, *stages.seconds()):
+                if duration is not None:
+                    row[at + bisect_left(_DURATION_BOUNDS, duration)] += 1
+                    row[at + _SUM_OFFSET] += duration
+                at += _HISTOGRAM_SIZE
             if stages.rows is not None:
                 _BATCH_ROWS.add(row, stages.rows)
 
     def rejected(self, reason: str) -> None:
-        """Counts a request that was turned away, for one of the REJECTION_REASONS."""
+        """Counts a rejected request, by one of the REJECTION_REASONS."""
         with self._lock:
             self._row[_REJECTED + REJECTION_REASONS.index(reason)] += 1
 
     def loaded(self, seconds: Mapping[str, float]) -> None:
-        """Counts a model that was loaded, by which of the LOAD_STAGES took how long."""
+        """Counts a model load, with the duration of each of the LOAD_STAGES."""
         with self._lock:
             self._row[_LOADS] += 1
             for at, stage in enumerate(LOAD_STAGES, _LOAD_SECONDS):
                 self._row[at] = seconds[stage]
 
     def all_others_loaded(self) -> bool:
-        """Whether each of the other processes has loaded a model, be it one that is no more."""
+        """Whether the process of each other row has loaded a model, even if it has exited since."""
         return all(row[_LOADS] > 0 for row in self._counters.rows if row is not self._row)
 
     def publish(self) -> None:
-        """Writes the gauges into the row, for other processes to read."""
+        """Writes the gauges into this process' row, for other processes to read."""
         values = [value for gauge in self._gauges.values() for _, value in gauge.samples()]
         for at, value in enumerate(values[:_MAX_GAUGES], _GAUGES):
             self._row[at] = value
 
     def add(self, name: str, gauge: "Gauge") -> None:
-        """Adds what is asked for when somebody looks, before anybody does."""
+        """Adds a gauge; to be called before the first scrape."""
         self._gauges[name] = gauge
 
     def text(self) -> bytes:
-        """All of it, in Prometheus' text format."""
+        """Returns all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterable[Metric]:
-        """The families, for prometheus_client."""
+        """Yields the metric families, for prometheus_client."""
         requests = CounterMetricFamily(
             "gpux_requests", "POST requests to /predict that were answered.", labels=["status"]
         )
-        refused = CounterMetricFamily(
+        rejected = CounterMetricFamily(
             "gpux_refused",
             "POST requests to /predict that were turned away with 503.",
             labels=["reason"],
@@ -190,7 +189,7 @@ class Metrics:
                 requests.add_metric([str(status)], count)
         for at, reason in enumerate(REJECTION_REASONS, _REJECTED):
             if values[at]:
-                refused.add_metric([reason], values[at])
+                rejected.add_metric([reason], values[at])
         duration.add_metric([], _DURATION.buckets(values), values[_DURATION.total_at])
         for stage, histogram in _STAGES.items():
             stages.add_metric([stage], histogram.buckets(values), values[histogram.total_at])
@@ -199,7 +198,7 @@ class Metrics:
         for at, stage in enumerate(LOAD_STAGES, _LOAD_SECONDS):
             if values[_LOADS]:
                 load_seconds.add_metric([stage], max(row[at] for row in self._counters.rows))
-        yield from (requests, refused, duration, stages, rows, loads, load_seconds)
+        yield from (requests, rejected, duration, stages, rows, loads, load_seconds)
         gauge_values = iter(values[_GAUGES:])
         for name, gauge in self._gauges.items():
             kind = CounterMetricFamily if gauge.is_counter else GaugeMetricFamily
@@ -210,58 +209,58 @@ class Metrics:
                 yield family
 
 
-class _Processes(Collector):
-    """prometheus_client's values of a process, of all that have written on a counters, as one.
+class _ProcessMetrics(Collector):
+    """The process metrics of prometheus_client, summed over the master and its workers.
 
     Args:
-        counters: the master has its share too, and the CPU time of workers that are no more.
+        counters: source of the process ids. The CPU time includes that of exited workers.
     """
 
-    # What is no quantity that adds up.
-    _LEAST = frozenset({"process_start_time_seconds", "process_max_fds"})
+    # Families that do not add up: the minimum is reported.
+    _MINIMUM = frozenset({"process_start_time_seconds", "process_max_fds"})
 
     def __init__(self, counters: SharedCounters) -> None:
         self._counters = counters
 
     def collect(self) -> Iterable[Metric]:
-        """The families, for prometheus_client."""
+        """Returns the metric families, for prometheus_client."""
         summed: dict[str, Metric] = {}
-        workers = {int(row[_PROCESS]) for row in self._counters.rows} - {0}
+        workers = {int(row[_PID]) for row in self._counters.rows} - {0}
         for process in {self._counters.master, *workers}:
-            for family in _of_process(process):
-                before = summed.setdefault(family.name, family)
-                if before is family:
+            for family in _process_families(process):
+                total = summed.setdefault(family.name, family)
+                if total is family:
                     continue
-                (mine,), (its,) = before.samples, family.samples
-                is_least = family.name in self._LEAST
-                value = min(mine.value, its.value) if is_least else mine.value + its.value
-                before.samples = [mine._replace(value=value)]
+                (first,), (other,) = total.samples, family.samples
+                is_minimum = family.name in self._MINIMUM
+                value = min(first.value, other.value) if is_minimum else first.value + other.value
+                total.samples = [first._replace(value=value)]
         cpu = summed["process_cpu_seconds"]
         cpu.samples = [
-            sample._replace(value=sample.value + self._ended_seconds()) for sample in cpu.samples
+            sample._replace(value=sample.value + self._exited_seconds()) for sample in cpu.samples
         ]
         return summed.values()
 
-    def _ended_seconds(self) -> float:
-        """What the master's children computed that have ended: proc(5), cutime and cstime."""
+    def _exited_seconds(self) -> float:
+        """CPU time of the master's exited children: proc(5), cutime and cstime."""
         text = Path(f"/proc/{self._counters.master}/stat").read_text()
         children = text.rpartition(")")[2].split()[13:15]
         return sum(map(int, children)) / os.sysconf("SC_CLK_TCK")
 
 
-def _of_process(process: int | None) -> Iterable[Metric]:
+def _process_families(process: int | None) -> Iterable[Metric]:
     return ProcessCollector(registry=None, pid=lambda: str(process)).collect()
 
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """A figure that is asked for when somebody looks.
+    """A gauge or counter that is evaluated at scrape time.
 
     Attributes:
-        help: what it is.
-        samples: the values of its labels, and its value.
-        labels: their names.
-        is_counter: it only grows.
+        help: its help text.
+        samples: returns the label values and the value of each sample.
+        labels: the label names.
+        is_counter: whether it is a counter, which only grows.
     """
 
     help: str
@@ -271,5 +270,5 @@ class Gauge:
 
 
 def single(value: Callable[[], Any]) -> Callable[[], Iterable[tuple[tuple[str, ...], float]]]:
-    """The samples of a gauge without labels."""
+    """Returns the `samples` of a gauge without labels."""
     return lambda: [((), float(value()))]

@@ -1,8 +1,8 @@
-"""Figures that several processes count together: each writes a row, and each reads all of them.
+"""Counters shared by several processes: each process writes its own row and reads all rows.
 
-A row outlives the process that wrote it. The one that takes its place counts on from there: nothing
-that was counted is lost, even where a process was killed. The values are doubles at multiples of
-eight bytes, which processors write and read whole.
+A row outlives the process that wrote it, and the replacement process continues it: no count is
+lost, even if a process is killed. The values are doubles aligned to eight bytes, which processors
+load and store atomically.
 """
 
 import mmap
@@ -15,35 +15,35 @@ CounterRow = MutableSequence[float]
 
 
 class SharedCounters:
-    """Rows of values, as the process sees them that writes one.
+    """The rows of values, as seen by a process that writes one of them.
 
     Attributes:
         mine: the row that this process writes.
-        rows: all of them.
-        master: the process that started those that write; None where this one is alone.
+        rows: all rows.
+        master: id of the process that started the writers; None for a single process.
     """
 
     def __init__(self, size: int) -> None:
-        """A counters of this process alone: plain numbers, which cost less than shared ones."""
+        """Creates counters of this process alone: a list of floats, cheaper than shared memory."""
         self.mine: CounterRow = [0.0] * size
         self.rows: Sequence[CounterRow] = [self.mine]
         self.master: int | None = None
 
     def sums(self) -> list[float]:
-        """The sum of each figure over all rows."""
+        """Returns the sum of each value over all rows."""
         return [sum(column) for column in zip(*self.rows, strict=True)]
 
 
 class CounterMemory:
-    """The memory of a counters, owned by all processes that have it.
+    """Shared memory of SharedCounters, owned jointly by all processes that have it open.
 
-    To a process that is started (multiprocessing's "spawn") it is given as an argument.
+    Passed to a new process (multiprocessing's "spawn") as an argument.
 
     Args:
-        size: values of a row.
-        rows: as many as there are processes that write.
-        descriptor: of memory that is there already.
-        master: the process that made it.
+        size: number of values in a row.
+        rows: number of processes that write.
+        descriptor: of existing memory.
+        master: id of the process that created it.
     """
 
     def __init__(
@@ -53,16 +53,16 @@ class CounterMemory:
         self._rows = rows
         self._master = master or os.getpid()
         if descriptor is None:
-            descriptor = os.memfd_create("gpux-counters")  # goes with the last process that has it
+            descriptor = os.memfd_create("gpux-counters")  # freed with the last process that has it
             os.ftruncate(descriptor, size * rows * 8)
         self._descriptor = descriptor
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For multiprocessing, which hands the descriptor over."""
+        """For multiprocessing, which duplicates the descriptor into the new process."""
         return _open, (self._size, self._rows, DupFd(self._descriptor), self._master)
 
     def counters(self, index: int) -> SharedCounters:
-        """The counters, for the process that writes a row of this index."""
+        """Maps the memory, for the process that writes the row of this index."""
         values = memoryview(mmap.mmap(self._descriptor, self._size * self._rows * 8)).cast("d")
         rows: list[Any] = [values[at : at + self._size] for at in range(0, len(values), self._size)]
         counters = SharedCounters(0)

@@ -1,4 +1,4 @@
-"""Sinks of request records, such as the access log, each with a bounded queue and a thread."""
+"""Sinks of request records, such as the access log. Each has a bounded queue and a thread."""
 
 import logging
 import threading
@@ -11,61 +11,61 @@ from gpux.observability.record import RequestRecord
 
 logger = logging.getLogger(__name__)
 
-
-_MAX_WAITING = 10_000
-_TOGETHER_SECONDS = 0.05
+_BATCH_SECONDS = 0.05
 
 
 class Sink(Protocol):
-    """What becomes of records: an access log, traces. Used by one thread.
+    """A destination of request records: the access log, traces. Used by one thread.
 
     Attributes:
-        name: for the metrics.
+        name: its label in the metrics.
     """
 
     name: str
 
     def write(self, records: Sequence[RequestRecord]) -> int:
-        """Takes them, in the order in which they ended; answers how many it could not take."""
+        """Writes records, in the order in which they ended; returns how many it could not write."""
 
     def close(self, seconds: float) -> None:
-        """Ends it, in at most about so many seconds."""
+        """Flushes and closes the sink, in at most about `seconds`."""
 
 
 class Recorder:
-    """Hands records to a sink, in a thread of its own. Any number of threads may put.
+    """Passes records to a sink in a thread of its own. Any number of threads may call `put`.
 
     Args:
-        sink: takes them.
+        sink: receives the records.
+        max_waiting: records in the queue; more are dropped.
 
     Attributes:
-        dropped: how many were left out.
+        dropped: number of records that were dropped.
     """
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, max_waiting: int = 10_000) -> None:
         self.sink = sink
+        self._max_waiting = max_waiting
         self.dropped = 0
         self._lock = threading.Lock()  # guards dropped
-        self._waiting: deque[RequestRecord] = deque()  # appending and popping are atomic
-        self._is_waiting = threading.Event()
+        self._queue: deque[RequestRecord] = deque()  # append and popleft are atomic
+        self._has_records = threading.Event()
         self._is_closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"gpux-{sink.name}", daemon=True)
         self._thread.start()
 
     def put(self, record: RequestRecord) -> None:
-        """Hands one over; waits for nobody."""
-        if len(self._waiting) >= _MAX_WAITING:
+        """Enqueues a record. Never blocks: a full queue drops it and counts the drop."""
+        if len(self._queue) >= self._max_waiting:
             self._drop(1)
             return
-        self._waiting.append(record)
-        if not self._is_waiting.is_set():
-            self._is_waiting.set()
+        self._queue.append(record)
+        if not self._has_records.is_set():
+            self._has_records.set()
 
     def close(self, seconds: float) -> bool:
-        """Waits until all is recorded that was put; answers whether it was within the time."""
+        """Waits until the queue has been written; returns whether that took at most `seconds`."""
         deadline = time.monotonic() + seconds
         self._is_closing.set()
-        self._is_waiting.set()
+        self._has_records.set()
         self._thread.join(seconds)
         is_done = not self._thread.is_alive()
         if is_done:
@@ -73,12 +73,12 @@ class Recorder:
         return is_done
 
     def _run(self) -> None:
-        while not self._is_closing.is_set() or self._waiting:
-            self._is_waiting.wait()
-            # The first of many waits for company: a wake-up for each would cost more than its line.
-            self._is_closing.wait(_TOGETHER_SECONDS)
-            self._is_waiting.clear()
-            records = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        while not self._is_closing.is_set() or self._queue:
+            self._has_records.wait()
+            # Let records accumulate: a wake-up for each would cost more than writing its line.
+            self._is_closing.wait(_BATCH_SECONDS)
+            self._has_records.clear()
+            records = [self._queue.popleft() for _ in range(len(self._queue))]
             try:
                 self._drop(self.sink.write(records))
             except Exception:

@@ -1,24 +1,24 @@
-"""How long each stage of a request took."""
+"""Durations of the stages of a request."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 STAGES = ("read", "decode", "queue", "run", "encode")
-_ALL_IN_HEADER = ", ".join(f"{name};dur=%.3f" for name in (*STAGES, "total"))
+_FULL_HEADER = ", ".join(f"{name};dur=%.3f" for name in (*STAGES, "total"))
 
 
 @dataclass(slots=True)
 class Stages:
-    """How long each stage of one request took, in seconds; None for one that it did not reach.
+    """Duration of each stage of one request, in seconds; None for a stage it did not reach.
 
     Attributes:
-        read: the body, from the server's buffer.
+        read: reading the body from the server's buffer.
         decode: JSON to tensors.
         queue: waiting for a thread, and for the model.
-        run: the model, with the copies to a GPU and back.
+        run: running the model, with the copies to and from a GPU.
         encode: tensors to JSON.
-        rows: of the batch that it ran in.
-        thread: of `queue`, what it waited for a thread, before it was read.
+        rows: number of rows in the batch that it ran in.
+        thread: the part of `queue` spent waiting for a thread, before `read`.
     """
 
     read: float | None = None
@@ -30,34 +30,34 @@ class Stages:
     thread: float = 0.0
 
     def seconds(self) -> tuple[float | None, ...]:
-        """Of each of the STAGES."""
+        """Returns the duration of each of the STAGES."""
         return self.read, self.decode, self.queue, self.run, self.encode
 
-    def taken(self) -> list[tuple[str, float]]:
-        """The stages that the request reached."""
+    def reached(self) -> list[tuple[str, float]]:
+        """Returns the stages that the request reached, with their durations."""
         return [
-            (stage, taken)
-            for stage, taken in zip(STAGES, self.seconds(), strict=True)
-            if taken is not None
+            (stage, seconds)
+            for stage, seconds in zip(STAGES, self.seconds(), strict=True)
+            if seconds is not None
         ]
 
     def in_order(self) -> Iterator[tuple[str, float]]:
-        """The same as they followed each other, the wait for a thread by itself."""
+        """Yields them in chronological order, with the wait for a thread as one of its own."""
         if self.thread:
             yield "thread", self.thread
-        for stage, seconds in self.taken():
+        for stage, seconds in self.reached():
             yield stage, seconds - self.thread if stage == "queue" else seconds
 
     def server_timing(self, seconds: float) -> str:
-        """The value of a `Server-Timing` header, in milliseconds.
+        """Formats the value of a `Server-Timing` header, in milliseconds.
 
         Args:
-            seconds: that the request took as a whole.
+            seconds: the total duration of the request.
 
         Source: the W3C's Server Timing, "The Server-Timing Header Field".
         """
-        reached = [taken for taken in self.seconds() if taken is not None]
-        if len(reached) == len(STAGES):  # mostly
-            return _ALL_IN_HEADER % tuple([taken * 1e3 for taken in (*reached, seconds)])
-        entries = [f"{name};dur={taken * 1e3:.3f}" for name, taken in self.taken()]
+        durations = [duration for duration in self.seconds() if duration is not None]
+        if len(durations) == len(STAGES):  # the common case
+            return _FULL_HEADER % tuple([duration * 1e3 for duration in (*durations, seconds)])
+        entries = [f"{name};dur={duration * 1e3:.3f}" for name, duration in self.reached()]
         return ", ".join([*entries, f"total;dur={seconds * 1e3:.3f}"])

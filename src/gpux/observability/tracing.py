@@ -1,7 +1,7 @@
-"""Traces: a server span for each request, and below it one for each of its stages.
+"""Traces: a server span for each request, with a child span for each of its stages.
 
-The only importer of opentelemetry, and that only where OpenTelemetry's own variables ask for
-traces. Spans are made when the request has been answered, from the times that it noted.
+The only importer of opentelemetry, and only if OpenTelemetry's own variables enable traces. Spans
+are created after the response, from the times in the request's record.
 
 Source: OpenTelemetry's specification, "Environment Variable Specification"; its semantic
 conventions, "HTTP spans"; W3C Trace Context.
@@ -15,14 +15,14 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from gpux.errors import install_command
-from gpux.observability.logs import RateLimitedLog
+from gpux.observability.logs import LogRateLimiter
 from gpux.observability.record import RequestRecord, to_text
 
 logger = logging.getLogger(__name__)
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _EXPORTERS = "OTEL_TRACES_EXPORTER"
-# Each is a route of app.py's: others would be as many as clients can think of.
+# The routes of app.py. Any path as `http.route` would have unbounded cardinality.
 ROUTES = ("/predict", "/health", "/health/live", "/health/ready", "/info", "/metrics")
 # Source: RFC 9110, 7.2 (Host).
 _HOST = re.compile(r"\[?([^\[\]]+?)\]?(?::([0-9]{1,5}))?")
@@ -30,16 +30,16 @@ _METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE
 
 
 def create_sink(environment: Mapping[str, str], model: str) -> "Traces | None":
-    """What makes spans of requests; None where nobody asks for them, or it cannot be.
+    """Creates the sink of traces; None if they are not enabled, or cannot be exported.
 
     Args:
-        environment: OpenTelemetry's variables. The SDK reads more of them itself, from the
-            process' own.
+        environment: OpenTelemetry's variables. The SDK itself reads more of them, from the
+            environment of the process.
         model: its name.
     """
-    asking = next((name for name in (_EXPORTERS, *_ENDPOINTS) if environment.get(name)), None)
+    variable = next((name for name in (_EXPORTERS, *_ENDPOINTS) if environment.get(name)), None)
     is_disabled = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-    if asking is None or is_disabled:
+    if variable is None or is_disabled:
         return None
     names = [name.strip() for name in (environment.get(_EXPORTERS) or "otlp").split(",")]
     if names == ["none"]:
@@ -47,14 +47,14 @@ def create_sink(environment: Mapping[str, str], model: str) -> "Traces | None":
     try:
         import opentelemetry.sdk.trace  # noqa: F401
     except ImportError:
-        logger.warning("%s is set, but there are no traces: %s", asking, install_command("otel"))
+        logger.warning("%s is set, but there are no traces: %s", variable, install_command("otel"))
         return None
     exporters = list(_load_exporters(names, environment))
     return Traces(exporters, model) if exporters else None
 
 
 def _load_exporters(names: Sequence[str], environment: Mapping[str, str]) -> Iterator[Any]:
-    """The exporters of these names that are installed; they say so themselves by entry points."""
+    """Yields the installed exporters of these names, which are found by their entry points."""
     protocol = (
         environment.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
         or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -74,10 +74,10 @@ def _load_exporters(names: Sequence[str], environment: Mapping[str, str]) -> Ite
 
 
 class Traces:
-    """A sink (see sinks.Sink) that makes spans.
+    """A sink (see sinks.Sink) that creates spans.
 
     Args:
-        exporters: OpenTelemetry's; each gets a thread of its own, and a bounded queue.
+        exporters: OpenTelemetry's; each gets a thread and a bounded queue of its own.
         model: its name.
     """
 
@@ -90,7 +90,7 @@ class Traces:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        _quieten()
+        _limit_sdk_log()
         resource = Resource.create({"gpux.model.name": model})
         if str(resource.attributes["service.name"]).startswith("unknown_service"):
             resource = resource.merge(Resource({"service.name": "gpux"}))
@@ -102,15 +102,15 @@ class Traces:
         self._propagator = TraceContextTextMapPropagator()
 
     def write(self, records: Sequence[RequestRecord]) -> int:
-        """Makes their spans."""
+        """Creates the spans of the records."""
         for record in records:
-            self._make_spans(record)
+            self._create_spans(record)
         return 0
 
-    def _make_spans(self, record: RequestRecord) -> None:
+    def _create_spans(self, record: RequestRecord) -> None:
         trace = self._trace
         ended_ns = round(record.ended_seconds * 1e9)
-        came_ns = ended_ns - round(record.taken_seconds * 1e9)
+        arrival_ns = ended_ns - round(record.duration_seconds * 1e9)
         carrier = {"traceparent": record.traceparent, "tracestate": record.tracestate}
         attributes = describe(record)
         method = attributes["http.request.method"]
@@ -121,31 +121,31 @@ class Traces:
             self._propagator.extract({key: text for key, text in carrier.items() if text}),
             trace.SpanKind.SERVER,
             attributes,
-            start_time=came_ns,
+            start_time=arrival_ns,
         )
         if record.status >= 500:
             span.set_status(trace.StatusCode.ERROR)
         if span.is_recording() and record.stages is not None:
             context = trace.set_span_in_context(span)
-            start_ns = came_ns
+            stage_ns = arrival_ns
             for stage, seconds in record.stages.in_order():
                 rows = {"gpux.batch.rows": record.stages.rows} if stage == "run" else None
                 child = self._tracer.start_span(
-                    stage, context, attributes=rows, start_time=start_ns
+                    stage, context, attributes=rows, start_time=stage_ns
                 )
-                start_ns += round(seconds * 1e9)
-                child.end(start_ns)
+                stage_ns += round(seconds * 1e9)
+                child.end(stage_ns)
         span.end(ended_ns)
 
     def close(self, seconds: float) -> None:
-        """Sends what has not been sent; gives up where the collector does not answer in time."""
+        """Exports pending spans; gives up if the collector does not respond in time."""
         closing = threading.Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
         closing.join(seconds)
 
 
 def describe(record: RequestRecord) -> dict[str, Any]:
-    """The attributes of a server span."""
+    """Returns the attributes of a request's server span."""
     is_known = record.method in _METHODS
     attributes: dict[str, Any] = {
         "http.request.method": record.method if is_known else "_OTHER",
@@ -171,16 +171,16 @@ def describe(record: RequestRecord) -> dict[str, Any]:
     return {name: value for name, value in attributes.items() if value is not None}
 
 
-def _quieten() -> None:
-    """OpenTelemetry's own words, of each try to reach a collector, are passed on once a minute."""
+def _limit_sdk_log() -> None:
+    """Limits OpenTelemetry's own log, one message per export attempt, to one a minute."""
 
-    class Passing(logging.Handler):
-        occasionally = RateLimitedLog()
+    class RateLimitedHandler(logging.Handler):
+        limiter = LogRateLimiter()
 
         def emit(self, record: logging.LogRecord) -> None:
-            if self.occasionally.may():
+            if self.limiter.allow():
                 logger.log(record.levelno, "%s", record.getMessage())
 
-    others = logging.getLogger("opentelemetry")
-    others.propagate = False
-    others.addHandler(Passing())
+    sdk_logger = logging.getLogger("opentelemetry")
+    sdk_logger.propagate = False
+    sdk_logger.addHandler(RateLimitedHandler())

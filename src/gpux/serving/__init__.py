@@ -1,1 +1,1 @@
-"""From a request's bytes to its response's: admission, batches, deadlines. Knows no HTTP."""
+"""Turns request bodies into response bodies: admission, batching, deadlines. Knows no HTTP."""

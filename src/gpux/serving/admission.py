@@ -1,15 +1,15 @@
-"""Admission control: bounds the requests in flight, and the bytes of their bodies."""
+"""Admission control: bounds the requests in flight and the total bytes of their bodies."""
 
 import threading
 from typing import Self
 
 
 class Admission:
-    """Admits requests while there is room for them. Any number of threads may call it at once.
+    """Admits requests up to a limit of count and of bytes. Thread-safe.
 
     Args:
-        max_requests: in flight at once.
-        max_bytes: of their bodies together; a request alone may exceed it.
+        max_requests: limit of requests in flight.
+        max_bytes: limit of the bytes of their bodies in total; a lone request may exceed it.
     """
 
     def __init__(self, max_requests: int, max_bytes: int) -> None:
@@ -20,7 +20,7 @@ class Admission:
         self._bytes = 0
 
     def admit(self, nbytes: int) -> "Permit | None":
-        """Admits a request with a body of `nbytes` bytes; None where there is no room for it."""
+        """Admits a request with a body of `nbytes` bytes; returns None if a limit is reached."""
         with self._lock:
             if self.requests >= self.max_requests or (
                 self.requests > 0 and self._bytes + nbytes > self._max_bytes
@@ -31,16 +31,16 @@ class Admission:
         return Permit(self, nbytes)
 
     def release(self, nbytes: int) -> None:
-        """Makes room again. Called by the permit, once."""
+        """Returns the share of one request. Called once, by its permit."""
         with self._lock:
             self.requests -= 1
             self._bytes -= nbytes
 
 
 class Permit:
-    """An admitted request's share of the admission, until release() or the end of `with`.
+    """An admitted request's share of the limits, held until release() or the end of `with`.
 
-    One thread at a time may use it; releasing it twice does nothing.
+    For one thread at a time; a second release() does nothing.
     """
 
     __slots__ = ("_admission", "_nbytes")
@@ -50,7 +50,7 @@ class Permit:
         self._nbytes = nbytes
 
     def release(self) -> None:
-        """Ends the request's share."""
+        """Returns the share to the admission."""
         admission, self._admission = self._admission, None
         if admission is not None:
             admission.release(self._nbytes)

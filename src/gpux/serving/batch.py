@@ -1,4 +1,4 @@
-"""Requests as one request, row after row, and its outputs as theirs again."""
+"""Collates requests into one batch along the batch axis, and splits its outputs again."""
 
 import ctypes
 import math
@@ -17,45 +17,45 @@ from gpux.tensors.signature import Signature, stored_as
 
 
 class MixedRowsError(Exception):
-    """A model's rows are not independent of each other, whatever its axes are called."""
+    """The rows of a batch depend on each other, whatever the names of the model's axes suggest."""
 
 
 def batch_key(
     request: Request, signature: Signature, padding: Padding | None = None
 ) -> Hashable | None:
-    """What a request's items look like: those of one kind can lie in one batch.
+    """The batch key of a request: requests with equal keys fit into one batch.
 
     Args:
-        request: a whole one.
+        request: a complete request.
         signature: the model's.
-        padding: with which items of different lengths look the same.
+        padding: makes items of different lengths compatible.
 
-    None for one that has to run alone: because another library has lent some of it, or because its
-    inputs have different numbers of rows, which the model alone can make sense of.
+    Returns None if the request must run alone: another library owns memory of it, or its inputs
+    have different row counts, which only the model can interpret.
     """
     if len({tensor.shape[0] for tensor in request.tensors.values()}) != 1:
         return None
-    kind: list[Hashable] = []
+    key: list[Hashable] = []
     for spec in signature.inputs:
         tensor = request.tensors[spec.name]
         if isinstance(tensor, Tensor) and not isinstance(tensor.owner, Block):
             return None
-        kind.append(padding.item_shape(spec.name, tensor.shape) if padding else tensor.shape[1:])
-    return tuple(kind)
+        key.append(padding.item_shape(spec.name, tensor.shape) if padding else tensor.shape[1:])
+    return tuple(key)
 
 
 def rows_of(request: Request) -> int:
-    """The rows of a request: those of its longest input, as all lead with the batch axis."""
+    """The row count of a request: that of its longest input, as all lead with the batch axis."""
     return max([tensor.shape[0] for tensor in request.tensors.values()] or [1])
 
 
 def size_of(request: Request) -> int:
-    """The elements of a request."""
+    """The total number of elements of a request."""
     return sum([math.prod(tensor.shape) for tensor in request.tensors.values()])
 
 
 def shapes_of(request: Request) -> dict[str, tuple[int, ...]]:
-    """The shape of each input, with the batch axis."""
+    """The shape of each input by name, including the batch axis."""
     return {name: tensor.shape for name, tensor in request.tensors.items()}
 
 
@@ -65,16 +65,16 @@ def collate(
     pool: Pool,
     layout: PaddedLayout | None = None,
 ) -> Request:
-    """One request that has the rows of several, in their order.
+    """Concatenates requests along the batch axis, in their order.
 
     Args:
-        requests: of one kind; read, and left to their callers.
+        requests: of equal batch keys; only read, and still owned by their callers.
         signature: the model's.
-        pool: where the blocks come from; the caller releases the request.
-        layout: how they are padded; None for requests whose items have the same shapes.
+        pool: allocates the blocks; the caller releases the batch.
+        layout: their padding; None if all items have the same shapes.
 
     Raises:
-        MemoryError: there is no room.
+        MemoryError: out of memory.
     """
     blocks: list[Block] = []
     tensors: dict[str, Tensor | StringTensor] = {}
@@ -88,16 +88,16 @@ def collate(
                 continue
             padded = layout.input_axes(spec.name) if layout else ()
             if layout and padded:
-                shape = layout.widen(shape, padded)
-            blank = Tensor(spec.type, shape, 0, None)
-            block = pool.take(blank.nbytes)
+                shape = layout.padded_shape(shape, padded)
+            template = Tensor(spec.type, shape, 0, None)
+            block = pool.take(template.nbytes)
             blocks.append(block)
-            whole = replace(blank, address=block.address, owner=block, device=block.device)
+            whole = replace(template, address=block.address, owner=block, device=block.device)
             tensors[spec.name] = whole
             if layout and padded:
-                _lay_apart(whole, [_numbers(part) for part in parts], layout, spec.name)
+                _pad(whole, [_numeric(part) for part in parts], layout, spec.name)
             else:
-                _lay_together(whole, [_numbers(part) for part in parts])
+                _concatenate(whole, [_numeric(part) for part in parts])
     except BaseException:
         for block in blocks:
             pool.give(block)
@@ -105,14 +105,14 @@ def collate(
     return Request(tensors, unbatched=False, _blocks=blocks, _pool=pool)
 
 
-def _lay_together(whole: Tensor, parts: Sequence[Tensor]) -> None:
+def _concatenate(whole: Tensor, parts: Sequence[Tensor]) -> None:
     address = whole.address
     for part in parts:
         ctypes.memmove(address, part.address, part.nbytes)
         address += part.nbytes
 
 
-def _lay_apart(whole: Tensor, parts: Sequence[Tensor], layout: PaddedLayout, name: str) -> None:
+def _pad(whole: Tensor, parts: Sequence[Tensor], layout: PaddedLayout, name: str) -> None:
     array: numpy.ndarray[Any, Any] = numpy.asarray(whole)
     array[...] = layout.padding.elements[name]
     windows = layout.windows(array.ndim, layout.input_axes(name), [part.shape[0] for part in parts])
@@ -123,41 +123,41 @@ def _lay_apart(whole: Tensor, parts: Sequence[Tensor], layout: PaddedLayout, nam
 def split(
     outputs: Sequence[Output], rows: Sequence[int], layout: PaddedLayout | None = None
 ) -> list[list[Output]]:
-    """The outputs of a batch as those of its requests.
+    """Splits the outputs of a batch into those of its requests.
 
     Args:
         outputs: each leads with the batch axis.
-        rows: of each request, in the order of the batch.
-        layout: how they were padded, and are to be cut.
+        rows: row count of each request, in batch order.
+        layout: their padding, which is cut off.
 
     Returns:
-        For each request its outputs, over the same memory; what is cut, and does not lie in one
-        piece there, is copied into memory of its own.
+        The outputs of each request, as views of the batch's memory; a cut part that is not
+        contiguous there is copied into memory of its own.
 
     Raises:
-        MixedRowsError: an output has other rows than the batch, or is not as long as it was padded
-            to be, so nobody can tell whose they are.
+        MixedRowsError: the row count or a padded length of an output is not the batch's, so its
+            rows cannot be attributed to requests.
     """
     total = sum(rows)
-    shared: list[list[Output]] = [[] for _ in rows]
+    per_request: list[list[Output]] = [[] for _ in rows]
     for index, output in enumerate(outputs):
         assert isinstance(output, Tensor | StringTensor)
         if not output.shape or output.shape[0] != total:
             raise MixedRowsError(f"an output of shape {list(output.shape)} for {total} rows")
         padded = layout.output_axes(index) if layout else ()
         if layout and padded:
-            if layout.widen(output.shape, padded) != output.shape:
+            if layout.padded_shape(output.shape, padded) != output.shape:
                 sizes = ", ".join(f"{dim} {size}" for dim, size in layout.widths.items())
                 raise MixedRowsError(f"an output of shape {list(output.shape)} for {sizes}")
             windows = layout.windows(len(output.shape), padded, rows)
-            for own, part in zip(shared, _cut(output, windows), strict=True):
-                own.append(part)
+            for request_outputs, part in zip(per_request, _cut(output, windows), strict=True):
+                request_outputs.append(part)
             continue
         first = 0
-        for count, own in zip(rows, shared, strict=True):
-            own.append(_part(output, first, count))
+        for count, request_outputs in zip(rows, per_request, strict=True):
+            request_outputs.append(_part(output, first, count))
             first += count
-    return shared
+    return per_request
 
 
 def _part(output: Output, first: int, count: int) -> Output:
@@ -171,24 +171,24 @@ def _part(output: Output, first: int, count: int) -> Output:
 
 
 def _cut(output: Tensor | StringTensor, windows: Iterable[Window]) -> Iterator[Output]:
-    """What lies in each window: in device, or in a dense copy that is freed with its tensor."""
+    """The part in each window: a view if contiguous, else a dense copy freed with its tensor."""
     if isinstance(output, StringTensor):
         strings = numpy.empty(len(output.values), object)
         strings[:] = output.values
         for window in windows:
-            own = strings.reshape(output.shape)[window]
-            yield StringTensor(own.shape, own.ravel().tolist())
+            part = strings.reshape(output.shape)[window]
+            yield StringTensor(part.shape, part.ravel().tolist())
         return
     whole: numpy.ndarray[Any, Any] = numpy.asarray(output)
     for window in windows:
-        own = whole[window]
-        if own.flags.c_contiguous:
-            address = own.__array_interface__["data"][0]
-            yield replace(output, shape=own.shape, address=address)
+        part = whole[window]
+        if part.flags.c_contiguous:
+            address = part.__array_interface__["data"][0]
+            yield replace(output, shape=part.shape, address=address)
             continue
-        block = allocate(own.nbytes)
-        block.array(stored_as(output.type), own.shape)[...] = own
-        yield Tensor(output.type, own.shape, block.address, block)
+        block = allocate(part.nbytes)
+        block.array(stored_as(output.type), part.shape)[...] = part
+        yield Tensor(output.type, part.shape, block.address, block)
 
 
 def _strings(tensor: Tensor | StringTensor) -> StringTensor:
@@ -196,26 +196,26 @@ def _strings(tensor: Tensor | StringTensor) -> StringTensor:
     return tensor
 
 
-def _numbers(tensor: Tensor | StringTensor) -> Tensor:
+def _numeric(tensor: Tensor | StringTensor) -> Tensor:
     assert isinstance(tensor, Tensor)
     return tensor
 
 
 class RefCountedBatch:
-    """A batch whose memory several requests read: the last one to end releases it.
+    """Reference-counts a batch whose memory several requests read; the last release() frees it.
 
     Args:
         request: the batch.
-        readers: how many there are.
+        readers: the initial count.
     """
 
     def __init__(self, request: Request, readers: int) -> None:
         self._request = request
         self._readers = readers
-        self._lock = threading.Lock()  # guards the number of readers
+        self._lock = threading.Lock()  # guards _readers
 
-    def leave(self) -> None:
-        """One reader has ended."""
+    def release(self) -> None:
+        """Drops one reader."""
         with self._lock:
             self._readers -= 1
             is_last = self._readers == 0

@@ -1,7 +1,7 @@
-"""Which waiting requests run together: a pure function of what waits, the limits and the time.
+"""Plans the next batch: a pure function of the waiting requests, the limits and the time.
 
-While a model runs, requests wait; when it is free, it takes as many as fit together. Nobody waits
-for company, unless the limits ask for it.
+Requests queue while the model runs; once it is free, the next batch takes as many as fit. No
+request is held back for others to join it, unless the limits ask for it.
 """
 
 from collections.abc import Hashable, Sequence
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class WaitingRequest:
-    """A request that waits.
+    """A queued request.
 
     Attributes:
-        key: what its items look like: requests with equal keys can run together.
-        rows: items in it.
-        since_seconds: when it came, by a clock that never goes back.
+        key: its batch key: requests with equal keys can share a batch.
+        rows: its row count.
+        since_seconds: arrival time, on a monotonic clock.
     """
 
     key: Hashable
@@ -25,11 +25,11 @@ class WaitingRequest:
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """What a batch may be.
+    """Limits of a batch.
 
     Attributes:
-        max_rows: rows that run together; a request that has more of its own runs alone.
-        delay_seconds: how long the oldest request may be held back for company.
+        max_rows: rows per batch; a request with more rows runs alone.
+        delay_seconds: how long the oldest request may be held back for others to join it.
     """
 
     max_rows: int = 32
@@ -38,11 +38,11 @@ class BatchLimits:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do now.
+    """What to do next.
 
     Attributes:
-        batch: indexes in the sequence of those that run now, the oldest first; empty to wait.
-        until_seconds: the time to look again, where nothing runs now; None if nothing waits.
+        batch: indexes of the requests to run now, oldest first; empty to wait.
+        until_seconds: when to plan again, if nothing runs now; None if nothing waits.
     """
 
     batch: tuple[int, ...]
@@ -53,14 +53,14 @@ def plan(waiting: Sequence[WaitingRequest], limits: BatchLimits, now_seconds: fl
     """Chooses the next batch.
 
     Args:
-        waiting: in the order in which they came.
+        waiting: in order of arrival.
         limits: of a batch.
-        now_seconds: by the clock of `since_seconds`.
+        now_seconds: the current time, on the clock of `since_seconds`.
 
     Returns:
-        The oldest request with every younger one of its kind that still fits, in their order. So no
-        request is overtaken by one that came later, but for those that fill its own batch or the
-        batch of one before it, and none can wait for ever.
+        The oldest request and all later ones with its key that still fit, in order. A request is
+        only overtaken by later ones that join its own batch or that of an earlier request, so none
+        starves.
     """
     if not waiting:
         return Plan(())

@@ -1,8 +1,8 @@
-"""Whether a model gives the same answers to rows together as one by one: found by trying.
+"""Checks by experiment whether a model computes the same for batched rows as for single ones.
 
-A batch axis is only a name. A model may normalize over it, draw random numbers, or mix its rows up
-otherwise; then requests of different clients must never run together. Nor need it pass over what
-shorter rows are filled up with.
+A batch axis is only a name. A model may normalize over it, draw random numbers or mix its rows in
+another way; requests of different clients must then never share a batch. Nor do all models ignore
+the padding of shorter rows.
 """
 
 import math
@@ -19,20 +19,20 @@ from gpux.serving.batch import MixedRowsError, collate, shapes_of, split
 from gpux.serving.padding import Padding
 from gpux.tensors.outputs import to_python
 from gpux.tensors.request import Request
-from gpux.tensors.signature import Dim, OtherSpec, TensorSpec
+from gpux.tensors.signature import Dim, NonTensorSpec, TensorSpec
 
 _TOO_LONG = "the trial of its rows took too long"
 _ROWS = 3
-# Rows unlike each other, so that what is taken over all of them shows: the range of their floats,
-# and the share of ones among their integers.
+# Scales of floats and shares of ones among integers. They differ by row, so that statistics over
+# all rows show.
 _SCALES = (1.0, 0.01, 16.0)
 _ONES = (0.5, 0.9, 0.2)
-_MAX_BYTES = 2**28  # of a row
-# What dynamic axes have in the wild, as in example.py.
+_MAX_BYTES = 2**28  # per row
+# Common sizes of dynamic axes, much as in cli/examples.py.
 _SIZES = (8, 1, 4, 16, 32, 64, 128, 224, 256)
 _WORDS = ("good", "bad", "")
-# By element type: how far answers may be from each other, relative and absolute. A matrix product
-# sums in another order when it has more rows.
+# Relative and absolute tolerances by element type: with more rows, a matrix product sums in another
+# order.
 _TOLERANCES = {
     "float32": (1e-3, 1e-4),
     "float64": (1e-9, 1e-10),
@@ -42,40 +42,40 @@ _TOLERANCES = {
 
 Sizes = Mapping[Dim, int]
 Sample = Mapping[str, Any]
-# The sizes of each row, and what makes a row of its sizes and its number.
+# The sizes of each row, and a function that makes a row from its sizes and index.
 Trial = tuple[Sequence[Sizes], Callable[[Sizes, int], Sample]]
 
 
 def find_obstacle(
     model: Model, deadline: Deadline | None = None, recorded: Sequence[Sample] = ()
 ) -> str | None:
-    """Why requests for a model cannot run together; None if they can.
+    """Finds out why requests for a model cannot be batched; None if they can.
 
-    A few rows are run, alone and together: those of a recorded request, if it has two that differ,
-    and generated ones, floats from 0 to 16 and integers 0 and 1. Where recorded rows agree, those
-    that were generated may be none that the model takes.
+    A few rows are run alone and batched: those of a recorded request, if at least two differ, and
+    generated ones, floats from 0 to 16 and integers 0 and 1. If the recorded rows agree, the model
+    need not accept the generated ones.
 
     Args:
-        model: a loaded one.
-        deadline: of the trial.
-        recorded: rows that the model takes.
+        model: a loaded model.
+        deadline: of the check.
+        recorded: rows that the model accepts.
     """
     obstacle = _missing_axis(model) or _mixing_node(model)
     if obstacle is not None:
         return obstacle
-    unlike = _unlike_each_other(recorded)
-    if unlike:
+    distinct = _distinct_rows(recorded)
+    if distinct:
         try:
-            obstacle = _difference(model, unlike, deadline)
+            obstacle = _compare_batched(model, distinct, deadline)
         except DeadlineError:
             return _TOO_LONG
         except (GpuxError, MemoryError) as error:
             return f"the recorded rows could not be run: {error}"
-    return obstacle or _disagreement(model, _equal_rows(model), deadline, needed=not unlike)
+    return obstacle or _try_in_turn(model, _equal_rows(model), deadline, needed=not distinct)
 
 
-def _unlike_each_other(rows: Sequence[Sample]) -> Sequence[Sample]:
-    """As many rows as a trial takes; none, if there are no two that differ."""
+def _distinct_rows(rows: Sequence[Sample]) -> Sequence[Sample]:
+    """_ROWS rows, at least two of them different; empty if all recorded rows are equal."""
     different: list[Sample] = []
     for row in rows:
         if not any(all((row[name] == other[name]).all() for name in row) for other in different):
@@ -86,23 +86,23 @@ def _unlike_each_other(rows: Sequence[Sample]) -> Sequence[Sample]:
 
 
 def try_padding(model: Model, padding: Padding, deadline: Deadline | None = None) -> Padding | str:
-    """Whether requests of different lengths can run together.
+    """Checks whether requests of different lengths can share a batch.
 
-    Generated rows are run, alone and padded together. They are unlike what pads them: floats above
-    and below it, whichever of the integers 0 and 1 it is not, and masks that hide nothing.
+    Generated rows are run alone, then padded in one batch. They differ from the pad value: floats
+    above and below it, the integers 0 and 1 other than it, and masks that hide nothing.
 
     Args:
-        model: one whose requests of equal lengths run together.
-        padding: of its rows.
-        deadline: of the trial.
+        model: one whose requests of equal lengths can be batched.
+        padding: the padding to check.
+        deadline: of the check.
 
     Returns:
-        The padding with those buckets that the model can run, or why there is none.
+        The padding, with the buckets that the model can run, or why it cannot be padded.
     """
-    problem = _disagreement(model, _unequal_rows(model, padding), deadline, padding)
+    problem = _try_in_turn(model, _unequal_rows(model, padding), deadline, padding)
     if problem:
         return problem
-    # A model may end somewhere, as a table of positions does.
+    # A model may have a maximum length, such as that of a table of position embeddings.
     buckets = padding.buckets
     while len(buckets) > 1 and not _can_run(model, padding, buckets[-1], deadline):
         buckets = buckets[:-1]
@@ -110,7 +110,7 @@ def try_padding(model: Model, padding: Padding, deadline: Deadline | None = None
 
 
 def _can_run(model: Model, padding: Padding, bucket: int, deadline: Deadline | None) -> bool:
-    """Whether the model runs a row that is as long as a bucket."""
+    """Whether the model runs a row as long as the bucket."""
     for others in _candidates(model, padding):
         sizes = dict(others)
         sizes.update(dict.fromkeys(padding.axes, bucket))
@@ -119,7 +119,7 @@ def _can_run(model: Model, padding: Padding, bucket: int, deadline: Deadline | N
         try:
             _run_alone(model, _padded_row(model, padding, sizes, 0), deadline)
         except DeadlineError:
-            return True  # it fails at nothing but the time that is left
+            return True  # out of time, which says nothing about the model
         except (GpuxError, MemoryError):
             continue
         return True
@@ -127,7 +127,7 @@ def _can_run(model: Model, padding: Padding, bucket: int, deadline: Deadline | N
 
 
 def _missing_axis(model: Model) -> str | None:
-    """Which input or output does not lead with the batch axis."""
+    """Reports an input or output without a leading batch axis; None if all have one."""
     signature = model.signature
     if not signature.inputs:
         return "it has no inputs"
@@ -135,7 +135,7 @@ def _missing_axis(model: Model) -> str | None:
         if spec.kind != "batched":
             return f"input '{spec.name}' does not lead with a batch axis"
     for output in signature.outputs:
-        if isinstance(output, OtherSpec):
+        if isinstance(output, NonTensorSpec):
             return f"output '{output.name}' is no tensor"
         leads = output.dims and output.dims[0] in signature.batch_axes
         if not (leads if output.batched is None else output.batched):
@@ -144,7 +144,7 @@ def _missing_axis(model: Model) -> str | None:
 
 
 def _mixing_node(model: Model) -> str | None:
-    """A node that is known to look at all rows at once, though trials may not show it."""
+    """Reports a node known to compute across rows, which the runs may not reveal."""
     for nodes in (model.placement or {}).values():
         for node in nodes:
             if node.startswith("DynamicQuantize"):
@@ -153,7 +153,7 @@ def _mixing_node(model: Model) -> str | None:
 
 
 def _equal_rows(model: Model) -> Iterator[Trial]:
-    """Rows of the same sizes, until some can be run."""
+    """Trials with rows of equal sizes; the first that can be run decides."""
     for scales in (_SCALES, (1.0,) * _ROWS):
 
         def make(sizes: Sizes, number: int, scales: Sequence[float] = scales) -> Sample:
@@ -164,26 +164,26 @@ def _equal_rows(model: Model) -> Iterator[Trial]:
 
 
 def _unequal_rows(model: Model, padding: Padding) -> Iterator[Trial]:
-    """Rows that differ along each padded axis, until some can be run."""
+    """Trials with rows that differ along each padded axis; the first that can be run decides."""
 
     def make(sizes: Sizes, number: int) -> Sample:
         return _padded_row(model, padding, sizes, number)
 
     for bucket in padding.buckets:
-        # All of them shorter than the bucket, where that can be.
+        # All shorter than the bucket where possible.
         lengths = [max(1, bucket // 4), max(1, bucket // 2), max(1, bucket - 1)]
         for others in _candidates(model, padding):
             all_sizes = []
             for number in range(_ROWS):
                 sizes = dict(others)
-                for place, dim in enumerate(padding.axes):
-                    # Along another axis another row is the longest.
-                    sizes[dim] = lengths[(number + place) % _ROWS]
+                for position, dim in enumerate(padding.axes):
+                    # The longest row differs by axis.
+                    sizes[dim] = lengths[(number + position) % _ROWS]
                 all_sizes.append(sizes)
             yield all_sizes, make
 
 
-def _disagreement(
+def _try_in_turn(
     model: Model,
     trials: Iterator[Trial],
     deadline: Deadline | None,
@@ -191,18 +191,18 @@ def _disagreement(
     *,
     needed: bool = True,
 ) -> str | None:
-    """In which output rows together differ from rows alone, in the first trial that can be run.
+    """Reports an output that differs between batched and single rows, in the first runnable trial.
 
-    If none can, that is no obstacle where none is needed.
+    If no trial can be run, that is an obstacle only if one is needed.
     """
     problem = "no generated rows could be run"
     for sizes, make in trials:
-        if max(_row_bytes(model, own) for own in sizes) > _MAX_BYTES:
+        if max(_row_bytes(model, row_sizes) for row_sizes in sizes) > _MAX_BYTES:
             problem = "its rows are too large to try"
             continue
-        rows = [make(own, number) for number, own in enumerate(sizes)]
+        rows = [make(row_sizes, number) for number, row_sizes in enumerate(sizes)]
         try:
-            return _difference(model, rows, deadline, padding)
+            return _compare_batched(model, rows, deadline, padding)
         except DeadlineError:
             problem = _TOO_LONG
             break
@@ -211,20 +211,20 @@ def _disagreement(
     return problem if needed else None
 
 
-def _difference(
+def _compare_batched(
     model: Model, rows: Sequence[Sample], deadline: Deadline | None, padding: Padding | None = None
 ) -> str | None:
-    """In which output rows together differ from rows alone.
+    """Reports an output that differs between batched and single rows.
 
     Raises:
-        GpuxError, MemoryError: they cannot be run alone.
+        GpuxError, MemoryError: a row cannot be run alone.
     """
     alone = [_run_alone(model, row, deadline) for row in rows]
-    return _unlike(model, alone) or _compare_orders(model, rows, alone, deadline, padding)
+    return _uninformative(model, alone) or _compare_orders(model, rows, alone, deadline, padding)
 
 
 def generate(model: Model) -> Iterator[Sample]:
-    """Requests of one row, made up for any model, for want of real ones; not all can be run."""
+    """Generates one-row requests for a model without a recorded one; not all can be run."""
     for sizes in _candidates(model):
         if _row_bytes(model, sizes) <= _MAX_BYTES:
             yield _row(model, sizes, 0, 1.0)
@@ -236,10 +236,10 @@ def _row_bytes(model: Model, sizes: Sizes) -> int:
     )
 
 
-def _unlike(model: Model, alone: Sequence[Sequence[Any]]) -> str | None:
-    """Whether answers tell nothing: no finite number, or none at all."""
+def _uninformative(model: Model, alone: Sequence[Sequence[Any]]) -> str | None:
+    """Reports an output without values, or without finite ones, which proves nothing."""
     for index, spec in enumerate(model.signature.outputs):
-        values = [answers[index] for answers in alone]
+        values = [outputs[index] for outputs in alone]
         is_float = all(value.dtype.kind == "f" for value in values)
         if any(value.size == 0 for value in values) or (
             is_float and not any(numpy.isfinite(value.astype(float)).any() for value in values)
@@ -255,7 +255,7 @@ def _compare_orders(
     deadline: Deadline | None,
     padding: Padding | None,
 ) -> str | None:
-    """What differs where the same rows run together, in this order, another, and one twice."""
+    """Reports an output that differs when the rows are batched: in order, permuted, or repeated."""
     for order in ((0, 1, 2), (2, 0, 1), (0, 0, 1)):
         problem = _compare(
             model,
@@ -270,7 +270,7 @@ def _compare_orders(
 
 
 def _candidates(model: Model, padding: Padding | None = None) -> Iterator[Sizes]:
-    """Sizes to try for the dynamic axes behind the batch's, but for those that are padded."""
+    """Sizes to try for the dynamic axes, except the batch axis and padded axes."""
     names = {dim for spec in model.signature.inputs for dim in spec.dims[1:]}
     dynamic = {dim for dim in names if not isinstance(dim, int)}
     dynamic -= set(padding.axes) if padding else set()
@@ -279,7 +279,7 @@ def _candidates(model: Model, padding: Padding | None = None) -> Iterator[Sizes]
 
 
 def _row(model: Model, sizes: Sizes, number: int, scale: float) -> dict[str, Any]:
-    """One row for every input, another one for each number."""
+    """A generated value of one row for each input; `number` seeds it."""
     random = numpy.random.default_rng(number)
     row: dict[str, Any] = {}
     for spec in model.signature.inputs:
@@ -295,31 +295,31 @@ def _row(model: Model, sizes: Sizes, number: int, scale: float) -> dict[str, Any
 
 
 def _padded_row(model: Model, padding: Padding, sizes: Sizes, number: int) -> Sample:
-    """One row for every input, as unlike its padding as can be."""
+    """A generated row that differs from its padding as much as possible."""
     random = numpy.random.default_rng(number)
     row = _row(model, sizes, number, 1.0)
     for spec in model.signature.inputs:
         if spec.name not in padding.values:
             continue
-        filler = padding.values[spec.name]
+        pad_value = padding.values[spec.name]
         shape = _row_shape(spec, sizes)
-        if "mask" in spec.name:  # it tells what is padding
+        if "mask" in spec.name:  # it marks the padding
             row[spec.name] = numpy.full(
-                shape, not filler if spec.type.word == "boolean" else int(filler != 1)
+                shape, not pad_value if spec.type.word == "boolean" else int(pad_value != 1)
             )
         elif spec.type.name.startswith(("float", "bfloat")):
-            # Above it, below it, and around it: what a largest or a least element shows.
-            least, most = ((0.1, 1.0), (-1.0, -0.1), (-1.0, 1.0))[number]
-            row[spec.name] = filler + random.uniform(least, most, shape)
+            # Above, below and around the pad value, so that a maximum or minimum reveals padding.
+            low, high = ((0.1, 1.0), (-1.0, -0.1), (-1.0, 1.0))[number]
+            row[spec.name] = pad_value + random.uniform(low, high, shape)
         elif spec.type.word == "boolean":
-            row[spec.name] = numpy.full(shape, not filler)
+            row[spec.name] = numpy.full(shape, not pad_value)
         else:
-            row[spec.name] = random.choice([value for value in (0, 1) if value != filler], shape)
+            row[spec.name] = random.choice([value for value in (0, 1) if value != pad_value], shape)
     return row
 
 
 def _row_shape(spec: TensorSpec, sizes: Sizes) -> tuple[int, ...]:
-    """Of one row, or of all where an input has none."""
+    """The shape of one row; the whole shape of an input without rows."""
     if not spec.dims:
         return ()
     leading = spec.dims[0] if spec.kind == "fixed" else 1
@@ -328,7 +328,7 @@ def _row_shape(spec: TensorSpec, sizes: Sizes) -> tuple[int, ...]:
 
 
 def _run_alone(model: Model, values: Sample, deadline: Deadline | None) -> list[Any]:
-    """What one row answers, in memory of its own."""
+    """The outputs of one row, in memory of their own."""
     request = model.inputs.collect(values)
     try:
         return [to_python(output) for output in model.execution.run(request, deadline)]
@@ -343,17 +343,17 @@ def _compare(
     deadline: Deadline | None,
     padding: Padding | None,
 ) -> str | None:
-    """What differs where rows run together."""
+    """Reports an output that differs between the rows in one batch and alone."""
     requests: list[Request] = []
-    together = None
+    batch = None
     how = "padded together" if padding else "together"
     try:
         requests += [model.inputs.collect(row) for row in rows]
         layout = padding.lay_out([shapes_of(request) for request in requests]) if padding else None
-        together = collate(requests, model.signature, model.pool, layout)
-        parts = split(model.execution.run(together, deadline), [1] * len(rows), layout)
-        for own, expected in zip(parts, alone, strict=True):
-            for part, value, spec in zip(own, expected, model.signature.outputs, strict=True):
+        batch = collate(requests, model.signature, model.pool, layout)
+        parts = split(model.execution.run(batch, deadline), [1] * len(rows), layout)
+        for outputs, expected in zip(parts, alone, strict=True):
+            for part, value, spec in zip(outputs, expected, model.signature.outputs, strict=True):
                 assert isinstance(spec, TensorSpec)
                 if not _agree(to_python(part), value, spec.type.name):
                     return f"output '{spec.name}' differs between rows {how} and one by one"
@@ -364,7 +364,7 @@ def _compare(
     except (GpuxError, MemoryError) as error:
         return f"rows {how} could not be run: {error}"
     finally:
-        for request in (*requests, *([together] if together else [])):
+        for request in (*requests, *([batch] if batch else [])):
             request.release()
     return None
 

@@ -1,4 +1,4 @@
-"""Bytes ↔ tensors: the body of a request and of its answer. Does no I/O."""
+"""Encodes a model's outputs as the JSON body of a response. Does no I/O."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,13 @@ from gpux.tensors.outputs import Output, OutputValues
 from gpux.tensors.signature import BY_NAME
 
 
-def encode(answer: OutputValues) -> bytes:
-    """An answer as one JSON object, in UTF-8.
+def encode(outputs: OutputValues) -> bytes:
+    """Encodes outputs as one JSON object, in UTF-8.
 
     Args:
-        answer: by output name; its tensors must be alive.
+        outputs: by name; their memory must be valid until this returns.
     """
-    return encode_members([_member(name, value) for name, value in answer.items()])
+    return encode_members([_member(name, value) for name, value in outputs.items()])
 
 
 def _member(
@@ -42,7 +42,7 @@ def _json(value: object) -> bytes:
 
 
 def _nest(values: Sequence[Any], shape: Sequence[int]) -> Any:
-    """A flat sequence in C order as nested lists."""
+    """Nests a flat sequence in C order into lists of the given shape."""
     if not shape:
         return values[0]
     if len(shape) == 1:
@@ -52,11 +52,11 @@ def _nest(values: Sequence[Any], shape: Sequence[int]) -> Any:
 
 
 def _text(value: object, float_type: str) -> bytes:
-    """A sequence or a map, as ONNX Runtime gives it, as JSON.
+    """Encodes a sequence or a map from ONNX Runtime as JSON.
 
     Args:
         value: nested lists, dicts, strings, numbers and arrays.
-        float_type: the type that a Python float in it has in the model.
+        float_type: the model's type for Python floats in it.
     """
     if isinstance(value, Mapping):
         members = (_json(str(key)) + b":" + _text(item, float_type) for key, item in value.items())

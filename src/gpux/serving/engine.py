@@ -1,4 +1,4 @@
-"""A body in, an answer out: one loaded model, and how its requests run."""
+"""Serves one loaded model: request body in, response body out."""
 
 import contextlib
 import logging
@@ -17,29 +17,29 @@ from gpux.serving.batch_plan import BatchLimits
 from gpux.serving.batching_check import Sample, find_obstacle, try_padding
 from gpux.serving.encoder import encode
 from gpux.serving.padding import Padding, find_padding
-from gpux.serving.scheduler import Scheduler
-from gpux.serving.turns import aside
+from gpux.serving.scheduler import DEFAULT_TUNING, Scheduler, SchedulerTuning
+from gpux.serving.turns import yield_turn
 from gpux.tensors.memory import Tensor
 from gpux.tensors.request import Request
 
 logger = logging.getLogger(__name__)
 
-# Of a GPU: one that runs, and one that is copied in and launched meanwhile.
+# On a GPU one run computes while the next one is copied in and launched.
 _RUNS_ON_GPU = 2
-# A body, or a tensor, that takes longer to read, or write, than a change of threads takes.
+# Larger bodies and tensors take longer to decode or encode than a context switch.
 _LONG_BYTES = 2**16
-_HERE = contextlib.nullcontext()
+_KEEP_TURN = contextlib.nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
 class BatchingDecision:
-    """Whether waiting requests run together.
+    """Whether waiting requests are batched, and how.
 
     Attributes:
-        limits: of a batch; None where each runs alone.
-        reason: why each runs alone.
-        padding: how those of different lengths do.
-        padding_reason: why they do not.
+        limits: of a batch; None if each request runs alone.
+        reason: why each request runs alone.
+        padding: of requests of different lengths; None if these are not batched.
+        padding_reason: why these are not batched.
     """
 
     limits: BatchLimits | None
@@ -49,26 +49,30 @@ class BatchingDecision:
 
 
 class Engine:
-    """Serves one model. Any number of threads may call it at once.
+    """Serves one model. Thread-safe.
 
     Args:
-        model: a loaded one.
-        settings: limits of time and batches; None for the defaults, without batches.
-
-        recorded: rows by which it is tried, beside generated ones, whether they can run together.
+        model: a loaded model.
+        settings: timeout and batching; None for the defaults, without batching.
+        recorded: rows to check batching with, in addition to generated ones.
+        tuning: the scheduler's.
 
     Raises:
-        ConfigurationError: batching, or padding with it, is demanded for a model whose rows cannot
-            run together.
+        ConfigurationError: batching, or padding with it, is required, but the rows of the model
+            cannot be batched.
 
     Attributes:
-        runs: at the same time.
-        batching: whether waiting requests run together, as it was at the start.
-        scheduler: its requests.
+        runs: maximum number of concurrent runs.
+        batching: the decision made at start-up.
+        scheduler: runs the requests.
     """
 
     def __init__(
-        self, model: Model, settings: Settings | None = None, recorded: Sequence[Sample] = ()
+        self,
+        model: Model,
+        settings: Settings | None = None,
+        recorded: Sequence[Sample] = (),
+        tuning: SchedulerTuning = DEFAULT_TUNING,
     ) -> None:
         settings = settings or Settings(model=model.file, batching="off")
         self.model = model
@@ -77,11 +81,13 @@ class Engine:
         padding = find_padding(
             model.signature, model.config, model.text_encoder, is_on_gpu=is_on_gpu
         )
-        trial = self._watchdog.deadline(settings.timeout_seconds)
+        check_deadline = self._watchdog.deadline(settings.timeout_seconds)
         with model.execution.uncaptured():
-            self.batching = _choose_batching(model, settings, padding, recorded, trial)
+            self.batching = _choose_batching(model, settings, padding, recorded, check_deadline)
         self.runs = _RUNS_ON_GPU if is_on_gpu else 1 if self.batching.limits else settings.cores
-        self.scheduler = Scheduler(model, self.runs, self.batching.limits, self.batching.padding)
+        self.scheduler = Scheduler(
+            model, self.runs, self.batching.limits, self.batching.padding, tuning
+        )
         self._timeout_seconds = settings.timeout_seconds
 
     def predict(
@@ -93,21 +99,21 @@ class Engine:
         is_gone: Callable[[], bool] | None = None,
         stages: Stages | None = None,
     ) -> bytes:
-        """Answers one request.
+        """Responds to one request.
 
         Args:
             body: any bytes; see InputReader.decode.
-            arrival_seconds: when it had been read, on the monotonic clock; None for just now.
-            timeout_seconds: what the client is ready to wait, if that is less than the limit.
-            is_gone: whether the client has left.
-            stages: how long each stage took is noted here.
+            arrival_seconds: when the request was received, on the monotonic clock; None for now.
+            timeout_seconds: the client's timeout, if it is below the configured one.
+            is_gone: whether the client has disconnected.
+            stages: receives the duration of each stage.
 
         Returns:
-            The answer's JSON text.
+            The response body, as JSON.
 
         Raises:
-            ClientError: the request is wrong.
-            ServiceError: it may be right, but could not be answered.
+            ClientError: the request is invalid.
+            ServiceError: the request may be valid but could not be served.
         """
         stages = stages if stages is not None else Stages()
         deadline = self.deadline(timeout_seconds, arrival_seconds)
@@ -117,56 +123,56 @@ class Engine:
             raise deadline.error()
         try:
             start = time.perf_counter()
-            with aside() if len(body) > _LONG_BYTES else _HERE:
+            with yield_turn() if len(body) > _LONG_BYTES else _KEEP_TURN:
                 request = self.model.inputs.decode(body)
             stages.decode = time.perf_counter() - start
-            answer = self.answer(request, deadline, is_gone, stages)
+            response = self.respond(request, deadline, is_gone, stages)
         except InferenceError as error:
-            logger.error("Inference failed: %s", error.__cause__)  # whole, for the operator
+            logger.error("Inference failed: %s", error.__cause__)  # in full, for the operator
             raise
-        return answer
+        return response
 
     def deadline(
         self, timeout_seconds: float | None = None, arrival_seconds: float | None = None
     ) -> Deadline:
-        """When a request is due: at the limit, or earlier where its client says so."""
+        """The deadline of a request: the configured timeout, or the client's if that is shorter."""
         limit = self._timeout_seconds
         return self._watchdog.deadline(min(limit, timeout_seconds or limit), arrival_seconds)
 
-    def answer(
+    def respond(
         self,
         request: Request,
         deadline: Deadline,
         is_gone: Callable[[], bool] | None = None,
         stages: Stages | None = None,
     ) -> bytes:
-        """Runs a request that has been decoded; releases it, whatever comes.
+        """Runs a decoded request and encodes its outputs. Releases the request in any case.
 
         Args:
-            request: the caller's no more.
-            deadline: when it is due.
-            is_gone: whether the client has left.
-            stages: how long each stage took is noted here.
+            request: the engine's from now on.
+            deadline: of the response.
+            is_gone: whether the client has disconnected.
+            stages: receives the duration of each stage.
         """
         stages = stages if stages is not None else Stages()
         unbatched = request.unbatched
-        outcome = self.scheduler.run(request, deadline, is_gone)
-        stages.queue = stages.thread + outcome.queue_seconds
-        stages.run = outcome.run_seconds
-        stages.rows = outcome.rows
+        result = self.scheduler.run(request, deadline, is_gone)
+        stages.queue = stages.thread + result.queue_seconds
+        stages.run = result.run_seconds
+        stages.rows = result.rows
         try:
             start = time.perf_counter()
-            processed = self.model.postprocess(outcome.outputs, unbatched=unbatched)
+            processed = self.model.postprocess(result.outputs, unbatched=unbatched)
             nbytes = sum([out.nbytes for out in processed.values() if isinstance(out, Tensor)])
-            with aside() if nbytes > _LONG_BYTES else _HERE:
-                answer = encode(processed)
+            with yield_turn() if nbytes > _LONG_BYTES else _KEEP_TURN:
+                response = encode(processed)
             stages.encode = time.perf_counter() - start
         finally:
-            outcome.release()
-        return answer
+            result.release()
+        return response
 
     def info(self) -> dict[str, Any]:
-        """What /info says."""
+        """The contents of /info."""
         limits = self.scheduler.limits
         obstacle = self.scheduler.obstacle or self.batching.reason
         padding = None if obstacle else self.batching.padding
@@ -190,20 +196,20 @@ def _choose_batching(
     settings: Settings,
     padding: Padding | str,
     recorded: Sequence[Sample],
-    trial: Deadline,
+    check_deadline: Deadline,
 ) -> BatchingDecision:
     if settings.batching == "off":
         return BatchingDecision(None, "serving.batching is off")
     limits = BatchLimits(settings.max_batch_size, settings.batch_delay_us / 1e6)
     if limits.max_rows == 1:
         return BatchingDecision(None, "serving.max_batch_size is 1")
-    obstacle = find_obstacle(model, trial, recorded)
+    obstacle = find_obstacle(model, check_deadline, recorded)
     if obstacle is not None:
         if settings.batching == "on":
             raise ConfigurationError(f"serving.batching is on, but {obstacle}")
         return BatchingDecision(None, obstacle)
     if isinstance(padding, Padding):
-        padding = try_padding(model, padding, trial)
+        padding = try_padding(model, padding, check_deadline)
     if isinstance(padding, Padding):
         return BatchingDecision(limits, padding=padding)
     if settings.batching == "on" and settings.config.content.serving.padding:

@@ -1,8 +1,8 @@
-"""How requests of different lengths lie in one batch: along which axes, with what, and how far.
+"""Pads requests of different lengths into one batch: along which axes, with what, to which size.
 
-A batch has one size along each axis. Where the file or the tokenizer says what fills an input up,
-shorter requests are padded, and what the model answers there is cut off again. Sizes go in and come
-out here; rows.py copies.
+A batch has one size along each axis. If gpux.yml or the tokenizer defines a pad value for an input,
+shorter requests are padded, and the outputs are cut back to their lengths. This module only
+computes shapes; batch.py copies.
 """
 
 from bisect import bisect_left
@@ -17,19 +17,19 @@ from gpux.config.yaml import show
 from gpux.errors import ClientError
 from gpux.inputs.tokenizer import TextEncoder
 from gpux.tensors.memory import Block, Pool
-from gpux.tensors.signature import OtherSpec, Signature, TensorSpec, stored_as
+from gpux.tensors.signature import NonTensorSpec, Signature, TensorSpec, stored_as
 
-# A CPU computes padding like everything else, and with sizes that double it would lose more by it
-# than company saves: from 16 on there are four to a power of two, and a tenth of a batch is filled
-# up. A GPU has room for that, and wants company, and few shapes for its graphs. Beyond the last one
-# there is so much to compute for one request that company saves little.
+# A CPU computes padding like any other value, so buckets that double would cost more than batching
+# saves. From 16 on there are four per power of two, and a tenth of a batch is padding. A GPU has
+# capacity to spare, gains more from batching, and needs few shapes for its CUDA graphs. Beyond the
+# last bucket one request is so much work that batching saves little.
 _BUCKETS_ON_CPU = (
     *(*range(4, 32, 4), *range(32, 64, 8), *range(64, 128, 16)),
     *(*range(128, 256, 32), *range(256, 513, 64)),
 )
 _BUCKETS_ON_GPU = (16, 32, 64, 128, 256, 512)
 
-# The padded axes of a tensor: which one it is, and its name.
+# The padded axes of a tensor: the index and name of each.
 Axes = tuple[tuple[int, str], ...]
 Window = tuple[slice, ...]
 Value = int | float | bool
@@ -37,14 +37,14 @@ Value = int | float | bool
 
 @dataclass(frozen=True)
 class Padding:
-    """How requests of one model are padded.
+    """How requests of a model are padded.
 
     Attributes:
-        values: what fills up each padded input, as it was declared.
-        elements: the same, as NumPy has it.
-        buckets: sizes to which others are rounded up, ascending.
-        inputs, outputs: which of their axes are padded; outputs in the order of the signature.
-        is_left: a request lies at the end of its axes, and not at their beginning.
+        values: pad value of each padded input, as configured.
+        elements: the same values as NumPy scalars.
+        buckets: sizes to round up to, ascending.
+        inputs, outputs: the padded axes of each; outputs in the order of the signature.
+        is_left: whether padding precedes the values, instead of following them.
     """
 
     values: Mapping[str, Value]
@@ -60,16 +60,16 @@ class Padding:
         return tuple(dict.fromkeys(name for axes in self.inputs.values() for _, name in axes))
 
     def round_up(self, size: int) -> int:
-        """The size to which one is padded: itself, if there is no bucket for it.
+        """Rounds a size up to its bucket; returns a size without a bucket as it is.
 
-        That is one larger than all buckets, and 0: of nothing but padding no model makes sense.
+        No bucket: sizes above the largest, and 0, as a request of only padding is meaningless.
         """
         if not 0 < size <= self.buckets[-1]:
             return size
         return self.buckets[bisect_left(self.buckets, size)]
 
     def item_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """What the items of an input look like when they are padded: equal ones fit together.
+        """The padded shape of an input's items: requests of equal ones can share a batch.
 
         Args:
             name: the input's.
@@ -81,15 +81,14 @@ class Padding:
         return tuple(sizes[1:])
 
     def lay_out(self, requests: Sequence[Mapping[str, tuple[int, ...]]]) -> "PaddedLayout":
-        """How requests lie in one batch.
+        """Lays requests out in one batch.
 
         Args:
             requests: the shape of each input, by name.
 
-        Along an axis where all are equally long there is nothing to pad. Otherwise they are padded
-        to the bucket, and not just to the longest of them: the same few shapes then come again, for
-        which a GPU has its graphs and ONNX Runtime its plan of the memory. What that costs is
-        bounded by the next smaller bucket.
+        An axis along which all lengths are equal is not padded. Any other is padded to the bucket
+        rather than to the longest request, so that the same few shapes recur, for which a GPU has
+        captured graphs and ONNX Runtime a memory plan. The next smaller bucket bounds the cost.
         """
         sizes = [
             {dim: shapes[name][axis] for name, axes in self.inputs.items() for axis, dim in axes}
@@ -97,32 +96,32 @@ class Padding:
         ]
         widths: dict[str, int] = {}
         for dim in self.axes:
-            found = {own[dim] for own in sizes}
-            if len(found) > 1:
-                widths[dim] = self.round_up(max(found))
+            lengths = {request[dim] for request in sizes}
+            if len(lengths) > 1:
+                widths[dim] = self.round_up(max(lengths))
         return PaddedLayout(self, widths, sizes)
 
     def sizes(self) -> Iterator[Mapping[str, int]]:
-        """Sizes that a padded batch may have, by axis, for a warm-up: each bucket along all axes.
+        """Sizes of padded batches for a warm-up, by axis name: each bucket along all axes.
 
-        Of several axes not every bucket of one with every bucket of another: those are hundreds.
+        Different buckets are not combined: several axes would give hundreds of combinations.
         """
         for bucket in self.buckets:
             yield dict.fromkeys(self.axes, bucket)
 
     def describe(self) -> dict[str, Any]:
-        """What /info says of it."""
+        """The padding section of /info."""
         return {"values": dict(self.values), "buckets": list(self.buckets)}
 
 
 @dataclass(frozen=True, slots=True)
 class PaddedLayout:
-    """How several requests lie in one batch.
+    """The layout of several requests in one padded batch.
 
     Attributes:
         padding: the model's.
-        widths: the batch's sizes along the axes where the requests differ, by name.
-        sizes: those of each request, along all padded axes.
+        widths: the batch's sizes along the axes where the requests differ, by axis name.
+        sizes: of each request, its sizes along all padded axes, by axis name.
     """
 
     padding: Padding
@@ -130,34 +129,34 @@ class PaddedLayout:
     sizes: Sequence[Mapping[str, int]]
 
     def input_axes(self, name: str) -> Axes:
-        """Those axes of an input along which some of the requests are padded."""
+        """The axes of an input along which requests of this batch are padded."""
         return self._padded(self.padding.inputs.get(name, ()))
 
     def output_axes(self, index: int) -> Axes:
-        """Those axes of an output, by its index in the signature, along which it is cut."""
+        """The axes of an output, by its index in the signature, along which it is cut back."""
         return self._padded(self.padding.outputs[index])
 
     def _padded(self, axes: Axes) -> Axes:
         return tuple(axis for axis in axes if axis[1] in self.widths)
 
-    def widen(self, shape: tuple[int, ...], padded: Axes) -> tuple[int, ...]:
-        """The shape of a tensor of the batch."""
+    def padded_shape(self, shape: tuple[int, ...], padded: Axes) -> tuple[int, ...]:
+        """Replaces the sizes along the padded axes by the batch's."""
         sizes = list(shape)
         for axis, dim in padded:
             sizes[axis] = self.widths[dim]
         return tuple(sizes)
 
-    def windows(self, axes: int, padded: Axes, rows: Sequence[int]) -> Iterator[Window]:
-        """Where each request lies in a tensor of the batch.
+    def windows(self, rank: int, padded: Axes, rows: Sequence[int]) -> Iterator[Window]:
+        """The slices of a batched tensor that hold each request.
 
         Args:
-            axes: of the tensor.
-            padded: those along which something is.
-            rows: of each request.
+            rank: of the tensor.
+            padded: its padded axes.
+            rows: row count of each request.
         """
         first = 0
         for count, sizes in zip(rows, self.sizes, strict=True):
-            window = [slice(first, first + count)] + [slice(None)] * (axes - 1)
+            window = [slice(first, first + count)] + [slice(None)] * (rank - 1)
             for axis, dim in padded:
                 size, width = sizes[dim], self.widths[dim]
                 start = width - size if self.padding.is_left else 0
@@ -173,39 +172,39 @@ def find_padding(
     *,
     is_on_gpu: bool = False,
 ) -> Padding | str:
-    """How a model's requests are padded, by its gpux.yml, or else by its tokenizer.
+    """Derives a model's padding from gpux.yml, or else from its tokenizer.
 
     Args:
-        signature: the model's, with what gpux.yml says of its axes.
+        signature: the model's, with the axes that gpux.yml declares.
         config: gpux.yml.
-        text: makes ids of texts, where the model takes them.
-        is_on_gpu: the model runs there.
+        text: encodes texts as ids, if the model accepts texts.
+        is_on_gpu: whether the model runs on a GPU.
 
     Returns:
         The padding, or why there is none.
 
     Raises:
-        ConfigurationError: gpux.yml asks for what cannot be.
+        ConfigurationError: gpux.yml asks for padding that is impossible.
     """
     serving = config.content.serving
     values: Mapping[str, Value] = {}
     buckets: tuple[int, ...] = _BUCKETS_ON_GPU if is_on_gpu else _BUCKETS_ON_CPU
     is_left = False
-    without = "serving.padding does not say with what"
+    reason = "serving.padding does not say with what"
     if not signature.has_lengths:
-        without = "all items have the same shapes"
+        reason = "all items have the same shapes"
     if text is not None:
-        values, is_left = text.fillers, text.pads_left
-        without = "the tokenizer names no token to pad with"
-        # No text is longer, and a table of positions often ends there.
+        values, is_left = text.pad_values, text.pads_left
+        reason = "the tokenizer names no token to pad with"
+        # No text is longer, and a table of position embeddings often ends there.
         shorter = [size for size in buckets if size < text.max_length]
         buckets = (*shorter, text.max_length)[: len(buckets)]
     if serving.padding is not None:
-        values, without = serving.padding, "serving.padding is empty"
+        values, reason = serving.padding, "serving.padding is empty"
     if not values:
         if serving.buckets is not None:
-            config.fail("serving", "buckets", problem=f"nothing is padded to them: {without}")
-        return without
+            config.fail("serving", "buckets", problem=f"nothing is padded to them: {reason}")
+        return reason
     try:
         return _create(signature, values, serving.buckets or buckets, is_left=is_left)
     except _ImpossibleError as error:
@@ -218,8 +217,8 @@ class _ImpossibleError(Exception):
     """Requests of a model cannot be padded.
 
     Args:
-        problem: why.
-        path: the input that it is about, below serving.padding.
+        problem: the reason.
+        path: the input at fault, as a key path below serving.padding.
     """
 
     def __init__(self, problem: str, *path: str) -> None:
@@ -238,12 +237,12 @@ def _create(
     elements = {name: _element(specs[name], value) for name, value in values.items()}
     inputs = {name: _padded_axes(specs[name]) for name in values}
     _check_axes(signature, inputs)
-    outputs = tuple(_named(spec, inputs) for spec in signature.outputs)
+    outputs = tuple(_matching_axes(spec, inputs) for spec in signature.outputs)
     return Padding(values, elements, buckets, inputs, outputs, is_left)
 
 
 def _element(spec: TensorSpec, value: Value) -> Any:
-    """A value as an element of an input, by the rules for those of requests."""
+    """Converts a pad value to an element of an input, by the rules for values of requests."""
     if spec.type.word == "string":
         raise _ImpossibleError("only numbers are filled up, and it is string", spec.name)
     try:
@@ -255,7 +254,7 @@ def _element(spec: TensorSpec, value: Value) -> Any:
 
 
 def _padded_axes(spec: TensorSpec) -> Axes:
-    """The axes of an input that are padded: all dynamic ones but the batch's."""
+    """The padded axes of an input: all dynamic ones except the batch axis."""
     if spec.kind != "batched":
         raise _ImpossibleError(f"'{spec.name}' does not lead with a batch axis", spec.name)
     dynamic = [
@@ -272,8 +271,8 @@ def _padded_axes(spec: TensorSpec) -> Axes:
     return tuple(axes)
 
 
-def _named(spec: TensorSpec | OtherSpec, inputs: Mapping[str, Axes]) -> Axes:
-    """The axes of any tensor that are called as padded ones of inputs are."""
+def _matching_axes(spec: TensorSpec | NonTensorSpec, inputs: Mapping[str, Axes]) -> Axes:
+    """The axes of a tensor that have the name of a padded input axis."""
     padded = {dim for axes in inputs.values() for _, dim in axes}
     dims = spec.dims if isinstance(spec, TensorSpec) else ()
     return tuple(
@@ -282,13 +281,13 @@ def _named(spec: TensorSpec | OtherSpec, inputs: Mapping[str, Axes]) -> Axes:
 
 
 def _check_axes(signature: Signature, inputs: Mapping[str, Axes]) -> None:
-    """Checks that each tensor can be padded, or cut, along every axis that is."""
+    """Checks that each tensor can be padded, or cut back, along every padded axis."""
     for spec in (*signature.inputs, *signature.outputs):
-        for axis, dim in _named(spec, inputs):
+        for axis, dim in _matching_axes(spec, inputs):
             if axis == 0:
                 raise _ImpossibleError(f"its axis '{dim}' is the leading one of '{spec.name}'")
     for spec in signature.inputs:
-        if spec.name not in inputs and (shared := _named(spec, inputs)):
+        if spec.name not in inputs and (shared := _matching_axes(spec, inputs)):
             problem = f"'{spec.name}' has the axis '{shared[0][1]}' as well, and no value for it"
             raise _ImpossibleError(problem)
     known = {dim for spec in signature.inputs for dim in spec.dims if isinstance(dim, str)}

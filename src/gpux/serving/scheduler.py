@@ -1,9 +1,9 @@
-"""Requests that wait for the model, and who runs them: at once, or together when it is free.
+"""Runs requests on the model: inline while it is free, else queued and batched.
 
-A request that finds the model free runs in its own thread, as does one whose run is shorter than
-the changes of threads that waiting would take. Any other waits; when a run ends, a thread of the
-scheduler takes the oldest one and every other of its kind that fits beside it (batching.py), and
-runs them as one.
+A request that finds the model free runs in its caller's thread, as does one whose run is shorter
+than the context switches of queueing. Any other is queued; when a run ends, a scheduler thread
+takes the oldest request and all others with its batch key that fit (batch_plan.py), and runs them
+as one batch.
 """
 
 import logging
@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 
 from gpux.errors import ClientGoneError, DeadlineError, GpuxError, InferenceError
 from gpux.execution.deadline import Deadline
@@ -28,53 +29,78 @@ from gpux.serving.batch import (
 )
 from gpux.serving.batch_plan import BatchLimits, WaitingRequest, plan
 from gpux.serving.padding import Padding
-from gpux.serving.turns import aside, waiter
+from gpux.serving.turns import waiter, yield_turn
 from gpux.tensors.outputs import Output
 from gpux.tensors.request import Request
 
 logger = logging.getLogger(__name__)
 
 
-class Scheduler:
-    """Any number of threads may use it at once.
-
-    Args:
-        model: what runs.
-        runs: runs at the same time.
-        limits: of batches; None to run each request alone.
-        padding: with which requests of different lengths run together; None where none do.
+@dataclass(frozen=True, slots=True)
+class SchedulerTuning:
+    """Which runs execute inline: without queueing, while their thread keeps its turn.
 
     Attributes:
-        limits: of batches, from now on; None where each request runs alone.
-        obstacle: what a batch has shown of the model, so that there are no more.
+        short_run_seconds: runs that take less, which is less than a context switch costs.
+        max_busy_seconds: even those are queued once the model has been busy for longer.
+    """
+
+    short_run_seconds: float = 0.0002
+    max_busy_seconds: float = 0.001
+
+
+DEFAULT_TUNING = SchedulerTuning()
+
+
+class Scheduler:
+    """Queues requests and runs them, alone or batched. Thread-safe.
+
+    Args:
+        model: the model to run.
+        runs: maximum number of concurrent runs.
+        limits: of batches; None to run each request alone.
+        padding: for batches of requests of different lengths; None for no such batches.
+        tuning: which runs execute inline.
+        run_times: what is known of earlier runs.
+
+    Attributes:
+        limits: of batches from now on; None if each request runs alone.
+        obstacle: what a batch revealed about the model that turned batching off.
     """
 
     def __init__(
-        self, model: Model, runs: int, limits: BatchLimits | None, padding: Padding | None = None
+        self,
+        model: Model,
+        runs: int,
+        limits: BatchLimits | None,
+        padding: Padding | None = None,
+        tuning: SchedulerTuning = DEFAULT_TUNING,
+        run_times: "RunTimeEstimate | None" = None,
     ) -> None:
         self._model = model
+        self._tuning = tuning
         self._padding = padding
         self.limits = limits
         self.obstacle: str | None = None
-        # What a GPU is given takes a thread for itself, so that its caller can leave.
+        # GPU runs use a scheduler thread, so that the caller can leave at its deadline.
         is_on_gpu = isinstance(model.execution, GpuExecution)
-        self._runs_at_once = not is_on_gpu and (limits is None or limits.delay_seconds == 0)
+        self._may_run_inline = not is_on_gpu and (limits is None or limits.delay_seconds == 0)
         self._lock = threading.Lock()  # guards the fields below
-        self._changed = threading.Condition(self._lock)  # guards the same
+        self._changed = threading.Condition(self._lock)  # guards the same fields
         self._runs = runs
-        self._free = runs  # that could begin; below 0 while short ones run beside them
-        self._busy_since = 0.0  # when the first one of those that run now began
-        self._waiting: list[_Entry] = []  # in the order in which they came
+        self._free = runs  # free run slots; below 0 while short runs exceed them
+        self._busy_since = 0.0  # when the first of the present runs began
+        self._waiting: list[_Entry] = []  # in order of arrival
         self._threads = [
             threading.Thread(target=self._work, name=f"scheduler-{number}", daemon=True)
             for number in range(runs)
         ]
         self._started = False
-        self._run_times = RunTimeEstimate()
+        self._run_times = run_times or RunTimeEstimate()
 
     @property
     def queue_length(self) -> int:
-        """Requests that wait."""
+        """Number of waiting requests."""
         return len(self._waiting)
 
     def run(
@@ -83,68 +109,66 @@ class Scheduler:
         deadline: Deadline | None = None,
         is_gone: Callable[[], bool] | None = None,
     ) -> "RunResult":
-        """Runs a request, sooner or later, alone or with others.
+        """Runs a request, alone or batched, and returns its outputs.
 
         Args:
-            request: the caller's, who releases it, unless this raises; not before it has read the
-                outputs.
-            deadline: past it the caller is answered, whether its run goes on or not.
-            is_gone: whether nobody waits for the answer any more; asked before a run.
+            request: released by RunResult.release(), or here if this raises.
+            deadline: past it this raises, whether or not the run goes on.
+            is_gone: whether the client has disconnected; checked before a run.
 
         Raises:
-            DeadlineError: the deadline has passed. A request that waited is never run; one that
-                runs alone is stopped.
-            ClientGoneError: nobody waits for it.
+            DeadlineError: the deadline has passed. A request that is still queued is never run; one
+                that runs alone is stopped.
+            ClientGoneError: the client has disconnected.
             InferenceError: ONNX Runtime failed.
-
-        A request that this raises for is released here.
         """
         size = size_of(request)
-        is_short = self._run_times.seconds(size) < _SHORT_SECONDS
-        if not self._begin_at_once(is_short=is_short):
-            rows, kind = 1, None
+        is_short = self._run_times.seconds(size) < self._tuning.short_run_seconds
+        if not self._try_begin_inline(is_short=is_short):
+            rows, key = 1, None
             if self.limits is not None:
                 rows = rows_of(request)
-                kind = batch_key(request, self._model.signature, self._padding)
-            entry = _Entry(request, deadline, is_gone, rows, kind)
+                key = batch_key(request, self._model.signature, self._padding)
+            entry = _Entry(request, deadline, is_gone, rows, key)
             with self._lock:
                 self._start()
                 self._waiting.append(entry)
                 if self._free > 0:
                     self._changed.notify()
-            return entry.wait(self._leave)
+            return entry.wait(self._cancel)
         began = time.monotonic()
         try:
             if is_short:
                 outputs = self._model.execution.run(request, deadline)
             else:
-                with aside():  # others may decode meanwhile, and come to wait: the next batch
+                with yield_turn():  # other threads can decode and queue requests: the next batch
                     outputs = self._model.execution.run(request, deadline)
         except BaseException:
             request.release()
             raise
         finally:
             self._end_run()
-        taken = time.monotonic() - began
-        self._run_times.note(size, taken)
+        run_seconds = time.monotonic() - began
+        self._run_times.note(size, run_seconds)
         rows = 1 if self.limits is None else rows_of(request)
-        return RunResult(outputs, request.release, 0.0, taken, rows)
+        return RunResult(outputs, request.release, 0.0, run_seconds, rows)
 
-    def _begin_at_once(self, *, is_short: bool) -> bool:
-        """Begins a run in the calling thread, if there is a free one for it, or none is needed."""
-        if not self._runs_at_once:
+    def _try_begin_inline(self, *, is_short: bool) -> bool:
+        """Claims a run slot for the calling thread, if one is free or a short run needs none."""
+        if not self._may_run_inline:
             return False
         now = time.monotonic()
         with self._lock:
             is_free = self._free > 0 and not self._waiting
-            # How long a run takes may lie in its numbers: those that go on tell.
-            if not is_free and not (is_short and now - self._busy_since < _SHORT_WAIT_SECONDS):
+            # Run time may depend on values, not only on size: runs that still go on show that.
+            is_busy_briefly = now - self._busy_since < self._tuning.max_busy_seconds
+            if not is_free and not (is_short and is_busy_briefly):
                 return False
-            self._take_run(now)
+            self._begin_run(now)
             return True
 
-    def _take_run(self, now: float) -> None:
-        """Counts a run in; the caller has the lock."""
+    def _begin_run(self, now: float) -> None:
+        """Claims a run slot; the caller holds the lock."""
         if self._free == self._runs:
             self._busy_since = now
         self._free -= 1
@@ -161,8 +185,8 @@ class Scheduler:
             if self._waiting:
                 self._changed.notify()
 
-    def _leave(self, entry: "_Entry") -> bool:
-        """Takes an entry out of the queue; answers False if it is there no more."""
+    def _cancel(self, entry: "_Entry") -> bool:
+        """Removes an entry from the queue; returns False if it is no longer queued."""
         with self._lock:
             try:
                 self._waiting.remove(entry)
@@ -170,7 +194,7 @@ class Scheduler:
                 return False
             return True
 
-    # The threads of the scheduler.
+    # Below, the scheduler's own threads.
 
     def _work(self) -> None:
         while True:
@@ -179,8 +203,8 @@ class Scheduler:
                 if len(batch) == 1:
                     self._run_alone(batch[0])
                 else:
-                    self._run_together(batch)
-            except BaseException as error:  # a bug, which must not leave anybody waiting
+                    self._run_batch(batch)
+            except BaseException as error:  # a bug, which must not leave callers waiting
                 logger.exception("a run ended unexpectedly")
                 failure = InferenceError("internal error")
                 failure.__cause__ = error
@@ -190,17 +214,17 @@ class Scheduler:
                 self._end_run()
 
     def _take(self) -> "list[_Entry]":
-        """The next batch, whose run counts from now on."""
+        """Waits for the next batch and claims its run slot."""
         with self._lock:
             while True:
                 if self._free > 0:
-                    self._drop_those_that_left()
+                    self._drop_disconnected()
                     now = time.monotonic()
                     chosen = plan(
                         [entry.waiting for entry in self._waiting], self.limits or _ALONE, now
                     )
                     if chosen.batch:
-                        self._take_run(now)
+                        self._begin_run(now)
                         batch = [self._waiting[index] for index in chosen.batch]
                         for index in reversed(chosen.batch):
                             del self._waiting[index]
@@ -214,13 +238,13 @@ class Scheduler:
                         continue
                 self._changed.wait()
 
-    def _drop_those_that_left(self) -> None:
-        for entry in [entry for entry in self._waiting if entry.has_left()]:
+    def _drop_disconnected(self) -> None:
+        for entry in [entry for entry in self._waiting if entry.client_is_gone()]:
             self._waiting.remove(entry)
             entry.fail(ClientGoneError())
 
     def _run_alone(self, entry: "_Entry") -> None:
-        if entry.has_left():
+        if entry.client_is_gone():
             entry.fail(ClientGoneError())
             return
         if entry.deadline is not None and entry.deadline.left_seconds() <= 0:
@@ -235,8 +259,8 @@ class Scheduler:
             self._run_times.note(size_of(entry.request), time.monotonic() - began)
             entry.finish(outputs, entry.request.release, entry.rows)
 
-    def _run_together(self, batch: "list[_Entry]") -> None:
-        """Runs a batch; where that fails, each of its requests alone, so that one alone fails."""
+    def _run_batch(self, batch: "list[_Entry]") -> None:
+        """Runs a batch. If it fails, runs each request alone, so that only a faulty one fails."""
         model = self._model
         requests = [entry.request for entry in batch]
         layout = (
@@ -245,22 +269,22 @@ class Scheduler:
             else None
         )
         try:
-            together = collate(requests, model.signature, model.pool, layout)
+            merged = collate(requests, model.signature, model.pool, layout)
         except MemoryError as error:
             logger.warning("no room for a batch: %s", error)
             for entry in batch:
                 self._run_alone(entry)
             return
         try:
-            outputs = model.execution.run(together, _latest(batch))
+            outputs = model.execution.run(merged, _latest(batch))
             parts = split(outputs, [entry.rows for entry in batch], layout)
-        except DeadlineError as error:  # of the last of them
-            together.release()
+        except DeadlineError as error:  # the latest of the batch
+            merged.release()
             for entry in batch:
                 entry.fail(entry.deadline.error() if entry.deadline else error)
             return
         except MixedRowsError as error:
-            together.release()
+            merged.release()
             self.obstacle = f"rows together gave {error}"
             self.limits = None
             logger.error("Batching is off from now on: %s", self.obstacle)
@@ -268,29 +292,24 @@ class Scheduler:
                 self._run_alone(entry)
             return
         except Exception as error:
-            together.release()
+            merged.release()
             logger.warning("a batch of %d requests failed, each runs alone: %s", len(batch), error)
             for entry in batch:
                 self._run_alone(entry)
             return
-        shared = RefCountedBatch(together, len(batch))
+        shared = RefCountedBatch(merged, len(batch))
         rows = sum(entry.rows for entry in batch)
-        for entry, own in zip(batch, parts, strict=True):
+        for entry, part in zip(batch, parts, strict=True):
             entry.request.release()
-            entry.finish(own, shared.leave, rows)
+            entry.finish(part, shared.release, rows)
 
 
-# A run that is not worth a change of threads: it waits for no other one, and nobody else has a turn
-# meanwhile.
-_SHORT_SECONDS = 0.0002
-# While others have run for longer than this, it waits all the same.
-_SHORT_WAIT_SECONDS = 0.001
-# Without batches each request runs alone.
+# Without batching each request runs alone.
 _ALONE = BatchLimits(max_rows=1)
 
 
 def _latest(batch: "list[_Entry]") -> Deadline | None:
-    """When nobody waits for a shared run any more."""
+    """When a batch has no caller left: its latest deadline."""
     deadlines = [entry.deadline for entry in batch]
     known = [deadline for deadline in deadlines if deadline is not None]
     if len(known) < len(deadlines):
@@ -299,32 +318,32 @@ def _latest(batch: "list[_Entry]") -> Deadline | None:
 
 
 class RunTimeEstimate:
-    """How long runs take, by the size of what they are given. Any number of threads may use it.
+    """Estimates run times by request size. Thread-safe.
 
-    The least that was measured counts: that a thread waited for a processor, or for the GIL, says
-    nothing of the model. It is forgotten slowly, as each run may make it a tenth more.
+    Keeps the minimum: time spent waiting for a core or the GIL says nothing about the model. An old
+    minimum fades, as each run can raise it by a tenth.
     """
 
     def __init__(self) -> None:
-        self._seconds: dict[int, float] = {}  # by the power of two that the size is below
+        self._seconds: dict[int, float] = {}  # by the size's bit length
 
     def seconds(self, size: int) -> float:
-        """What a run of that size takes; infinite before the first one."""
+        """Estimate for a request of `size` elements; infinite before the first run."""
         return self._seconds.get(size.bit_length(), math.inf)
 
     def note(self, size: int, seconds: float) -> None:
-        """A run has taken so long."""
+        """Records the duration of a run."""
         self._seconds[size.bit_length()] = min(seconds, 1.1 * self.seconds(size))
 
 
 class RunResult:
-    """What a run has answered.
+    """The result of a run.
 
     Attributes:
         outputs: in the order of the signature, valid until release().
-        release: gives their memory back; call it once.
+        release: returns their memory; call it once.
         queue_seconds, run_seconds: how long the request waited, and how long it ran.
-        rows: of the whole batch.
+        rows: row count of the whole batch.
     """
 
     __slots__ = ("outputs", "queue_seconds", "release", "rows", "run_seconds")
@@ -345,10 +364,10 @@ class RunResult:
 
 
 class _Entry:
-    """A request that waits, between the thread that waits for it and the one that runs it.
+    """A queued request, shared by the thread that waits for it and the thread that runs it.
 
-    Whoever ends it first, the deadline or the run, is decided under its lock; the other one gives
-    the memory back.
+    Its lock decides what ends it first, the deadline or the run; the other side then releases the
+    memory.
     """
 
     def __init__(
@@ -357,65 +376,65 @@ class _Entry:
         deadline: Deadline | None,
         is_gone: Callable[[], bool] | None,
         rows: int,
-        kind: Hashable | None,
+        key: Hashable | None,
     ) -> None:
         self.request = request
         self.deadline = deadline
         self.is_gone = is_gone
         self.rows = rows
-        # What has no kind is only like itself.
-        self.came = self.began = time.monotonic()
-        self.waiting = WaitingRequest(id(self) if kind is None else kind, self.rows, self.came)
+        # Without a batch key it only matches itself.
+        self.queued = self.began = time.monotonic()
+        self.waiting = WaitingRequest(id(self) if key is None else key, self.rows, self.queued)
         self._lock = threading.Lock()  # guards the two fields below
-        self._was_abandoned = False
-        self._ended: RunResult | GpuxError | None = None
+        self._is_abandoned = False
+        self._result: RunResult | GpuxError | None = None
         self._waiter = waiter()
 
-    def has_left(self) -> bool:
-        """Whether nobody waits for it any more."""
+    def client_is_gone(self) -> bool:
+        """Whether the client has disconnected."""
         return self.is_gone is not None and self.is_gone()
 
-    def wait(self, leave: Callable[["_Entry"], bool]) -> RunResult:
-        """What became of it, in the thread of its caller.
+    def wait(self, cancel: Callable[["_Entry"], bool]) -> RunResult:
+        """Waits for the result, in the thread of the caller.
 
         Args:
-            leave: takes it out of the queue, if it is still there.
+            cancel: removes the entry from the queue, if it is still queued.
         """
-        left = -1.0 if self.deadline is None else max(self.deadline.left_seconds(), 0.0)
-        if not self._waiter.wait(left):
+        left_seconds = -1.0 if self.deadline is None else max(self.deadline.left_seconds(), 0.0)
+        if not self._waiter.wait(left_seconds):
             assert self.deadline is not None
-            if leave(self):
+            if cancel(self):
                 self.request.release()
                 raise self.deadline.error()
             with self._lock:
-                self._was_abandoned = self._ended is None
-            if self._was_abandoned:
+                self._is_abandoned = self._result is None
+            if self._is_abandoned:
                 raise self.deadline.error()
-        ended = self._ended
-        assert ended is not None
-        if isinstance(ended, GpuxError):
+        result = self._result
+        assert result is not None
+        if isinstance(result, GpuxError):
             self.request.release()
-            raise ended
-        return ended
+            raise result
+        return result
 
     def finish(self, outputs: list[Output], release: Callable[[], None], rows: int) -> None:
-        """Its run has ended well."""
+        """Ends it with the outputs of its run."""
         now = time.monotonic()
-        outcome = RunResult(outputs, release, self.began - self.came, now - self.began, rows)
-        if not self._end(outcome):
+        result = RunResult(outputs, release, self.began - self.queued, now - self.began, rows)
+        if not self._end(result):
             release()
 
     def fail(self, error: GpuxError) -> None:
-        """Its run has failed, or never began."""
+        """Ends it with the error of its run, or without a run."""
         if not self._end(error):
             self.request.release()
 
-    def _end(self, ended: RunResult | GpuxError) -> bool:
-        """Answers whether somebody still waits for it."""
+    def _end(self, result: RunResult | GpuxError) -> bool:
+        """Stores the result and wakes the caller; returns whether the caller still waits."""
         with self._lock:
-            if self._ended is not None:
-                return True  # it has ended before: a bug was met after that
-            self._ended = ended
-            is_waited_for = not self._was_abandoned
+            if self._result is not None:
+                return True  # ended before: a bug occurred after that
+            self._result = result
+            caller_waits = not self._is_abandoned
         self._waiter.wake()
-        return is_waited_for
+        return caller_waits

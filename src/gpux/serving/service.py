@@ -1,6 +1,6 @@
-"""The one object that the HTTP layer knows: whether requests are taken, how many, and by what.
+"""All that the HTTP layer knows of the model: its status, admission and engine.
 
-It is there before its model is: loading, then healthy, then draining.
+Exists before the model does; its status goes from loading to healthy to draining.
 """
 
 import time
@@ -21,15 +21,15 @@ _LOADING = "The server is loading its model"
 
 
 class Service:
-    """Serves one model, from before it is loaded. Any number of threads may call it at once.
+    """Serves one model, from before it is loaded until shutdown. Thread-safe.
 
     Args:
         settings: what to serve, and the limits of the queue.
-        counters: where it is counted, of metrics' ROW_SIZE; None for this process alone.
+        counters: where requests are counted, of metrics' ROW_SIZE; None for this process alone.
 
     Attributes:
-        admission: counts the requests that are here.
-        metrics: counts what became of them.
+        admission: bounds the requests in flight.
+        metrics: counts requests by their results.
     """
 
     def __init__(self, settings: Settings, counters: SharedCounters | None = None) -> None:
@@ -37,14 +37,14 @@ class Service:
         self._name = settings.name
         self._engine: Engine | None = None
         self._drains_since = float("inf")  # on the monotonic clock
-        self.admission = Admission(0, 0)  # nobody, before open()
+        self.admission = Admission(0, 0)  # admits nothing before open()
         self.metrics = Metrics(self._gauges(), counters)
 
     def load(self) -> Engine:
-        """Loads the model; requests are taken when this returns. To be called once.
+        """Loads the model; requests are admitted once this returns. Call it once.
 
-        That the server is healthy is said when all processes of the board have loaded theirs: who
-        asks one of them, and is told so, may meet another next.
+        The server is healthy only when all processes that share the counters have loaded theirs: a
+        client that checks the health of one process may reach another with its next request.
 
         Raises:
             StartError: nothing can be served, and why.
@@ -58,21 +58,21 @@ class Service:
         warm_up(engine, recorded)
         seconds = {"load": loaded - start, "warmup": time.monotonic() - loaded}
         self.open(engine)
-        self.metrics.loaded(seconds)  # last: the other processes, too, may be asked for it now
+        self.metrics.loaded(seconds)  # last: other processes may now report healthy
         return engine
 
     def open(self, engine: Engine) -> None:
-        """From now on requests are taken, for this engine."""
+        """Admits requests to this engine from now on."""
         settings = self._settings
         self.admission = Admission(settings.max_queue + engine.runs, settings.max_queue_bytes)
-        self._engine = engine  # last: who finds it finds room as well
+        self._engine = engine  # last: the engine must not be visible before the admission
 
     @property
     def engine(self) -> Engine:
-        """What answers the requests.
+        """The engine that serves the requests.
 
         Raises:
-            UnavailableError: it is not there yet.
+            UnavailableError: the model is still loading.
         """
         if self._engine is None:
             raise UnavailableError(_LOADING)
@@ -80,7 +80,7 @@ class Service:
 
     @property
     def status(self) -> Status:
-        """`healthy` while requests are taken; `loading` before, `draining` on the way out."""
+        """`healthy` while requests are admitted; `loading` before, `draining` at shutdown."""
         if self._drains_since < float("inf"):
             return "draining"
         if self._engine is None or not self.metrics.all_others_loaded():
@@ -88,7 +88,7 @@ class Service:
         return "healthy"
 
     def drain(self) -> None:
-        """From now on requests are refused; those that are here already are answered."""
+        """Rejects requests from now on; those in flight still get their responses."""
         self._drains_since = time.monotonic()
 
     def admit(self, nbytes: int, arrival_seconds: float | None = None) -> Permit:
@@ -96,10 +96,10 @@ class Service:
 
         Args:
             nbytes: length of its body.
-            arrival_seconds: when it had been read, on the monotonic clock; None for now.
+            arrival_seconds: when it was received, on the monotonic clock; None for now.
 
         Returns:
-            The permit, which the caller releases when the response has been made.
+            A permit, which the caller releases once the response is complete.
 
         Raises:
             UnavailableError: the model is loading, the server is draining, or the queue is full.
@@ -119,7 +119,7 @@ class Service:
         return permit
 
     def health(self) -> dict[str, str]:
-        """What /health says."""
+        """The contents of /health."""
         return {"status": self.status, "model": self._name}
 
     def _gauges(self) -> dict[str, Gauge]:
@@ -127,16 +127,16 @@ class Service:
             if self._engine is None:
                 return
             for name, pool in self._engine.model.pools().items():
-                figures = pool.usage
-                yield (name, "lent"), figures.used_bytes
-                yield (name, "idle"), figures.idle_bytes
+                usage = pool.usage
+                yield (name, "lent"), usage.used_bytes
+                yield (name, "idle"), usage.idle_bytes
 
         def gpu_memory() -> Iterable[tuple[tuple[str, ...], float]]:
             try:
-                figures = self._engine.model.gpu_memory() if self._engine else {}
-            except Exception:  # a GPU that has failed says so to whatever it is asked
-                figures = {}
-            return [((state,), nbytes) for state, nbytes in figures.items()]
+                memory = self._engine.model.gpu_memory() if self._engine else {}
+            except Exception:  # a GPU that has failed raises on any call
+                memory = {}
+            return [((state,), nbytes) for state, nbytes in memory.items()]
 
         return {
             "gpux_queue_requests": Gauge(

@@ -1,7 +1,7 @@
-"""How a thread lets other threads run Python while it waits, or works without the GIL.
+"""Lets a thread give up its turn with Python while it waits, or works without the GIL.
 
-The HTTP server's thread pool runs one of its threads at a time. A thread of it sets `current.turn`;
-in any other thread nothing has to be given up.
+At most one thread of the HTTP server's pool runs Python code at a time. Those threads set
+`current.turn`; any other thread has no turn to give up.
 """
 
 import contextlib
@@ -10,47 +10,47 @@ from typing import Any, Protocol
 
 
 class Waiter(Protocol):
-    """The wait of one thread for another."""
+    """The wait of one thread until another wakes it."""
 
     def wait(self, timeout_seconds: float) -> bool:
-        """Waits, in the thread that created this.
+        """Waits, in the thread that created the waiter.
 
         Args:
-            timeout_seconds: negative to wait forever.
+            timeout_seconds: negative to wait without a limit.
 
         Returns:
-            Whether it was woken.
+            False on a timeout.
         """
 
     def wake(self) -> None:
-        """Ends the wait, or the one to come. Called once, by any thread."""
+        """Ends the wait, or the next one. Called once, by any thread."""
 
 
 class Turn(Protocol):
-    """A pool thread's turn; as a context manager it gives the turn up meanwhile."""
+    """The turn of a pool thread. As a context manager, gives it up until the block ends."""
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, *_: object) -> None: ...
 
     def waiter(self) -> Waiter:
-        """A wait during which other threads of the pool have the turn."""
+        """A waiter during whose wait other threads of the pool can have the turn."""
 
 
 def waiter() -> Waiter:
-    """A wait for the calling thread, which gives up its turn meanwhile."""
+    """A waiter for the calling thread, which gives up its turn while it waits."""
     turn: Turn | None = getattr(current, "turn", None)
     return _PlainWaiter() if turn is None else turn.waiter()
 
 
-def aside() -> contextlib.AbstractContextManager[Any]:
-    """Context manager: gives up the turn while the caller works without the GIL."""
+def yield_turn() -> contextlib.AbstractContextManager[Any]:
+    """A context manager for work without the GIL: the caller gives up its turn meanwhile."""
     turn: Turn | None = getattr(current, "turn", None)
     return contextlib.nullcontext() if turn is None else turn
 
 
 class _PlainWaiter:
-    """The wait of a thread outside the pool."""
+    """The waiter of a thread outside the pool, without a turn."""
 
     def __init__(self) -> None:
         self._signal = threading.Lock()  # guards nothing: released to end the wait
@@ -63,4 +63,4 @@ class _PlainWaiter:
         self._signal.release()
 
 
-current = threading.local()  # `turn`: that of the calling thread, if it belongs to a pool
+current = threading.local()  # `turn`: the calling thread's, if it belongs to a pool

@@ -1,7 +1,7 @@
-"""A model's first runs, before anybody waits for them.
+"""Warms a model up: its first runs, before it serves requests.
 
-The first run of each shape is a slow one: memory is allocated, kernels are chosen and loaded. So a
-request that the user has recorded, or a generated one, is run in every size that batches will have.
+The first run of each shape is slow: memory is allocated, kernels are chosen and loaded. So a
+recorded request, or else a generated one, is run in every size that batches will have.
 """
 
 import contextlib
@@ -23,19 +23,19 @@ from gpux.tensors.outputs import to_python
 
 logger = logging.getLogger(__name__)
 
-# Of all that is run beside a recorded request: what is slow anyway is not worth a slow start.
+# A slow model is not worth a slow start.
 _MAX_SECONDS = 5.0
 _MAX_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A request that the user has recorded.
+    """A recorded request.
 
     Attributes:
-        file: where.
+        file: its path.
         body: as a client would send it.
-        rows: by themselves; one, with all that the model gets, where its inputs have no rows.
+        rows: one sample per row; a single sample of all values if the inputs have no rows.
     """
 
     file: Path
@@ -44,16 +44,16 @@ class Recorded:
 
 
 def read_recorded(file: Path, model: Model) -> Recorded:
-    """Reads the request for a warm-up.
+    """Reads the request for the warm-up.
 
     Raises:
-        ConfigurationError: the file cannot be read, or is no request for this model.
+        ConfigurationError: the file cannot be read, or is no valid request for the model.
     """
     try:
         body = file.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"{file}: {error.strerror}") from error
-    with _blamed_on(file):
+    with _errors_naming(file):
         request = model.inputs.decode(body)
     try:
         values = {name: to_python(tensor) for name, tensor in request.tensors.items()}
@@ -70,37 +70,38 @@ def read_recorded(file: Path, model: Model) -> Recorded:
     return Recorded(file, body, rows)
 
 
-def warm_up(engine: Engine, recorded: Recorded | None) -> None:
-    """Runs a model for the first time.
+def warm_up(engine: Engine, recorded: Recorded | None, max_seconds: float = _MAX_SECONDS) -> None:
+    """Warms a model up.
 
     Args:
-        engine: nobody else asks it yet.
-        recorded: the request, as it is and with its rows as often as a batch may have them; None
-            for a generated one, of which none is captured as a CUDA graph: those are for shapes
-            that really come.
+        engine: not in use yet.
+        recorded: run as it is, and with its rows repeated to each batch size; None to generate a
+            request. No generated request is captured as a CUDA graph: graphs are for shapes that
+            clients really send.
+        max_seconds: for all runs except those of a recorded request.
 
     Raises:
-        ConfigurationError: the recorded request cannot be answered.
+        ConfigurationError: the recorded request cannot be served.
 
-    A generated request that fails, or a batch, is logged.
+    A generated request or a batch that fails is only logged.
     """
     execution = engine.model.execution
     if recorded is not None:
-        with _blamed_on(recorded.file):
+        with _errors_naming(recorded.file):
             for _ in range(execution.runs_until_warm):
                 request = engine.model.inputs.decode(recorded.body)
-                engine.answer(request, engine.deadline())
-        _run_in_all_sizes(engine, recorded.rows, time.monotonic() + _MAX_SECONDS)
+                engine.respond(request, engine.deadline())
+        _run_in_all_sizes(engine, recorded.rows, time.monotonic() + max_seconds)
         return
     with execution.uncaptured():
-        give_up_at = time.monotonic() + _MAX_SECONDS
+        give_up_at = time.monotonic() + max_seconds
         row = _find_row(engine, give_up_at)
         if row is not None:
             _run_in_all_sizes(engine, [row], give_up_at)
 
 
 @contextlib.contextmanager
-def _blamed_on(file: Path) -> Iterator[None]:
+def _errors_naming(file: Path) -> Iterator[None]:
     try:
         yield
     except (ClientError, ServiceError, MemoryError) as error:
@@ -108,7 +109,7 @@ def _blamed_on(file: Path) -> Iterator[None]:
 
 
 def _find_row(engine: Engine, give_up_at: float) -> Sample | None:
-    """A generated request that the model takes."""
+    """A generated request that the model accepts; None if it accepts none."""
     problem: Exception | None = None
     for row in generate(engine.model):
         try:
@@ -125,14 +126,14 @@ def _find_row(engine: Engine, give_up_at: float) -> Sample | None:
 
 
 def _run_in_all_sizes(engine: Engine, rows: Sequence[Sample], give_up_at: float) -> None:
-    """Runs rows in batches of 1, 2, 4 and so on, up to the largest, and in each padded length."""
+    """Runs rows in batches of 1, 2, 4, … up to the largest, and in each padded length."""
     sizes, padding = _batch_sizes(engine.batching.limits), engine.batching.padding
     execution = engine.model.execution
     try:
         for size in sizes:
             batch = _stack(rows, size)
-            # One row, and the largest batch, are what comes most: the others are captured as CUDA
-            # graphs when they have shown that they come.
+            # Batches of one row and of the largest size are the most frequent. Other sizes are
+            # captured as CUDA graphs once they recur.
             if size in (1, sizes[-1]):
                 for _ in range(execution.runs_until_warm):
                     _run(engine, batch, give_up_at)
@@ -144,7 +145,7 @@ def _run_in_all_sizes(engine: Engine, rows: Sequence[Sample], give_up_at: float)
                 for lengths in padding.sizes():
                     _run(engine, _stack([_stretch(rows[0], padding, lengths)], 2), give_up_at)
     except DeadlineError:
-        logger.info("the warm-up has ended after %g seconds", _MAX_SECONDS)
+        logger.info("the warm-up was cut short")
     except (GpuxError, MemoryError) as error:
         logger.warning("a batch could not be run before the first request: %s", error)
 
@@ -152,20 +153,20 @@ def _run_in_all_sizes(engine: Engine, rows: Sequence[Sample], give_up_at: float)
 def _run(engine: Engine, values: Sample, give_up_at: float) -> None:
     left_seconds = give_up_at - time.monotonic()
     if left_seconds <= 0:
-        raise DeadlineError(_MAX_SECONDS)
-    engine.answer(engine.model.inputs.collect(values), engine.deadline(left_seconds))
+        raise DeadlineError(0.0)
+    engine.respond(engine.model.inputs.collect(values), engine.deadline(left_seconds))
 
 
 def _batch_sizes(limits: BatchLimits | None) -> Sequence[int]:
-    """The powers of two below the largest batch, and that one."""
+    """The powers of two below the largest batch size, and that size."""
     if limits is None:
         return ()
-    most = min(limits.max_rows, _MAX_ROWS)
-    return [*(2**power for power in range((most - 1).bit_length())), most]
+    largest = min(limits.max_rows, _MAX_ROWS)
+    return [*(2**power for power in range((largest - 1).bit_length())), largest]
 
 
 def _stack(rows: Sequence[Sample], size: int) -> Sample:
-    """A batch of so many rows, the given ones again and again."""
+    """A batch of `size` rows, which repeats the given ones."""
     return {
         name: numpy.concatenate([rows[number % len(rows)][name] for number in range(size)])
         for name in rows[0]
@@ -173,7 +174,7 @@ def _stack(rows: Sequence[Sample], size: int) -> Sample:
 
 
 def _stretch(row: Sample, padding: Padding, lengths: Mapping[str, int]) -> Sample:
-    """A row of other lengths, of the same elements."""
+    """The row at other lengths, which repeats its elements."""
     stretched = dict(row)
     for name, axes in padding.inputs.items():
         for axis, dim in axes:

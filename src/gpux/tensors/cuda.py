@@ -1,8 +1,8 @@
-"""One NVIDIA GPU: its memory, page-locked memory beside it, and the stream that orders its work.
+"""One NVIDIA GPU: its memory, pinned host memory, and the stream that orders its work.
 
-The only importer of cupy, at the time of the first use. Everything that a session does on its GPU
-goes through one stream of ours: copies in, kernels, copies out. So nothing on the GPU has to be
-waited for but the end of a request's copies out, and that by an event, without the GIL.
+The only importer of CuPy, on first use. All of a session's work on its GPU goes through one stream
+of ours: copies in, kernels, copies out. So a request waits only for the end of its copies out, on
+an event, without the GIL.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from gpux.errors import ConfigurationError, RuntimeMissingError, install_command
-from gpux.tensors.memory import PINNED, Block, Device, Tensor, on_gpu
+from gpux.tensors.memory import PINNED, Block, Device, on_gpu
 
 # cudaMemcpyKind.
 _HOST_TO_DEVICE = 1
@@ -22,19 +22,19 @@ _MEMORY_ALLOCATION = 2
 
 
 class Event(Protocol):
-    """A place in the order of a stream's work."""
+    """A point in a stream's sequence of work."""
 
     def wait(self) -> None:
-        """Returns when all that was put on the stream before it is done. Without the GIL."""
+        """Waits, without the GIL, until all work enqueued before the event is done."""
 
 
 class Stream(Protocol):
-    """What a model's executor needs of a device. CudaStream, or what tests put in its place.
+    """A device and its stream, as GpuExecution needs them: CudaStream, or a fake in tests.
 
     Attributes:
-        name: what ONNX Runtime calls the device.
-        device: where its memory lies.
-        address: of the stream itself (cudaStream_t).
+        name: ONNX Runtime's name of the device.
+        device: the location of its memory.
+        address: address of the stream (cudaStream_t).
     """
 
     name: str
@@ -42,41 +42,41 @@ class Stream(Protocol):
     address: int
 
     def adopt(self) -> None:
-        """The calling thread works with this device from now on."""
+        """Makes this the current device of the calling thread."""
 
     def memory_bytes(self) -> tuple[int, int]:
-        """Free bytes on the device, and all of them, whoever has taken the others."""
+        """Free and total bytes on the device, whichever process uses the rest."""
 
     def allocate(self, nbytes: int) -> Block:
-        """A block on the device. Raises MemoryError where it is full."""
+        """Allocates a block on the device. Raises MemoryError if it is full."""
 
     def allocate_pinned(self, nbytes: int) -> Block:
-        """A block on the host, page-locked. Raises MemoryError where there is no room."""
+        """Allocates a block of pinned host memory. Raises MemoryError if there is no room."""
 
     def copy_in(self, target: int, source: int, nbytes: int) -> None:
-        """Puts a copy from page-locked memory to the device on the stream."""
+        """Enqueues a copy from pinned memory to the device."""
 
     def copy_out(self, target: int, source: int, nbytes: int) -> None:
-        """Puts a copy from the device to page-locked memory on the stream."""
+        """Enqueues a copy from the device to pinned memory."""
 
     def record(self) -> Event:
-        """An event behind all that was put on the stream so far."""
+        """Records an event after everything enqueued so far."""
 
     def capturing(self) -> contextlib.AbstractContextManager[None]:
-        """While it is entered nobody allocates or frees, which would break a graph's capture."""
+        """Context in which no thread allocates or frees, which would break a graph's capture."""
 
     def end_capture(self) -> None:
-        """Ends a capture that failed half-way, so that the stream works again."""
+        """Ends a capture that failed half-way, so that the stream is usable again."""
 
 
 class CudaStream:
-    """A GPU and a non-blocking stream on it. Any number of threads may use it at once.
+    """A GPU and a non-blocking stream on it. Thread-safe.
 
     Args:
-        device: the GPU's number.
+        device: the GPU's index.
 
     Raises:
-        RuntimeMissingError: CuPy is missing.
+        RuntimeMissingError: CuPy is not installed.
         ConfigurationError: there is no such GPU, or no driver for it.
     """
 
@@ -92,52 +92,46 @@ class CudaStream:
         if device >= count:
             raise ConfigurationError(f"there is no GPU {device}: this machine has {count}")
         self.device = on_gpu(device)
-        # Held while a graph is captured, too.
-        self._memory_lock = threading.RLock()  # guards all that allocates, releases, asks
+        # Also held while a graph is captured.
+        self._memory_lock = threading.RLock()  # guards allocations, frees and memory queries
         self._device = self._cupy.cuda.Device(device)
         with self._device:
             self._stream = self._cupy.cuda.Stream(non_blocking=True)
         self.address = int(self._stream.ptr)
 
-    @property
-    def gpu_name(self) -> str:
-        """The GPU's own name."""
-        properties = self._cupy.cuda.runtime.getDeviceProperties(self.device.device_id)
-        return str(properties["name"].decode())
-
     def memory_bytes(self) -> tuple[int, int]:
-        """Free bytes on the GPU, and all of them, whoever has taken the others."""
+        """Free and total bytes on the GPU, whichever process uses the rest."""
         with self._memory_lock, self._device:
             free, total = self._cupy.cuda.runtime.memGetInfo()
         return int(free), int(total)
 
     def adopt(self) -> None:
-        """The calling thread works with this GPU from now on."""
+        """Makes this the current GPU of the calling thread."""
         self._device.use()
 
     def allocate(self, nbytes: int) -> Block:
-        """A block on the GPU (cudaMalloc).
+        """Allocates a block on the GPU (cudaMalloc).
 
         Raises:
             MemoryError: the GPU is full.
         """
-        with self._memory_lock, self._device, self._full_is_memory_error("the GPU's memory"):
+        with self._memory_lock, self._device, self._as_memory_error("the GPU's memory"):
             memory = self._cupy.cuda.Memory(nbytes)
-        return Block(_Held(memory, self._memory_lock), int(memory.ptr), nbytes, self.device)
+        return Block(_CupyMemory(memory, self._memory_lock), int(memory.ptr), nbytes, self.device)
 
     def allocate_pinned(self, nbytes: int) -> Block:
-        """A block on the host, page-locked (cudaHostAlloc).
+        """Allocates a block of pinned host memory (cudaHostAlloc).
 
         Raises:
             MemoryError: there is no room.
         """
         cuda = self._cupy.cuda
-        with self._memory_lock, self._device, self._full_is_memory_error("page-locked memory"):
+        with self._memory_lock, self._device, self._as_memory_error("page-locked memory"):
             memory = cuda.PinnedMemory(nbytes, cuda.runtime.hostAllocPortable)
-        return Block(_Held(memory, self._memory_lock), int(memory.ptr), nbytes, PINNED)
+        return Block(_CupyMemory(memory, self._memory_lock), int(memory.ptr), nbytes, PINNED)
 
     @contextlib.contextmanager
-    def _full_is_memory_error(self, what: str) -> Iterator[None]:
+    def _as_memory_error(self, what: str) -> Iterator[None]:
         runtime = self._cupy.cuda.runtime
         try:
             yield
@@ -147,15 +141,15 @@ class CudaStream:
             raise MemoryError(f"{what} is full") from error
 
     def copy_in(self, target: int, source: int, nbytes: int) -> None:
-        """Puts a copy from page-locked memory to the GPU on the stream; returns at once."""
+        """Enqueues a copy from pinned memory to the GPU, and returns immediately."""
         self._cupy.cuda.runtime.memcpyAsync(target, source, nbytes, _HOST_TO_DEVICE, self.address)
 
     def copy_out(self, target: int, source: int, nbytes: int) -> None:
-        """Puts a copy from the GPU to page-locked memory on the stream; returns at once."""
+        """Enqueues a copy from the GPU to pinned memory, and returns immediately."""
         self._cupy.cuda.runtime.memcpyAsync(target, source, nbytes, _DEVICE_TO_HOST, self.address)
 
     def record(self) -> "_CudaEvent":
-        """An event behind all that was put on the stream so far."""
+        """Records an event after everything enqueued so far."""
         with self._device:
             event = self._cupy.cuda.Event(disable_timing=True)
         event.record(self._stream)
@@ -163,13 +157,13 @@ class CudaStream:
 
     @contextlib.contextmanager
     def capturing(self) -> Iterator[None]:
-        """While it is entered no thread allocates or frees memory of the GPU's.
+        """Context in which no thread allocates or frees GPU memory.
 
-        CUDA would refuse that, and the capture would be lost: cudaStreamCaptureModeGlobal.
+        CUDA would reject the call and invalidate the capture: cudaStreamCaptureModeGlobal.
         """
         with self._memory_lock:
             was_enabled = gc.isenabled()
-            gc.disable()  # what it finds would be freed in this thread, which holds the lock
+            gc.disable()  # garbage would be freed in this thread, which holds the lock
             try:
                 yield
             finally:
@@ -177,9 +171,9 @@ class CudaStream:
                     gc.enable()
 
     def end_capture(self) -> None:
-        """Ends a capture that failed half-way, so that the stream works again."""
+        """Ends a capture that failed half-way, so that the stream is usable again."""
         runtime = self._cupy.cuda.runtime
-        # Raises where there is no capture, or CUDA has given it up already.
+        # Raises if there is no capture, or CUDA has already given it up.
         with contextlib.suppress(runtime.CUDARuntimeError):
             runtime.graphDestroy(runtime.streamEndCapture(self.address))
 
@@ -194,8 +188,8 @@ class _CudaEvent:
         self._event.synchronize()
 
 
-class _Held:
-    """CuPy's memory, freed under the lock that captures hold."""
+class _CupyMemory:
+    """Memory allocated by CuPy, freed under the lock that captures hold."""
 
     __slots__ = ("_lock", "_memory")
 
@@ -208,24 +202,8 @@ class _Held:
             self._memory = None
 
 
-def as_cupy(tensor: Tensor) -> Any:
-    """A tensor on a GPU as a cupy.ndarray over the same memory, which it keeps alive.
-
-    Args:
-        tensor: of a type that NumPy has.
-
-    No driver is needed to make it.
-    """
-    cupy = load_cupy()
-    memory = cupy.cuda.UnownedMemory(
-        tensor.address, max(tensor.nbytes, 1), tensor, tensor.device.device_id
-    )
-    pointer = cupy.cuda.MemoryPointer(memory, 0)
-    return cupy.ndarray(tensor.shape, tensor.type.numpy, memptr=pointer)
-
-
 def load_cupy() -> Any:
-    """The cupy module.
+    """Imports and returns the cupy module.
 
     Raises:
         RuntimeMissingError: it is not installed.

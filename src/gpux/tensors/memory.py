@@ -1,8 +1,8 @@
-"""Memory for tensors: blocks of it, and the pools that lend them again.
+"""Memory for tensors: blocks, and the pools that reuse them.
 
-A block belongs to whoever took it until it is given back; a pool never takes one back by itself. A
-block that is dropped instead is simply freed. Blocks are all alike wherever they lie: in the host's
-memory (this file), page-locked for a GPU, or on the GPU itself (cuda.py).
+A block belongs to its taker until it is returned to the pool; a pool never reclaims one. A block
+that is dropped instead is freed. Blocks have the same type wherever they are: in host memory (this
+file), in pinned memory for a GPU, or on the GPU (cuda.py).
 """
 
 import contextlib
@@ -18,21 +18,20 @@ import numpy
 from gpux import _dlpack
 from gpux.tensors.signature import ELEMENT_TYPES, ElementType, stored_as
 
-# A cache line, and the width of the widest vector registers: kernels like their inputs aligned to
-# it.
+# A cache line and the widest vector register: kernels prefer inputs with this alignment.
 ALIGNMENT_BYTES = 64
 _MIN_BLOCK_BYTES = 4096
 _M_ARENA_MAX = -8  # malloc.h
-# Sizes of blocks between two powers of two: at most a quarter of a block is lent in vain.
+# Block sizes per power of two: internal fragmentation is at most 25 %.
 _SIZES_PER_OCTAVE = 4
 
 
 class Device(NamedTuple):
-    """Where memory lies: a device, as DLPack has it (DLDevice).
+    """The location of memory, as in DLPack (DLDevice).
 
     Attributes:
-        device_type: 1 the host, 2 a CUDA device, 3 the host, page-locked for CUDA.
-        device_id: the number of the device.
+        device_type: 1 for host memory, 2 for a CUDA device, 3 for host memory pinned for CUDA.
+        device_id: index of the device.
     """
 
     device_type: int
@@ -53,22 +52,22 @@ class Block:
     """A block of memory.
 
     Attributes:
-        address: of its first byte, on its own device; a multiple of 64.
+        address: address of the first byte, on the block's device; a multiple of 64.
         nbytes: its size.
-        device: where it lies.
+        device: its location.
     """
 
     __slots__ = ("__weakref__", "_memory", "address", "device", "nbytes")
 
     def __init__(self, memory: object, address: int, nbytes: int, device: Device = HOST) -> None:
-        self._memory = memory  # frees it
+        self._memory = memory  # its deallocation frees the block
         self.address = address
         self.nbytes = nbytes
         self.device = device
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
-        """NumPy's view of it, where it lies on the host."""
+        """NumPy's array interface of a block in host memory."""
         if self.device.device_type == _CUDA:
             raise AttributeError("the block lies on a GPU")
         return {
@@ -79,14 +78,14 @@ class Block:
         }
 
     def array(self, element: ElementType, shape: tuple[int, ...]) -> numpy.ndarray[Any, Any]:
-        """A view of the block's front as a NumPy array, which keeps the memory alive.
+        """A view of the start of the block as a NumPy array, which keeps the memory alive.
 
         Args:
             element: a type that NumPy has.
-            shape: the array's sizes.
+            shape: the array's shape.
 
         Raises:
-            ValueError: it lies on a GPU.
+            ValueError: the block is on a GPU.
         """
         assert element.numpy is not None
         if self.device.device_type == _CUDA:
@@ -96,10 +95,10 @@ class Block:
 
 
 def use_one_arena() -> None:
-    """Has the C library serve all threads from one arena, where it is glibc.
+    """Makes glibc's malloc use one arena for all threads; no effect on other C libraries.
 
-    By default each thread has its own, and keeps what large bodies and tensors have left there for
-    itself: with a few dozen threads hundreds of megabytes, which are touched anew each time.
+    By default each thread has its own arena, which keeps the freed memory of large bodies and
+    tensors: with a few dozen threads hundreds of megabytes, faulted in again each time.
 
     Source: mallopt(3).
     """
@@ -108,10 +107,10 @@ def use_one_arena() -> None:
 
 
 def allocate(nbytes: int) -> Block:
-    """A block of the host's memory.
+    """Allocates a block of host memory.
 
     Raises:
-        MemoryError: the system has none.
+        MemoryError: not enough memory.
     """
     memory = numpy.empty(nbytes + ALIGNMENT_BYTES, numpy.uint8)
     start = int(memory.ctypes.data)
@@ -119,11 +118,11 @@ def allocate(nbytes: int) -> Block:
 
 
 class PoolUsage(NamedTuple):
-    """What a pool holds.
+    """The memory usage of a pool.
 
     Attributes:
-        used_bytes, idle_bytes: in blocks that were taken, and that wait for a taker.
-        allocations: blocks that had to be made, since the start.
+        used_bytes, idle_bytes: bytes in acquired blocks, and in idle ones.
+        allocations: blocks allocated since the start.
     """
 
     used_bytes: int
@@ -132,14 +131,12 @@ class PoolUsage(NamedTuple):
 
 
 class Pool:
-    """Lends blocks, in sizes four to a power of two, and keeps what comes back for the next taker.
-
-    Any number of threads may use it at once.
+    """A pool of reusable blocks, in four sizes per power of two. Thread-safe.
 
     Args:
-        make: allocates a block; raises MemoryError where there is no room.
-        max_idle_bytes: idle blocks are kept up to this total; beyond it, those of the size that
-            was not asked for longest are freed.
+        make: allocates a block; raises MemoryError if there is no room.
+        max_idle_bytes: limit of the idle blocks' total; beyond it, blocks of the least recently
+            used size are freed.
     """
 
     def __init__(
@@ -148,28 +145,28 @@ class Pool:
         self._make = make
         self._max_idle_bytes = max_idle_bytes
         self._lock = threading.Lock()  # guards the fields below
-        # By size; the size that was used last stands last.
+        # By size; the most recently used size is last.
         self._idle: OrderedDict[int, list[Block]] = OrderedDict()
         self._idle_bytes = 0
-        self._lent_bytes = 0
+        self._used_bytes = 0
         self._allocations = 0
 
     @property
     def idle_bytes(self) -> int:
-        """Bytes in blocks that nobody has taken."""
+        """Bytes in idle blocks."""
         return self._idle_bytes
 
     @property
     def usage(self) -> PoolUsage:
-        """What it holds now."""
+        """The current usage."""
         with self._lock:
-            return PoolUsage(self._lent_bytes, self._idle_bytes, self._allocations)
+            return PoolUsage(self._used_bytes, self._idle_bytes, self._allocations)
 
     def take(self, nbytes: int) -> Block:
-        """A block of at least `nbytes` bytes, with undefined content.
+        """Acquires a block of at least `nbytes` bytes, with undefined contents.
 
         Raises:
-            MemoryError: there is none, even after all idle blocks were freed.
+            MemoryError: there is no room, even after all idle blocks were freed.
         """
         size = block_size(nbytes)
         with self._lock:
@@ -178,24 +175,24 @@ class Pool:
                 block = idle.pop()
                 self._idle.move_to_end(size)
                 self._idle_bytes -= size
-                self._lent_bytes += size
+                self._used_bytes += size
                 return block
         try:
             block = self._make(size)
         except MemoryError:
-            # Its own idle blocks, of other sizes, may be what is in the way.
+            # Idle blocks of other sizes may be using the memory.
             self.free_idle()
             block = self._make(size)
         with self._lock:
             self._allocations += 1
-            self._lent_bytes += size
+            self._used_bytes += size
         return block
 
     def give(self, block: Block) -> None:
-        """Takes a block back. Its taker must not touch the memory any more."""
-        freed: list[Block] = []  # outside of the lock: freeing may take its time
+        """Returns a block to the pool. The caller must no longer touch its memory."""
+        freed: list[Block] = []  # freed outside the lock, as that may take long
         with self._lock:
-            self._lent_bytes -= block.nbytes
+            self._used_bytes -= block.nbytes
             if block.nbytes > self._max_idle_bytes:
                 return
             self._idle_bytes += block.nbytes
@@ -210,7 +207,7 @@ class Pool:
                     del self._idle[size]
 
     def free_idle(self) -> None:
-        """Frees every block that nobody has taken."""
+        """Frees all idle blocks."""
         with self._lock:
             idle, self._idle = self._idle, OrderedDict()
             self._idle_bytes = 0
@@ -218,14 +215,14 @@ class Pool:
 
 
 def block_size(nbytes: int) -> int:
-    """The size of the block that is lent for `nbytes`."""
+    """The size of the block that a pool provides for `nbytes`."""
     if nbytes <= _MIN_BLOCK_BYTES:
         return _MIN_BLOCK_BYTES
     step = (1 << (nbytes - 1).bit_length() - 1) // _SIZES_PER_OCTAVE
     return -(-nbytes // step) * step
 
 
-# By the type's code: what NumPy's protocol calls it.
+# Type code -> typestr of NumPy's array interface.
 _TYPESTR = {
     element.code: numpy.dtype(stored_as(element).numpy).str
     for element in ELEMENT_TYPES
@@ -235,15 +232,15 @@ _TYPESTR = {
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Tensor:
-    """A dense, C-ordered tensor, which other libraries can look at through DLPack.
+    """A dense, C-ordered tensor, which other libraries can access through DLPack.
 
     Attributes:
-        type: of its elements; not string.
-        shape: its sizes.
-        address: of its first element.
-        owner: what keeps the memory alive: a Block, what another library lent, or whatever object
-            ONNX Runtime handed out.
-        device: where it lies.
+        type: its element type; not string.
+        shape: its dimensions.
+        address: address of the first element.
+        owner: keeps the memory alive: a Block, a View borrowed from another library, or an object
+            returned by ONNX Runtime.
+        device: the location of its memory.
     """
 
     type: ElementType
@@ -254,7 +251,7 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """The size of its elements together."""
+        """The total size of its elements."""
         count = self.type.nbytes
         for size in self.shape:
             count *= size
@@ -262,7 +259,7 @@ class Tensor:
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
-        """NumPy's view of it, where it lies on the host; bfloat16 as uint16."""
+        """NumPy's array interface of a tensor in host memory; bfloat16 as uint16."""
         if self.device.device_type == _CUDA:
             raise AttributeError("the tensor lies on a GPU")
         return {
@@ -273,7 +270,7 @@ class Tensor:
         }
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        """Where it lies, as DLPack has it."""
+        """DLPack's (device type, device index) of the tensor."""
         return self.device
 
     def __dlpack__(
@@ -284,19 +281,18 @@ class Tensor:
         dl_device: tuple[int, int] | None = None,
         copy: bool | None = None,
     ) -> Any:
-        """The tensor as a DLPack capsule, without a copy.
+        """Exports the tensor as a DLPack capsule, without a copy.
 
         Args:
-            stream: on which it will be read. Nothing has to be waited for: whoever has a tensor has
-                it complete.
-            max_version: the newest version of DLPack that the caller knows.
-            dl_device: where it is wanted, which can only be where it is.
-            copy: never done.
+            stream: the consumer's stream; ignored, as the tensor's data is already complete.
+            max_version: the newest version of DLPack that the consumer supports.
+            dl_device: the requested device; can only be the tensor's own.
+            copy: whether to copy; never done.
 
         Raises:
-            BufferError: a copy is asked for, or another device.
+            BufferError: a copy or another device is requested.
 
-        The memory is valid until the request that the tensor belongs to is released.
+        The memory is valid until the tensor's request is released.
         Source: the Python array API standard, 2024.12, `__dlpack__`.
         """
         del stream
@@ -311,7 +307,7 @@ class StringTensor:
     """A tensor of strings.
 
     Attributes:
-        shape: its sizes.
+        shape: its dimensions.
         values: its elements in C order.
     """
 

@@ -11,35 +11,35 @@ from gpux.tensors.signature import BY_CODE
 
 
 @dataclass(frozen=True, slots=True)
-class Other:
-    """The value of an output that is no tensor.
+class NonTensor:
+    """The value of an output that is not a tensor.
 
     Attributes:
-        value: nested lists, dicts, strings, numbers and NumPy arrays, as ONNX Runtime gives them.
-        float_type: the type that a Python float in it has in the model.
+        value: nested lists, dicts, strings, numbers and NumPy arrays, as ONNX Runtime returns them.
+        float_type: the model's type of a Python float in `value`.
     """
 
     value: object
     float_type: str
 
 
-Output = Tensor | StringTensor | Other
+Output = Tensor | StringTensor | NonTensor
 
 
 def tensor_of(value: Any, device: Device = HOST) -> Tensor:
-    """An output that ONNX Runtime has allocated; its OrtValue is the owner."""
+    """Wraps an output that ONNX Runtime allocated; its OrtValue owns the memory."""
     return Tensor(
         BY_CODE[value.element_type()], tuple(value.shape()), value.data_ptr(), value, device
     )
 
 
-# By output name, in the model's order. Tensors own their memory.
+# Output name -> value, in the model's order. Tensors own their memory.
 OutputValues = Mapping[str, Output]
 
 
 def to_python(value: Output) -> Any:
-    """An output for a Python caller, in memory of its own: it may share that of an input."""
-    if isinstance(value, Other):
+    """Converts an output for a Python caller. Copies tensors: they may share an input's memory."""
+    if isinstance(value, NonTensor):
         return value.value
     if isinstance(value, StringTensor):
         array = numpy.empty(len(value.values), object)

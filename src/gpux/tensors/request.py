@@ -11,8 +11,8 @@ class Request:
     """The inputs of one run. Owns its blocks until release().
 
     Attributes:
-        tensors: by input name; each input of the model that the request gives.
-        unbatched: the request is one item, and so is its answer.
+        tensors: by input name.
+        unbatched: whether the request is one item, and so is its response.
     """
 
     tensors: Mapping[str, Tensor | StringTensor]
@@ -20,21 +20,21 @@ class Request:
     _blocks: list[Block]
     _pool: Pool
 
-    def hand_over(self) -> list[Block]:
-        """The request's blocks: the caller's from now on, and no longer released with it."""
+    def take_blocks(self) -> list[Block]:
+        """Transfers ownership of the blocks to the caller: release() no longer returns them."""
         blocks = self._blocks.copy()
         self._blocks.clear()
         return blocks
 
-    def keep(self, block: Block) -> None:
-        """Takes a block of the same pool, and gives it back with its own."""
+    def add_block(self, block: Block) -> None:
+        """Takes ownership of a block of the same pool: release() returns it, too."""
         self._blocks.append(block)
 
     def release(self) -> None:
-        """Gives the blocks back.
+        """Returns the blocks to the pool.
 
-        Call it when nothing reads the tensors any more. The answer does: ONNX Runtime hands out the
-        input's own memory where an output of the graph is one of its inputs.
+        Call it when nothing reads the tensors any more. Outputs may: ONNX Runtime returns the
+        input's own memory for a graph output that is also a graph input.
         """
         while self._blocks:
             self._pool.give(self._blocks.pop())

@@ -1,9 +1,9 @@
-"""What a model declares of its inputs and outputs, and the rules that follow from it.
+"""A model's declared inputs and outputs, and the rules that follow from them.
 
-Pure: no I/O, no state. Here are the table of element types, the four kinds of input with the axes
-that a value may have, which sizes must agree between inputs, and which outputs lose their batch
-axis in an unbatched answer. The checks of a single value against its declared shape are the
-core's (src/_fastpath/sink.hpp).
+Pure: no I/O, no state. Defines the element types, the four kinds of input with the ranks that a
+value may have, which dimensions must agree between inputs, and which outputs drop their batch axis
+in an unbatched response. Checking a single value against its declared shape is left to the core
+(src/_fastpath/sink.hpp).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from gpux.errors import DisagreementError
 
-# Axes that a tensor may have, and a value for an open input; the core holds as many.
+# Highest rank of a tensor, and of a value for an open input; the core has the same limit.
 MAX_AXES = 32
 
 Kind = Literal["batched", "single", "fixed", "open"]
@@ -21,15 +21,15 @@ Kind = Literal["batched", "single", "fixed", "open"]
 
 @dataclass(frozen=True, slots=True)
 class ElementType:
-    """A type of tensor elements.
+    """An element type of tensors.
 
     Attributes:
-        code: ONNX's number for it (TensorProto.DataType), which the core uses too.
-        name: the name in messages and in /info.
-        onnx: ONNX Runtime's name for a tensor of it.
-        word: what JSON calls such an element.
-        nbytes: size of one element; 0 for strings.
-        numpy: NumPy's name for it; None where NumPy has none.
+        code: ONNX's number (TensorProto.DataType), also used by the core.
+        name: name in messages and in /info.
+        onnx: ONNX Runtime's name of a tensor with this type.
+        word: JSON's name of an element.
+        nbytes: bytes per element; 0 for strings.
+        numpy: NumPy's name; None if NumPy lacks the type.
     """
 
     code: int
@@ -62,11 +62,11 @@ BY_CODE = {element.code: element for element in ELEMENT_TYPES}
 
 
 def stored_as(element: ElementType) -> ElementType:
-    """A type of the same size that NumPy has."""
+    """The type in which NumPy stores the elements: uint16 for bfloat16."""
     return element if element.numpy else BY_NAME["uint16"]
 
 
-# A size where the model fixes it, a name or None where it does not.
+# The size of a fixed axis; the name of a dynamic axis, or None if it has none.
 Dim = int | str | None
 
 
@@ -76,10 +76,10 @@ class TensorSpec:
 
     Attributes:
         name: the input's or output's name.
-        type: the type of its elements.
-        dims: its axes; an empty tuple for a scalar and for an undeclared shape, which ONNX Runtime
-            does not tell apart.
-        batched: whether the leading axis is that of the batch; None where its size tells.
+        type: its element type.
+        dims: its dimensions; empty for a scalar and for an undeclared shape, which ONNX Runtime
+            does not distinguish.
+        batched: whether the leading axis is the batch axis; None: inferred from its dimension.
     """
 
     name: str
@@ -89,7 +89,7 @@ class TensorSpec:
 
     @cached_property
     def kind(self) -> Kind:
-        """How a value relates to the batch: see contract.md, "From a value to a tensor"."""
+        """How a value relates to the batch: see docs/numbers.md, "Kinds of input"."""
         if not self.dims:
             return "open"
         if self.batched is not None:
@@ -105,31 +105,31 @@ class TensorSpec:
 
     @cached_property
     def min_axes(self) -> int:
-        """The fewest axes that a value may have."""
+        """Lowest rank of a value."""
         if self.kind == "open" or self.flat_items:
             return 0
         return len(self.dims) - (1 if self.kind in ("batched", "single") else 0)
 
     @cached_property
     def max_axes(self) -> int:
-        """The most axes that a value may have."""
+        """Highest rank of a value."""
         return len(self.dims) if self.dims else MAX_AXES
 
     @cached_property
     def shape_text(self) -> str:
-        """The declared shape for messages: `[batch, 3, None]`."""
+        """The declared shape in messages: `[batch, 3, None]`."""
         if self.kind == "open":
             return f"at most {MAX_AXES} axes"
         return f"[{', '.join(map(str, self.dims))}]"
 
 
 @dataclass(frozen=True, slots=True)
-class OtherSpec:
-    """An output that is no tensor: a sequence or a map.
+class NonTensorSpec:
+    """A declared output that is not a tensor: a sequence or a map.
 
     Attributes:
         name: the output's name.
-        onnx: ONNX Runtime's name of the type, such as `seq(map(int64,tensor(float)))`.
+        onnx: ONNX Runtime's name of the type, e.g. `seq(map(int64,tensor(float)))`.
     """
 
     name: str
@@ -137,13 +137,13 @@ class OtherSpec:
 
 
 class InputForm(NamedTuple):
-    """How a value was given for an input.
+    """The form in which a value was given for an input.
 
     Attributes:
-        shape: of the tensor, all axes included.
-        as_items: the value lacked declared axes, which were added.
-        as_one_item: it was a single item, to which the batch axis was added.
-        sent_as: the name that the client gave it, if not the input's: ids may be made from a text.
+        shape: the tensor's shape, with all axes.
+        as_items: whether the value lacked declared axes, which were added.
+        as_one_item: whether it was a single item, to which the batch axis was added.
+        sent_as: the client's name for it, if not the input's: ids may be made from a text.
     """
 
     shape: tuple[int, ...]
@@ -154,22 +154,22 @@ class InputForm(NamedTuple):
 
 @dataclass(frozen=True)
 class Signature:
-    """The inputs and outputs of a model, in its order."""
+    """The inputs and outputs of a model, in the model's order."""
 
     inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec | OtherSpec, ...]
+    outputs: tuple[TensorSpec | NonTensorSpec, ...]
 
     @cached_property
     def batch_axes(self) -> frozenset[Dim]:
-        """The batched inputs' leading axes, by name; None stands for an unnamed one.
+        """Leading dimensions of the batched inputs; None stands for an unnamed axis.
 
-        A size stands for an axis that is fixed, and declared to be the batch's all the same.
+        A size stands for a fixed axis that the config declares to be the batch axis.
         """
         return frozenset(spec.dims[0] for spec in self.inputs if spec.kind == "batched")
 
     @cached_property
     def is_numeric(self) -> bool:
-        """All inputs and outputs are tensors of numbers or booleans, as IOBinding needs them."""
+        """Whether all inputs and outputs are tensors of numbers or booleans, for IOBinding."""
         return all(
             isinstance(spec, TensorSpec) and spec.type.nbytes > 0
             for spec in (*self.inputs, *self.outputs)
@@ -177,18 +177,18 @@ class Signature:
 
     @cached_property
     def has_lengths(self) -> bool:
-        """Whether items may have different shapes: an input has a dynamic axis behind its first."""
+        """Whether items may differ in shape: an input has a dynamic axis after its first."""
         return any(not isinstance(dim, int) for spec in self.inputs for dim in spec.dims[1:])
 
     @cached_property
     def is_single(self) -> bool:
-        """A model of one item at a time: it has single inputs and no batched one."""
+        """Whether the model takes one item at a time: it has single inputs and no batched ones."""
         kinds = {spec.kind for spec in self.inputs}
         return "single" in kinds and "batched" not in kinds
 
     @cached_property
     def _dynamic_axes(self) -> tuple[tuple[TensorSpec, tuple[tuple[int, str], ...]], ...]:
-        """For each input the named axes that other inputs have as well."""
+        """The named axes, as (index, name), of each input; empty for a model with one input."""
         named = [
             (spec, tuple((axis, dim) for axis, dim in enumerate(spec.dims) if isinstance(dim, str)))
             for spec in self.inputs
@@ -196,15 +196,15 @@ class Signature:
         return tuple((spec, axes) for spec, axes in named if axes) if len(named) > 1 else ()
 
     def check_agreement(self, given: Mapping[str, InputForm]) -> None:
-        """Checks that the sizes of different inputs fit each other.
+        """Checks that the shapes of different inputs agree.
 
-        Dimensions with the same name must have the same size across inputs. Unnamed leading axes of
+        Axes with the same name must have the same size across inputs. Unnamed leading axes of
         batched inputs are compared only if one of these inputs was given as items: given with all
         their axes, they may mean different things (a recurrent model's state leads with its
-        layers), and the model judges.
+        layers), and the model decides.
 
         Args:
-            given: the inputs of a request, by name.
+            given: forms of a request's inputs, by name.
 
         Raises:
             DisagreementError: two inputs differ.
@@ -222,12 +222,12 @@ class Signature:
             if spec.kind == "batched" and spec.dims[0] is None and spec.name in given
         ]
         if len(unnamed) > 1 and any(value.as_items for _, value in unnamed):
-            rows: dict[str, list[tuple[str, int]]] = {}
+            batch_sizes: dict[str, list[tuple[str, int]]] = {}
             for name, value in unnamed:
-                _compare(rows, "batch", name, value.shape[0])
+                _compare(batch_sizes, "batch", name, value.shape[0])
 
     def sizes(self, given: Mapping[str, InputForm]) -> dict[str | None, int]:
-        """The sizes of the axes that a request settles, by name.
+        """Sizes of the dynamic axes that a request determines, by name.
 
         None stands for the unnamed leading axes of batched inputs.
         """
@@ -244,31 +244,31 @@ class Signature:
         return sizes
 
     def output_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[int, ...] | None]:
-        """The shapes of the outputs, where they follow from those of the inputs.
+        """Predicts the output shapes from the input shapes.
 
         Args:
-            shapes: of a run's inputs, by name, all axes included.
+            shapes: shapes of a run's inputs, by name, with all axes.
 
         Returns:
-            For each output its shape if each axis is fixed, or named as an axis of an input is;
-            None where only the run can tell. A model's nodes need not keep what names promise.
+            For each output, its shape if each axis is fixed or named like an axis of an input; None
+            where only the run can tell. The model's nodes need not keep what the names promise.
         """
         sizes: dict[str, int] = {}
         for spec in self.inputs:
             for dim, size in zip(spec.dims, shapes.get(spec.name, ()), strict=False):
                 if isinstance(dim, str):
                     sizes.setdefault(dim, size)
-        foreseen: list[tuple[int, ...] | None] = []
+        predicted: list[tuple[int, ...] | None] = []
         for output in self.outputs:
-            # Without declared axes it may be a scalar, or anything.
+            # Without a declared shape it may be a scalar, or anything.
             dims = output.dims if isinstance(output, TensorSpec) else ()
             found = [dim if isinstance(dim, int) else sizes.get(dim or "") for dim in dims]
-            is_known = bool(found) and None not in found
-            foreseen.append(tuple(size for size in found if size is not None) if is_known else None)
-        return foreseen
+            known = bool(found) and None not in found
+            predicted.append(tuple(size for size in found if size is not None) if known else None)
+        return predicted
 
     def is_unbatched(self, given: Mapping[str, InputForm]) -> bool:
-        """Whether a request is one item: each batched input in it came as one, one at least."""
+        """Whether a request is one item: it has batched inputs, each given as one item."""
         batched = [
             given[spec.name].as_one_item
             for spec in self.inputs
@@ -279,12 +279,12 @@ class Signature:
     def loses_leading_axis(
         self, output: TensorSpec, shape: Sequence[int], *, unbatched: bool
     ) -> bool:
-        """Whether an output is answered without its leading axis.
+        """Whether an output drops its leading axis in the response.
 
         Args:
-            output: as the model declares it.
-            shape: its sizes in this run.
-            unbatched: whether the request was one item.
+            output: the declared output.
+            shape: its shape in this run.
+            unbatched: whether the request is one item.
         """
         if not output.dims or not shape or shape[0] != 1:
             return False
@@ -297,7 +297,7 @@ class Signature:
 
 
 def _compare(seen: dict[str, list[tuple[str, int]]], axis: str, name: str, size: int) -> None:
-    """Checks one more size of an axis against those that other inputs gave it."""
+    """Checks an input's size of an axis against those of other inputs, and records it."""
     sizes = seen.setdefault(axis, [])
     for other in sizes:
         if other[0] != name and other[1] != size:
@@ -305,6 +305,6 @@ def _compare(seen: dict[str, list[tuple[str, int]]], axis: str, name: str, size:
     sizes.append((name, size))
 
 
-def names(specs: Iterable[TensorSpec | OtherSpec]) -> list[str]:
+def names(specs: Iterable[TensorSpec | NonTensorSpec]) -> list[str]:
     """The names of inputs or outputs."""
     return [spec.name for spec in specs]

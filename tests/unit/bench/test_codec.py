@@ -1,4 +1,4 @@
-"""bench/run.py codec on tiny bodies: all is measured, wrong answers are found, peers may lack."""
+"""bench/run.py codec on tiny bodies: full coverage, wrong results, missing peers."""
 
 import gc
 import sys
@@ -22,7 +22,7 @@ IDS = numpy.array([[1, 2**62], [-3, 0]])
 @pytest.fixture(autouse=True)
 def _bench_is_importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(BENCH)
-    gc.freeze()  # each turn begins with a collection: it need not walk what other tests left
+    gc.freeze()  # each round starts with gc.collect(): exclude what other tests left
     yield
     gc.unfreeze()
 

@@ -1,4 +1,4 @@
-"""bench/run.py gpu on a stand-in: every check and every measurement, and what fails is told."""
+"""bench/run.py gpu on a fake GPU: every check and measurement, and reported failures."""
 
 import contextlib
 import ctypes
@@ -30,7 +30,7 @@ from gpux.serving.engine import Engine
 from gpux.serving.service import Service
 from gpux.tensors import cuda
 from gpux.tensors.cuda import Stream
-from tests.support.fake_gpu import StandInSession, StandInStream
+from tests.support.fake_gpu import FakeSession, FakeStream
 
 if TYPE_CHECKING:
     from gpu import Run
@@ -64,8 +64,8 @@ def _bench_is_importable(monkeypatch: pytest.MonkeyPatch, made_models: Path) -> 
 # The device.
 
 
-class BoundedSession(StandInSession):
-    """Keeps to a limit, as the arena of the CUDA provider does."""
+class BoundedSession(FakeSession):
+    """Enforces a memory limit, as the arena of the CUDA provider does."""
 
     limit_bytes = 2**45
 
@@ -83,7 +83,7 @@ class BoundedSession(StandInSession):
 
 
 class _Counting:
-    """A binding that knows the number in the input that it was bound to."""
+    """A binding that reads the count in its bound input."""
 
     def __init__(self, binding: Any) -> None:
         self._binding = binding
@@ -101,8 +101,8 @@ class _Counting:
         return [ctypes.c_int64.from_address(self._address).value]
 
 
-class OnTheDevice:
-    """A tensor of another library, where the code believes the device to be."""
+class DeviceTensor:
+    """A tensor of another library that claims to be in device memory."""
 
     def __init__(self, array: Any) -> None:
         memory = numpy.empty(array.nbytes + 64, numpy.uint8)
@@ -113,8 +113,8 @@ class OnTheDevice:
     def __dlpack_device__(self) -> tuple[int, int]:
         return (2, 0)
 
-    def __dlpack__(self, **asked: Any) -> object:
-        del asked
+    def __dlpack__(self, **options: Any) -> object:
+        del options
         return _dlpack.capsule(
             self, self.array.ctypes.data, 1, self.array.shape, (2, 0), versioned=True
         )
@@ -125,13 +125,13 @@ class StandIn:
 
     Args:
         stream: makes the streams of its sessions.
-        used: answers of used_bytes(); the last one again and again.
+        used: successive results of used_bytes(); the last one repeats.
     """
 
     provider = "cpu"
 
     def __init__(
-        self, stream: Callable[[], StandInStream] = StandInStream, used: Sequence[int] = (7,)
+        self, stream: Callable[[], FakeStream] = FakeStream, used: Sequence[int] = (7,)
     ) -> None:
         self._stream = stream
         self._used = list(used)
@@ -172,11 +172,11 @@ class StandIn:
     def lenders(self) -> Mapping[str, Callable[[Any], "Lent"]]:
         from gpu_backend import Lent
 
-        def lend(array: Any) -> Lent:
-            value = OnTheDevice(array)
+        def export(array: Any) -> Lent:
+            value = DeviceTensor(array)
             return Lent(value, value.array.ctypes.data)
 
-        return {"a library": lend}
+        return {"a library": export}
 
     @contextlib.contextmanager
     def serve(self, path: Path) -> Iterator[int]:
@@ -197,7 +197,7 @@ class StandIn:
             thread.join()
 
 
-class BrokenStream(StandInStream):
+class BrokenStream(FakeStream):
     """Loses the first four bytes of each copy to the device."""
 
     def copy_in(self, target: int, source: int, nbytes: int) -> None:
@@ -237,7 +237,7 @@ def new_run(outputs: Sequence[Path] = ()) -> "Run":
 def launcher(
     backend: StandIn, deadline: float = float("inf")
 ) -> Callable[[Sequence[str]], Iterator["Message"]]:
-    """A worker in this process."""
+    """Runs the worker in this process."""
     from gpu_worker import STEPS, run_steps
 
     def launch(names: Sequence[str]) -> Iterator["Message"]:
@@ -257,7 +257,7 @@ def statuses(report: "CheckedReport") -> dict[str, str]:
     return {figure["end"]: figure["status"] for figure in report.figures if "end" in figure}
 
 
-# Everything.
+# All steps.
 
 
 def step_names() -> list[str]:
@@ -308,7 +308,7 @@ def test_all_figures_are_there() -> None:
     assert "not measured" not in promised
 
 
-# What goes wrong.
+# Failures.
 
 
 @pytest.mark.parametrize(
@@ -418,13 +418,13 @@ def test_figures_are_written_at_once(tmp_path: Path) -> None:
     launch = launcher(StandIn())
     seen: list[int] = []
 
-    def spied(names: Sequence[str]) -> Iterator["Message"]:
+    def spy(names: Sequence[str]) -> Iterator["Message"]:
         for message in launch(names):
             yield message
             if file.exists():
                 seen.append(len(json.loads(file.read_text())["figures"]))
 
-    new_run([file]).do(["type int8", "copies"], spied)
+    new_run([file]).do(["type int8", "copies"], spy)
     assert seen == [1, 1, 2, 3, 4, 4]
     content = json.loads(file.read_text())
     assert content["benchmark"] == "gpu"
@@ -457,9 +457,9 @@ for step in sys.argv[1:]:
         arguments = [sys.executable, "-c", script]
         return worker(arguments, names, lambda name: 1.5 if name else 30, deadline)
 
-    begun = time.monotonic()
+    started_at = time.monotonic()
     messages = list(supervise(["a", "dies", "b", "leaves", "stands still", "c"], launch))
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - started_at < 20
     ends = {message["end"]: message for message in messages if "end" in message}
     assert list(ends) == ["a", "dies", "b", "leaves", "stands still", "c"]
     assert [ends[name]["status"] for name in "abc"] == ["passed"] * 3
@@ -500,7 +500,7 @@ def run(*arguments: str) -> int:
 
 
 class FakeRuntime:
-    """cupy.cuda.runtime as far as the command asks it."""
+    """The part of cupy.cuda.runtime that the command uses."""
 
     def __init__(self, count: int | None) -> None:
         self._count = count
@@ -527,10 +527,10 @@ def with_runtime(monkeypatch: pytest.MonkeyPatch, found: Callable[[], Any]) -> N
 def test_without_cupy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     assert run() == 3
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("gpu: CuPy cannot be imported")
-    assert said.err.count("\n") == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("gpu: CuPy cannot be imported")
+    assert captured.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -545,9 +545,9 @@ def test_without_a_driver(
 ) -> None:
     with_cupy(monkeypatch, count)
     assert run() == 3
-    said = capsys.readouterr().err
-    assert said.startswith(says)
-    assert said.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(says)
+    assert error.count("\n") == 1
 
 
 def test_without_an_onnxruntime_for_cuda(
@@ -571,7 +571,7 @@ def test_without_an_onnxruntime_for_cuda(
 def test_a_session_that_cannot_be_made_is_no_gpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The real worker, in its own process: this machine has no GPU."""
+    """Runs the real worker, in a process of its own, without a GPU."""
     import gpu
 
     if has_gpu():
@@ -591,7 +591,7 @@ def has_gpu() -> bool:
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[StandIn], None]:
-    """The command with its workers in this process, and its results in a folder of the test."""
+    """The command, with workers in this process and results in the test's folder."""
     import gpu
 
     monkeypatch.setattr(gpu, "find_gpu", lambda: GPU)
@@ -617,10 +617,10 @@ def test_the_command_writes_its_results(
     file = tmp_path / "elsewhere.json"
     steps = ["--step", "session", "--step", "copies"]
     assert run("--quick", "--results", "--json", str(file), *steps) == 0
-    said = capsys.readouterr()
-    assert said.out.count("host to device, 64 KiB: of a bare copy") == 1
-    assert said.err.startswith("Stand-In 1000: at most 240 s\nsession")
-    assert (tmp_path / "gpu-stand-in-1000.txt").read_text() == said.out
+    captured = capsys.readouterr()
+    assert captured.out.count("host to device, 64 KiB: of a bare copy") == 1
+    assert captured.err.startswith("Stand-In 1000: at most 240 s\nsession")
+    assert (tmp_path / "gpu-stand-in-1000.txt").read_text() == captured.out
     written = json.loads((tmp_path / "gpu-stand-in-1000.json").read_text())
     assert written == json.loads(file.read_text())
     assert written["settings"]["quick"] is True
@@ -631,12 +631,12 @@ def test_the_command_fails_after_all_was_measured(
 ) -> None:
     in_process(StandIn(BrokenStream))
     assert run("--step", "type int8", "--step", "memory", "--step", "a full GPU") == 1
-    said = capsys.readouterr()
-    assert "FAILED: type int8, memory, a full GPU." in said.out
-    assert "device memory" in said.out
+    captured = capsys.readouterr()
+    assert "FAILED: type int8, memory, a full GPU." in captured.out
+    assert "device memory" in captured.out
 
 
-# Tables, models, answers.
+# Tables, models, results.
 
 
 def test_what_was_promised_is_said_beside_what_was_got() -> None:
@@ -645,8 +645,8 @@ def test_what_was_promised_is_said_beside_what_was_got() -> None:
     def latency(model: str, batch: int, by: str, **ratios: float) -> dict[str, Any]:
         keys = ("over_raw_p50", "over_raw_best", "over_plain_p50", "over_plain_best")
         times = dict.fromkeys(("p50_us", "p99_us", "best_us"), 1.0)
-        what = {"group": "latency", "model": model, "batch": batch, "by": by, "requests": 1}
-        return {**what, **times, **dict.fromkeys(keys), **ratios}
+        fields = {"group": "latency", "model": model, "batch": batch, "by": by, "requests": 1}
+        return {**fields, **times, **dict.fromkeys(keys), **ratios}
 
     figures = [
         latency("resnet50", 8, "engine", over_raw_p50=1.1, over_raw_best=1.0),
@@ -685,16 +685,16 @@ def test_the_models_are_valid_and_of_the_size_that_they_say() -> None:
 
 
 def test_the_models_answer_what_they_are_asked() -> None:
-    """An answer that depends on its input in nothing would be found right always."""
+    """Outputs depend on the inputs: a constant output would pass every check."""
     from gpu_models import real_models
     from gpu_steps import on_cpu, predict
 
     for model in real_models(small=True).values():
         inputs = model.inputs(numpy.random.default_rng(1), 4)
-        (answer,) = predict(on_cpu(model.file()), inputs).values()
-        assert numpy.isfinite(answer).all()
-        spread = numpy.abs(answer - answer[:1])[1:].max(axis=1)
-        assert (spread > 0.05 * numpy.abs(answer).max()).all(), model.name
+        (output,) = predict(on_cpu(model.file()), inputs).values()
+        assert numpy.isfinite(output).all()
+        spread = numpy.abs(output - output[:1])[1:].max(axis=1)
+        assert (spread > 0.05 * numpy.abs(output).max()).all(), model.name
 
 
 def test_close_is_close() -> None:

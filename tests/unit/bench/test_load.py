@@ -1,6 +1,5 @@
-"""bench/run.py engine, stages and scale: what is read, fitted, judged, drawn; and a real server."""
+"""bench/run.py engine, stages and scale: parsing, fits, verdicts, charts, and a real server."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from gpux.config.settings import read_settings
 from gpux.execution.session import create_session
 from gpux.model import Model
 from gpux.serving.engine import Engine
-from tests.support.fake_gpu import StandInSession, StandInStream
+from tests.support.fake_gpu import FakeSession, FakeStream
 
 if TYPE_CHECKING:
     from overload import Overload
@@ -34,18 +33,18 @@ def _bench_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def overload() -> "Overload":
-    """Two seconds to fill, two that count, and what came of eight requests."""
+    """Two seconds of warm-up, a window of two seconds, and the results of eight requests."""
     from overload import Overload, read_log
 
     first = 1_700_000_000_000_000
     log = [
-        (0, 200, 1_500_000),  # sent and answered before it counts
-        (500_000, 200, 1_600_000),  # answered in between
+        (0, 200, 1_500_000),  # sent and answered before the window
+        (500_000, 200, 1_600_000),  # answered within the window
         (2_000_000, 503, 1_000),
         (2_500_000, 503, 3_000),
         (3_000_000, 200, 500_000),
         (3_500_000, -1, 10_000),
-        (3_900_000, 200, 200_000),  # answered after that
+        (3_900_000, 200, 200_000),  # answered after the window
         (4_000_000, 503, 50_000),
     ]
     text = "".join(f"{first + sent}\t{status}\t{lasted}\n" for sent, status, lasted in log)
@@ -67,8 +66,8 @@ def test_what_is_sent_and_what_is_answered_count_by_their_own_time() -> None:
 def test_server_timing_is_read() -> None:
     from line import server_timing
 
-    head = b"HTTP/1.1 200 OK\r\nserver-timing: read;dur=0.5, run;dur=2, cached, total;dur=3\r\nX: y"
-    assert server_timing(head) == {"read": 0.0005, "run": 0.002}
+    text = b"HTTP/1.1 200 OK\r\nserver-timing: read;dur=0.5, run;dur=2, cached, total;dur=3\r\nX: y"
+    assert server_timing(text) == {"read": 0.0005, "run": 0.002}
     assert server_timing(b"HTTP/1.1 200 OK\r\nX: y") == {}
 
 
@@ -94,7 +93,7 @@ def test_what_is_no_power_law_is_seen() -> None:
     assert law.r2 < 0.5
 
 
-# What was promised of the engine.
+# Promises for the engine.
 
 
 def engine_figures(over: float, auto: float, p99_ms: float, share: float) -> list[dict[str, Any]]:
@@ -138,8 +137,8 @@ def engine_figures(over: float, auto: float, p99_ms: float, share: float) -> lis
 def test_the_engine_is_judged(figures: Sequence[float], verdicts: Sequence[str]) -> None:
     from engine_table import promises
 
-    made = promises(engine_figures(*figures))
-    assert [promise.row()[-1] for promise in made] == verdicts
+    judged = promises(engine_figures(*figures))
+    assert [promise.row()[-1] for promise in judged] == verdicts
 
 
 def test_what_was_not_measured_is_not_judged() -> None:
@@ -181,8 +180,8 @@ def test_each_way_stands_beside_the_best_one() -> None:
 # Stages.
 
 
-def taken(told_us: int = 30, whole_us: int = 100) -> "Taken":
-    """Two requests of 5 + 20 + 0 + 40 + 10 us by the clock here."""
+def taken(reported_us: int = 30, whole_us: int = 100) -> "Taken":
+    """Two requests of 5 + 20 + 0 + 40 + 10 us by the local clock."""
     from stages import Taken
 
     found = Taken()
@@ -192,7 +191,7 @@ def taken(told_us: int = 30, whole_us: int = 100) -> "Taken":
             found.laps.taken_ns.setdefault(name, []).append(us * 1000)
         stages = {"read": 5e-6, "decode": 20e-6, "queue": 0.0, "run": 40e-6, "encode": 10e-6}
         found.engine.add(whole_us / 1e6, stages)
-        found.http.add(500e-6, {**stages, "decode": told_us / 1e6, "total": 1.0})
+        found.http.add(500e-6, {**stages, "decode": reported_us / 1e6, "total": 1.0})
     return found
 
 
@@ -232,11 +231,11 @@ def test_what_agrees_passes() -> None:
         (taken, "and leave 25.0 us of it, at most 20"),
         (lambda: taken(whole_us=70), "the engine's stages lie within each request"),
         (
-            lambda: taken(told_us=130, whole_us=90),
+            lambda: taken(reported_us=130, whole_us=90),
             "Server-Timing's decode is +110.0 us off, at most 100",
         ),
         (
-            lambda: taken(told_us=900, whole_us=90),
+            lambda: taken(reported_us=900, whole_us=90),
             "Server-Timing lies within each request over HTTP",
         ),
     ],
@@ -253,7 +252,7 @@ def test_a_gpus_stages_are_taken_too(made_cases: Path) -> None:
 
     file, body_file = CASES["mlp"].write(made_cases)
     settings = read_settings({}, {"model": str(file)})
-    model = Model(StandInSession(create_session(settings), StandInStream()), settings)
+    model = Model(FakeSession(create_session(settings), FakeStream()), settings)
     texts: list[bytes] = []
     found = Taken()
     body = body_file.read_bytes()
@@ -290,18 +289,11 @@ def test_a_chart_is_drawn(suffix: str, tmp_path: Path) -> None:
     assert begin.startswith(b"\x89PNG" if suffix == ".png" else b"<?xml")
 
 
-# A real server, for a moment.
-
-
-@pytest.fixture
-def _generators_are_installed() -> None:
-    missing = [tool for tool in ("wrk", "h2load") if shutil.which(tool) is None]
-    if missing:
-        pytest.skip(f"{' and '.join(missing)} not installed; .ci/tools installs them")
+# A real server, briefly.
 
 
 @pytest.mark.parametrize("engine", [None, "direct", "runs=1"])
-@pytest.mark.usefixtures("_generators_are_installed")
+@pytest.mark.full
 def test_a_server_is_put_under_load(engine: str | None, made_cases: Path) -> None:
     from cases import CASES
     from engine_cases import with_run_threads
@@ -310,19 +302,19 @@ def test_a_server_is_put_under_load(engine: str | None, made_cases: Path) -> Non
     from served import serving
 
     model, body = CASES["mlp"].write(made_cases)
-    answers: list[bytes] = []
+    responses: list[bytes] = []
     with serving("gpux", with_run_threads(model, 1), engine=engine) as served:
         line = Line("gpux", served.port, body.read_bytes())
-        _, head, answer = line.ask()
+        _, header, response = line.ask()
         line.close()
-        timed = set(server_timing(head))
+        timed = set(server_timing(header))
         assert timed >= ({"read"} if engine == "direct" else {"read", "decode", "run", "encode"})
         assert ("run" in timed) == (engine != "direct")
-        filled = served.fill(body, 4, 0.5, answers.append)
-        assert 0 < filled.p50_seconds <= filled.p99_seconds
-        assert set(answers) == {answer}
+        load = served.fill(body, 4, 0.5, responses.append)
+        assert 0 < load.p50_seconds <= load.p99_seconds
+        assert set(responses) == {response}
         if engine is None:
             served.forget_peak()
             assert 2**20 < served.resident_bytes() <= served.peak_bytes()
-            came = overload(served.url, body, 20, 1, 1)
-            assert set(came.statuses()) == {200}
+            result = overload(served.url, body, 20, 1, 1)
+            assert set(result.statuses()) == {200}

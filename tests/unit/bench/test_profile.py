@@ -1,8 +1,6 @@
-"""bench/run.py profile: from the stacks that py-spy writes to stages, shares and a flame graph."""
+"""bench/run.py profile: from py-spy stacks to stages, shares and a flame graph."""
 
 import json
-import os
-import shutil
 import xml.etree.ElementTree
 from pathlib import Path
 
@@ -154,7 +152,7 @@ def test_the_flame_graphs_frames_are_as_wide_as_their_share() -> None:
     assert "a <title>" in [text.text for text in root.iter(f"{space}text")]
 
 
-@pytest.mark.skipif(shutil.which("wrk") is None and not os.environ.get("CI"), reason="no wrk")
+@pytest.mark.full
 def test_a_live_server_is_looked_at(tmp_path: Path) -> None:
     import run
     from cases import CASES

@@ -1,8 +1,6 @@
-"""bench/run.py server: what is read, judged and drawn, processes, and real load."""
+"""bench/run.py server: parsing, verdicts, charts, processes, and real load."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -34,12 +32,12 @@ def _bench_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
 # Load.
 
 
-def summarize(said: dict[str, int], connections: int = 1, window_bytes: int = 0) -> "Load":
+def summarize(values: dict[str, int], connections: int = 1, window_bytes: int = 0) -> "Load":
     import load
 
     line = {"requests": 0, "bytes": 0, "p50_us": 0, "p99_us": 0}
     line |= {"refused": 0, "socket_errors": 0, "timeouts": 0}
-    output = f"Running 10m test\n  1 threads\nLOAD {json.dumps(line | said)}\n"
+    output = f"Running 10m test\n  1 threads\nLOAD {json.dumps(line | values)}\n"
     return load.summarize(output, connections, window_bytes, 2.0)
 
 
@@ -49,14 +47,14 @@ def test_what_wrk_read_in_the_window_is_the_rate() -> None:
         connections=8,
         window_bytes=6_000,
     )
-    assert found.per_second == 15  # 6,000 bytes are 30 answers, in 2 seconds
+    assert found.per_second == 15  # 6,000 bytes are 30 responses, in 2 seconds
     assert (found.p50_ms, found.p99_ms) == (1.5, 20)
     assert (found.requests, found.errors) == (100, 0)
 
 
 def test_refusals_are_not_counted_as_answers() -> None:
-    said = {"requests": 100, "bytes": 10_000, "refused": 25, "socket_errors": 2, "timeouts": 1}
-    found = summarize(said, window_bytes=800)
+    values = {"requests": 100, "bytes": 10_000, "refused": 25, "socket_errors": 2, "timeouts": 1}
+    found = summarize(values, window_bytes=800)
     assert found.per_second == 3
     assert (found.refused, found.socket_errors, found.timeouts) == (25, 2, 1)
     assert found.errors == 28
@@ -87,7 +85,7 @@ def test_without_wrk_it_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers ANSWER to what it should be asked, and 400 to anything else."""
+    """Responds ANSWER to the expected request, and 400 to any other."""
 
     protocol_version = "HTTP/1.1"
     body = b""
@@ -103,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
         type(self).answered += is_right
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 @contextmanager
@@ -119,7 +117,7 @@ def serving(body: bytes) -> Iterator[tuple[int, type[_Handler]]]:
             thread.join()
 
 
-@pytest.mark.skipif(shutil.which("wrk") is None and not os.environ.get("CI"), reason="no wrk")
+@pytest.mark.full
 def test_real_load(tmp_path: Path) -> None:
     import load
 
@@ -127,11 +125,11 @@ def test_real_load(tmp_path: Path) -> None:
     body.write_bytes(json.dumps({"x": [0.1] * 100_000}).encode())
     with serving(body.read_bytes()) as (port, handler):
         url = f"http://127.0.0.1:{port}/predict"
-        got = load.put_under_load(url, body, 4, lambda: 0.2)
-        assert got.errors == 0
-        assert got.requests > 0
-        assert got.per_second > 0
-        assert handler.answered >= got.requests
+        measured = load.put_under_load(url, body, 4, lambda: 0.2)
+        assert measured.errors == 0
+        assert measured.requests > 0
+        assert measured.per_second > 0
+        assert handler.answered >= measured.requests
         refused = load.put_under_load(url + "/other", body, 1, lambda: 0.2)
     assert refused.refused == refused.requests > 0
     assert refused.per_second == 0
@@ -145,7 +143,7 @@ def state(pid: int) -> str:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Fails if it does not come true; a signal takes a moment to arrive."""
+    """Waits for a condition, at most 60 s: signals are delivered asynchronously."""
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
@@ -248,7 +246,7 @@ def test_floats_may_be_rounded_otherwise_where_that_is_said() -> None:
 # The command.
 
 
-@pytest.mark.skipif(shutil.which("wrk") is None and not os.environ.get("CI"), reason="no wrk")
+@pytest.mark.full
 def test_our_own_server_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import run
     import server
@@ -275,7 +273,7 @@ def test_a_wrong_answer_of_ours_ends_it_and_a_peers_is_kept(tmp_path: Path) -> N
     from server import _Contestant
 
     def check(text: bytes, rounding: float) -> None:
-        assert rounding == 0.0  # nothing ran beside it
+        assert rounding == 0.0  # nothing ran concurrently
         raise MismatchError(f"wrong: {text!r}")
 
     body = tmp_path / "body.json"
@@ -283,11 +281,11 @@ def test_a_wrong_answer_of_ours_ends_it_and_a_peers_is_kept(tmp_path: Path) -> N
     with serving(b"{}") as (port, _):
         tree = ProcessTree(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
         try:
-            asked = Server(port, "/predict", tree)
-            peer = _Contestant(CONTENDERS["fastapi"], asked, body, check)
+            server = Server(port, "/predict", tree)
+            peer = _Contestant(CONTENDERS["fastapi"], server, body, check)
             assert peer.differs == f"wrong: {ANSWER!r}"
             with pytest.raises(MismatchError, match="wrong"):
-                _Contestant(CONTENDERS["gpux"], asked, body, check)
+                _Contestant(CONTENDERS["gpux"], server, body, check)
         finally:
             tree.end()
 
@@ -310,8 +308,8 @@ def test_a_batch_may_change_last_bits_only(tmp_path: Path) -> None:
         tree = ProcessTree(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
         client = Client("gpux", port)
         try:
-            asked = Server(port, "/predict", tree)
-            ours = _Contestant(CONTENDERS["gpux"], asked, body, check)
+            server = Server(port, "/predict", tree)
+            ours = _Contestant(CONTENDERS["gpux"], server, body, check)
             ours._right = b"another text"
             accepted.remove(0.0)
             ours._ask(client)
@@ -351,7 +349,7 @@ def alone(case: str) -> dict[str, Any]:
 
 
 def lines(figures: list[dict[str, Any]], first: str) -> list[list[str]]:
-    """The rows of the table that begins so, split at blanks."""
+    """The rows of the table that starts with `first`, split at whitespace."""
     from server_table import tables
 
     parts = tables(figures).split("\n\n")
@@ -401,7 +399,7 @@ def test_some_promises_are_about_peers_in_python_only() -> None:
     assert python[2:6] == ["in", "Python:", "fastapi", "2.00x"]
     assert python[-1] == "reached"
     assert all_of_them[2:6] == ["of", "all:", "kibae", "1.00x"]
-    assert all_of_them[-1] == "MISSED"  # as fast is not ahead
+    assert all_of_them[-1] == "MISSED"  # a tie is not ahead
 
 
 def test_an_aim_is_told_when_it_is_reached() -> None:

@@ -1,4 +1,4 @@
-"""declaration and document: whatever a gpux.yml holds is read, or refused in one line."""
+"""schema and yaml: any gpux.yml is read, or rejected with a one-line error."""
 
 import json
 import time
@@ -76,8 +76,8 @@ def read(folder: Path, text: str | bytes, **variables: str) -> ModelConfig:
     return read_config(file, variables)
 
 
-def refused(folder: Path, text: str | bytes, **variables: str) -> str:
-    """What is wrong with a file, which its one line names first."""
+def reject(folder: Path, text: str | bytes, **variables: str) -> str:
+    """The error message for a file, without the path that it begins with."""
     with pytest.raises(ConfigurationError) as caught:
         read(folder, text, **variables)
     line = str(caught.value)
@@ -86,20 +86,20 @@ def refused(folder: Path, text: str | bytes, **variables: str) -> str:
     return line.removeprefix(f"{folder / 'gpux.yml'}: ")
 
 
-def read_or_refuse(folder: Path, text: str | bytes) -> None:
-    said = ""
+def read_or_reject(folder: Path, text: str | bytes) -> None:
+    message = ""
     try:
         read(folder, text)
     except ConfigurationError as error:
-        said = str(error)
-    assert len(said.splitlines()) <= 1
-    assert len(said) < 1000
+        message = str(error)
+    assert len(message.splitlines()) <= 1
+    assert len(message) < 1000
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(document=documents)
 def test_any_document_is_read_or_refused(tmp_path: Path, document: Any) -> None:
-    read_or_refuse(tmp_path, yaml.safe_dump(document, allow_unicode=True))
+    read_or_reject(tmp_path, yaml.safe_dump(document, allow_unicode=True))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -108,17 +108,17 @@ def test_any_document_is_read_or_refused(tmp_path: Path, document: Any) -> None:
     | st.text(alphabet="ab:{}[]-,&*!'\"\\ \n\t#|>%@`?~$", max_size=40)
 )
 def test_any_bytes_are_read_or_refused(tmp_path: Path, content: str | bytes) -> None:
-    read_or_refuse(tmp_path, content)
+    read_or_reject(tmp_path, content)
 
 
 @pytest.mark.parametrize("levels", [100, 100_000])
 def test_depth_is_bounded(tmp_path: Path, levels: int) -> None:
-    assert refused(tmp_path, "metadata: " + "[" * levels + "]" * levels) == "nested too deep"
+    assert reject(tmp_path, "metadata: " + "[" * levels + "]" * levels) == "nested too deep"
 
 
 def test_size_is_bounded(tmp_path: Path) -> None:
-    assert "expected at most 1048576 bytes" in refused(tmp_path, b"#" * 2**20 + b"\n")
-    # Nor is more than that read: this one has no end.
+    assert "expected at most 1048576 bytes" in reject(tmp_path, b"#" * 2**20 + b"\n")
+    # Reading stops at the limit: this file is endless.
     with pytest.raises(ConfigurationError, match=r"^/dev/zero: expected at most 1048576 bytes"):
         read_config(Path("/dev/zero"), {})
 
@@ -129,7 +129,7 @@ def test_size_is_bounded(tmp_path: Path) -> None:
         f"metadata: [{'1,' * 500_000}]",
         f"metadata: [{'{},' * 300_000}]",
         "metadata:\n  - &a [1]\n" + "  - *a\n" * 140_000,
-        # Half of the values in one mapping, and as many that are merged into it.
+        # Half of the values in one mapping, and as many merged into it.
         f"metadata:\n  a: &a {{{','.join(f'k{number}: 1' for number in range(6000))}}}\n"
         f"  c: {{<<: *a, {'<<: {}, ' * 6000}}}",
     ],
@@ -137,14 +137,14 @@ def test_size_is_bounded(tmp_path: Path) -> None:
 )
 def test_many_values_end_soon(tmp_path: Path, text: str) -> None:
     before = time.process_time()
-    read_or_refuse(tmp_path, text)
-    assert time.process_time() - before < 10  # a second or two, where it was half a minute
+    read_or_reject(tmp_path, text)
+    assert time.process_time() - before < 10  # takes 1 to 2 s
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        # Half a megabyte, a thousand times.
+        # Half a megabyte, a thousand times over.
         f'metadata: [&a "{"x" * 500_000}"{", *a" * 1000}]',
         f"metadata: [&a {{? '{'k' * 500_000}' : 1}}{', *a' * 1000}]",
         f'metadata: "{"${X}" * 20}"',
@@ -153,14 +153,14 @@ def test_many_values_end_soon(tmp_path: Path, text: str) -> None:
     ids=["alias", "alias of a key", "variables", "a variable each"],
 )
 def test_what_is_written_out_is_bounded(tmp_path: Path, text: str) -> None:
-    said = refused(tmp_path, text, X="x" * 100_000)
-    assert said.startswith("more than 1048576 characters, ")
+    message = reject(tmp_path, text, X="x" * 100_000)
+    assert message.startswith("more than 1048576 characters, ")
 
 
 def test_aliases_are_counted_as_often_as_they_stand(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
-    assert refused(tmp_path, "metadata:\n  " + "\n  ".join(lines)) == "more than 25000 values"
+    assert reject(tmp_path, "metadata:\n  " + "\n  ".join(lines)) == "more than 25000 values"
 
 
 @pytest.mark.parametrize(
@@ -219,9 +219,9 @@ def test_variables(tmp_path: Path, text: str, value: object) -> None:
 
 @pytest.mark.parametrize("text", ["${", "${}", "${1A}", "${A", "${A:x}", "${A-x}", "${A B}"])
 def test_what_is_no_variable_is_refused(tmp_path: Path, text: str) -> None:
-    said = refused(tmp_path, f"metadata:\n  a: {text}\n", A="1")
-    assert said.startswith("metadata.a: ")
-    assert "expected ${NAME} or ${NAME:-default}" in said
+    message = reject(tmp_path, f"metadata:\n  a: {text}\n", A="1")
+    assert message.startswith("metadata.a: ")
+    assert "expected ${NAME} or ${NAME:-default}" in message
 
 
 @pytest.mark.parametrize(
@@ -233,12 +233,12 @@ def test_what_is_no_variable_is_refused(tmp_path: Path, text: str) -> None:
     ],
 )
 def test_a_default_has_no_variable_in_it(tmp_path: Path, text: str, shown: str) -> None:
-    said = refused(tmp_path, f"metadata:\n  a: {text}\n", A="1")
-    assert said == f"metadata.a: '{shown}': a default has no ${{ in it"
+    message = reject(tmp_path, f"metadata:\n  a: {text}\n", A="1")
+    assert message == f"metadata.a: '{shown}': a default has no ${{ in it"
 
 
-# Surrogates: JSON writes a character above U+FFFF as two escapes, and Python has bytes of the
-# environment that are not UTF-8 as halves.
+# Surrogates: JSON escapes a character above U+FFFF as a pair, and Python maps non-UTF-8 bytes of
+# the environment to lone ones.
 
 
 def test_surrogate_pairs_are_one_character(tmp_path: Path) -> None:
@@ -248,8 +248,8 @@ def test_surrogate_pairs_are_one_character(tmp_path: Path) -> None:
 
 
 def test_a_key_that_stands_twice_may_be_written_in_two_ways(tmp_path: Path) -> None:
-    said = refused(tmp_path, 'metadata: {"\\ud83d\\ude00": 1, 😀: 2}')
-    assert said == "metadata.'😀': the key stands here twice"
+    message = reject(tmp_path, 'metadata: {"\\ud83d\\ude00": 1, 😀: 2}')
+    assert message == "metadata.'😀': the key stands here twice"
 
 
 @pytest.mark.parametrize(
@@ -273,13 +273,13 @@ def test_a_key_that_stands_twice_may_be_written_in_two_ways(tmp_path: Path) -> N
     ],
 )
 def test_a_lone_surrogate_is_refused(tmp_path: Path, text: str, place: str) -> None:
-    said = refused(tmp_path, text, X="\ude00")
-    assert said == f"{place}: the text has a lone surrogate"
+    message = reject(tmp_path, text, X="\ude00")
+    assert message == f"{place}: the text has a lone surrogate"
 
 
 def test_a_variable_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
-    said = refused(tmp_path, "metadata: {a: 'x${X}'}", X=b"a\xff".decode(errors="surrogateescape"))
-    assert said == "metadata.a: ${X}: the environment variable is not UTF-8"
+    error = reject(tmp_path, "metadata: {a: 'x${X}'}", X=b"a\xff".decode(errors="surrogateescape"))
+    assert error == "metadata.a: ${X}: the environment variable is not UTF-8"
 
 
 # Keys without a value.
@@ -311,15 +311,15 @@ def test_an_option_without_a_value_is_as_good_as_none(tmp_path: Path) -> None:
 def test_null_stays_where_anything_may_stand(tmp_path: Path) -> None:
     config = read(tmp_path, "metadata: {a: , b: {c: }}\ninputs: {x: {default: }}")
     assert config.content.metadata == {"a": None, "b": {"c": None}}
-    assert config.inputs["x"].default is None  # which its input refuses
+    assert config.inputs["x"].default is None  # rejected later, by its input
 
 
 def test_an_unknown_key_is_unknown_without_a_value_too(tmp_path: Path) -> None:
-    assert refused(tmp_path, "nmae:").startswith("nmae: unknown key; ")
-    assert refused(tmp_path, "serving: {prot: }").startswith("serving.prot: unknown key; ")
+    assert reject(tmp_path, "nmae:").startswith("nmae: unknown key; ")
+    assert reject(tmp_path, "serving: {prot: }").startswith("serving.prot: unknown key; ")
 
 
-# Text in the file that reads like the validator's own.
+# Text in the file that looks like part of msgspec's error message.
 
 
 @pytest.mark.parametrize("foreign", ["x` - at `$.zzz", "` - at `$[0]", "x` - at `key in $", "$.a"])
@@ -329,20 +329,20 @@ def test_no_message_is_read_for_what_the_file_says(tmp_path: Path, foreign: str)
         ('serving: {"%s": 1}', "serving.", "unknown key; expected host, port"),
         ('inputs: {y: {"%s": 1}}', "inputs.y.", "unknown key; expected type, shape"),
     ):
-        said = refused(tmp_path, text % foreign)
-        assert said.startswith(f"{place}{foreign!r}: {problem}")
+        message = reject(tmp_path, text % foreign)
+        assert message.startswith(f"{place}{foreign!r}: {problem}")
     for text, place in (
         ('runtime: {provider: "%s"}', "runtime.provider"),
         ('outputs: {y: {activation: "%s"}}', "outputs.y.activation"),
         ('serving: {cors_origins: ["%s"]}', "serving.cors_origins[0]"),
         ('runtime: {provider_options: {a: 1, b: ["%s"]}}', "runtime.provider_options.b"),
     ):
-        assert refused(tmp_path, text % foreign).startswith(f"{place}: expected ")
-    said = refused(tmp_path, f'runtime: {{provider_options: {{a: 1, "{foreign}": []}}}}')
-    assert said.startswith(f"runtime.provider_options.{foreign!r}: expected text, a number")
+        assert reject(tmp_path, text % foreign).startswith(f"{place}: expected ")
+    message = reject(tmp_path, f'runtime: {{provider_options: {{a: 1, "{foreign}": []}}}}')
+    assert message.startswith(f"runtime.provider_options.{foreign!r}: expected text, a number")
 
 
-# Origins: a browser's way to write one is the only one that it sends.
+# Origins: only the spelling that a browser sends is accepted.
 
 
 @pytest.mark.parametrize(
@@ -404,8 +404,8 @@ def test_what_no_browser_sends_is_no_origin(tmp_path: Path, origin: str) -> None
         "expected '*' or an origin such as https://app.example: lower case, ASCII, without a path "
         f"or a default port, got {origin!r}"
     )
-    said = refused(tmp_path, f"serving: {{cors_origins: [{json.dumps(origin)}]}}")
-    assert said == f"serving.cors_origins[0]: {problem}"
+    message = reject(tmp_path, f"serving: {{cors_origins: [{json.dumps(origin)}]}}")
+    assert message == f"serving.cors_origins[0]: {problem}"
     if origin == origin.strip():
         with pytest.raises(ConfigurationError) as caught:
             convert_text(f"https://a.example, {origin}", Origins, "GPUX_CORS_ORIGINS")
@@ -423,4 +423,4 @@ metadata:
     metadata = read(tmp_path, text).content.metadata
     assert metadata["one"] == {"a": 0, "b": 1}
     assert metadata["both"] == {"a": 1, "b": 1, "c": 2}
-    assert refused(tmp_path, "metadata: {<<: 5}") == "metadata.<<: expected a mapping, got 5"
+    assert reject(tmp_path, "metadata: {<<: 5}") == "metadata.<<: expected a mapping, got 5"

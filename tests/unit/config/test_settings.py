@@ -1,4 +1,4 @@
-"""config: options over environment over defaults, and errors that name where a value stands."""
+"""settings: options over environment over defaults, and errors that name the source."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ Environment = dict[str, str]
 
 @pytest.fixture
 def model(tmp_path: Path) -> Environment:
-    """An environment that names a model; its content does not matter here."""
+    """An environment that names a model file, which is empty."""
     (tmp_path / "m.onnx").touch()
     return {"GPUX_MODEL": str(tmp_path / "m.onnx")}
 
@@ -129,7 +129,7 @@ def test_the_model_is_asked_for() -> None:
         read_settings({}, {})
 
 
-# The cores that a process may use.
+# The CPU cores that a process may use.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""cuda_graphs: which sets of shapes are captured, and that they are few."""
+"""cuda_graphs: which sets of shapes are captured, and the limit on their number."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,8 +8,8 @@ from gpux.execution.cuda_graphs import Capture, GraphCache, Replay
 A, B, C = "a", "b", "c"  # sets of shapes
 
 
-def ask(cache: GraphCache, shapes: str) -> Capture | Replay | None:
-    """Looks a request up, and captures its graph where that is due."""
+def use_graph(cache: GraphCache, shapes: str) -> Capture | Replay | None:
+    """Looks a request up, and captures its graph when due."""
     use = cache.lookup(shapes)
     if isinstance(use, Capture):
         cache.captured(shapes, use.graph)
@@ -17,16 +17,16 @@ def ask(cache: GraphCache, shapes: str) -> Capture | Replay | None:
 
 
 def graphs_of(cache: GraphCache, requests: str) -> list[int | None]:
-    """The graph of each request; None for one that runs without."""
-    uses = [ask(cache, shapes) for shapes in requests]
+    """The graph of each request; None where it runs without one."""
+    uses = [use_graph(cache, shapes) for shapes in requests]
     return [None if use is None else use.graph for use in uses]
 
 
 def test_what_comes_again_and_again_is_captured() -> None:
     cache = GraphCache(after=3)
-    assert [ask(cache, A) for _ in range(3)] == [None] * 3
-    assert ask(cache, A) == Capture(0)
-    assert [ask(cache, A) for _ in range(3)] == [Replay(0)] * 3
+    assert [use_graph(cache, A) for _ in range(3)] == [None] * 3
+    assert use_graph(cache, A) == Capture(0)
+    assert [use_graph(cache, A) for _ in range(3)] == [Replay(0)] * 3
 
 
 def test_each_set_of_shapes_is_counted_by_itself() -> None:
@@ -35,12 +35,12 @@ def test_each_set_of_shapes_is_counted_by_itself() -> None:
 
 
 def test_on_captures_at_once() -> None:
-    assert ask(GraphCache("on"), A) == Capture(0)
+    assert use_graph(GraphCache("on"), A) == Capture(0)
 
 
 def test_off_captures_nothing() -> None:
     cache = GraphCache("off")
-    assert {ask(cache, A) for _ in range(10)} == {None}
+    assert {use_graph(cache, A) for _ in range(10)} == {None}
     assert cache.describe() == {
         "mode": "off",
         "captured": 0,
@@ -52,7 +52,7 @@ def test_off_captures_nothing() -> None:
 
 def test_a_model_that_cannot_be_captured_says_why() -> None:
     cache = GraphCache("auto", "the model has control flow")
-    assert {ask(cache, A) for _ in range(10)} == {None}
+    assert {use_graph(cache, A) for _ in range(10)} == {None}
     assert cache.describe()["reason"] == "the model has control flow"
 
 
@@ -64,10 +64,10 @@ def test_the_first_ones_stay() -> None:
 
 def test_giving_up_keeps_what_was_captured() -> None:
     cache = GraphCache(after=1)
-    ask(cache, A), ask(cache, A)
+    use_graph(cache, A), use_graph(cache, A)
     cache.give_up("it failed")
-    assert ask(cache, A) == Replay(0)
-    assert {ask(cache, B) for _ in range(10)} == {None}
+    assert use_graph(cache, A) == Replay(0)
+    assert {use_graph(cache, B) for _ in range(10)} == {None}
     assert cache.describe()["reason"] == "it failed"
 
 
@@ -82,11 +82,11 @@ def test_a_capture_that_failed_does_not_count() -> None:
 def test_shapes_that_never_come_back_are_forgotten() -> None:
     cache = GraphCache(after=1)
     for number in range(5000):
-        assert ask(cache, f"shape {number}") is None
+        assert use_graph(cache, f"shape {number}") is None
     assert len(cache._seen) <= 1024
-    # The oldest are gone, and count from the start again.
-    assert ask(cache, "shape 0") is None
-    assert ask(cache, "shape 4999") == Capture(0)
+    # The oldest were evicted: their count starts again.
+    assert use_graph(cache, "shape 0") is None
+    assert use_graph(cache, "shape 4999") == Capture(0)
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), max_size=200), st.integers(0, 3), st.integers(0, 5))
@@ -96,7 +96,7 @@ def test_a_graph_is_asked_for_only_once_it_is_there(
     cache = GraphCache(after=after, max_graphs=most)
     captured: dict[str, int] = {}
     for shapes in requests:
-        use = ask(cache, shapes)
+        use = use_graph(cache, shapes)
         if isinstance(use, Capture):
             assert shapes not in captured
             assert use.graph not in captured.values()

@@ -1,4 +1,4 @@
-"""Watchdog: what is late is stopped, what has ended is not."""
+"""deadline: late runs are stopped, finished runs are not."""
 
 import threading
 import time
@@ -10,11 +10,11 @@ from gpux.errors import DeadlineError
 from gpux.execution.deadline import Watchdog
 from tests.support.servers import PATIENCE_SECONDS
 
-_AGES = 3600.0
+_FAR_SECONDS = 3600.0
 
 
 class Options:
-    """Stands for RunOptions: tells when it is stopped."""
+    """A fake RunOptions that records its termination."""
 
     def __init__(self) -> None:
         self.stopped = threading.Event()
@@ -42,7 +42,7 @@ def test_a_late_run_is_stopped() -> None:
 
 def test_a_run_in_time_is_left_alone() -> None:
     watchdog, options = Watchdog(), Options()
-    assert not watchdog.end(begin(watchdog, options, _AGES))
+    assert not watchdog.end(begin(watchdog, options, _FAR_SECONDS))
     assert not options.stopped.is_set()
 
 
@@ -57,7 +57,7 @@ def test_the_watchdog_wakes_for_the_first_run_after_a_pause() -> None:
 
 def test_the_one_that_is_due_first_is_stopped_first() -> None:
     watchdog, patient, late = Watchdog(), Options(), Options()
-    tokens = [begin(watchdog, patient, _AGES), begin(watchdog, late, 0.01)]
+    tokens = [begin(watchdog, patient, _FAR_SECONDS), begin(watchdog, late, 0.01)]
     assert late.stopped.wait(PATIENCE_SECONDS)
     assert not patient.stopped.is_set()
     assert [watchdog.end(token) for token in tokens] == [False, True]
@@ -73,7 +73,7 @@ def test_one_that_ended_does_not_hold_up_the_next() -> None:
 
 
 def test_options_are_their_owners_again_once_a_run_has_ended() -> None:
-    """Where a run races with its deadline, end() tells which was first, and that is final."""
+    """When a run races its deadline, end() says which was first, and that is final."""
     watchdog = Watchdog()
 
     def run(_: int) -> bool:
@@ -83,24 +83,24 @@ def test_options_are_their_owners_again_once_a_run_has_ended() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(run, range(2000)))
-    assert begin(watchdog, Options(), _AGES) == 2000
+    assert begin(watchdog, Options(), _FAR_SECONDS) == 2000
 
 
 def test_one_thread_for_all() -> None:
     before = threading.active_count()
     watchdog = Watchdog()
-    tokens = [begin(watchdog, Options(), _AGES - number) for number in range(50)]
+    tokens = [begin(watchdog, Options(), _FAR_SECONDS - number) for number in range(50)]
     assert threading.active_count() == before + 1
     assert not any(watchdog.end(token) for token in tokens)
 
 
 def test_runs_that_ended_long_before_they_are_due_do_not_pile_up() -> None:
     watchdog = Watchdog()
-    stays = begin(watchdog, Options(), _AGES)
+    running = begin(watchdog, Options(), _FAR_SECONDS)
     for _ in range(10_000):
-        watchdog.end(begin(watchdog, Options(), _AGES))
+        watchdog.end(begin(watchdog, Options(), _FAR_SECONDS))
     assert len(watchdog._running) == 1
-    assert not watchdog.end(stays)
+    assert not watchdog.end(running)
 
 
 def test_a_deadline_tells_what_is_left_of_it() -> None:

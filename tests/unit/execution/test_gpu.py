@@ -1,4 +1,4 @@
-"""The way of a request through a GPU, on a stand-in: the order of calls, and who owns what when."""
+"""gpu: requests on a fake GPU; the order of calls, and who owns which block when."""
 
 import ctypes
 import threading
@@ -20,7 +20,7 @@ from gpux.serving.encoder import encode
 from gpux.serving.engine import Engine
 from gpux.tensors.memory import PINNED, Block, Pool, Tensor
 from gpux.tensors.signature import BY_CODE
-from tests.support.fake_gpu import StandInSession, StandInStream, load_on_stand_in
+from tests.support.fake_gpu import FakeSession, FakeStream, load_on_fake_gpu
 from tests.support.onnx_models import BUILDERS
 
 Find = Callable[[str], Path]
@@ -29,9 +29,9 @@ _LOADED = [name for name in BUILDERS if not name.startswith("takes_") and "slow"
 
 
 @pytest.fixture(autouse=True)
-def checked_pools(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[StandInStream]]:
-    """Nothing goes back to a pool while the stream uses it; what is there is overwritten."""
-    streams: list[StandInStream] = []
+def checked_pools(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeStream]]:
+    """No block returns to a pool while the stream uses it; returned blocks are overwritten."""
+    streams: list[FakeStream] = []
     too_early: list[Block] = []
     give = Pool.give
 
@@ -46,15 +46,15 @@ def checked_pools(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[StandInStrea
     assert too_early == []
 
 
-Load = Callable[..., tuple[Model, StandInStream, StandInSession]]
+Load = Callable[..., tuple[Model, FakeStream, FakeSession]]
 
 
 @pytest.fixture
-def on_stand_in(model_file: Find, checked_pools: list[StandInStream]) -> Load:
-    """A model by its name, on the stand-in."""
+def on_fake_gpu(model_file: Find, checked_pools: list[FakeStream]) -> Load:
+    """Loads a model by name on the fake GPU."""
 
-    def find(name: str, **settings: Any) -> tuple[Model, StandInStream, StandInSession]:
-        model, stream, session = load_on_stand_in(model_file(name), **settings)
+    def find(name: str, **settings: Any) -> tuple[Model, FakeStream, FakeSession]:
+        model, stream, session = load_on_fake_gpu(model_file(name), **settings)
         checked_pools.append(stream)
         return model, stream, session
 
@@ -67,7 +67,7 @@ def execution_of(model: Model) -> GpuExecution:
 
 
 def used_bytes(model: Model) -> tuple[int, int]:
-    """Bytes that were taken and did not come back: page-locked, on the device."""
+    """Bytes in use: (pinned, on the device)."""
     return model.pool.usage.used_bytes, execution_of(model).device_pool.usage.used_bytes
 
 
@@ -75,13 +75,13 @@ def allocations(model: Model) -> int:
     return model.pool.usage.allocations + execution_of(model).device_pool.usage.allocations
 
 
-# The same answers.
+# The same results.
 
 
 @pytest.mark.parametrize("name", _LOADED)
-def test_the_answers_are_those_of_the_cpu(name: str, model_file: Find, on_stand_in: Load) -> None:
+def test_the_answers_are_those_of_the_cpu(name: str, model_file: Find, on_fake_gpu: Load) -> None:
     engine = Engine(load(model_file(name), "cpu"))
-    model, _, _ = on_stand_in(name)
+    model, _, _ = on_fake_gpu(name)
     other = Engine(model)
     examples = find_examples(engine)
     assert examples
@@ -92,58 +92,58 @@ def test_the_answers_are_those_of_the_cpu(name: str, model_file: Find, on_stand_
 
 
 @pytest.mark.parametrize("graph", ["auto", "on", "off"])
-def test_changing_values_of_one_shape(graph: str, on_stand_in: Load) -> None:
-    model, _, _ = on_stand_in("matrix", cuda_graph=graph)
+def test_changing_values_of_one_shape(graph: str, on_fake_gpu: Load) -> None:
+    model, _, _ = on_fake_gpu("matrix", cuda_graph=graph)
     for number in range(20):
         values = numpy.random.default_rng(number).random((3, 5), numpy.float32)
         assert (model.predict({"x": values})["y"] == values).all()
 
 
-def test_an_output_that_is_an_input(on_stand_in: Load) -> None:
-    model, _, _ = on_stand_in("alias")
+def test_an_output_that_is_an_input(on_fake_gpu: Load) -> None:
+    model, _, _ = on_fake_gpu("alias")
     for number in range(8):
-        answer = model.predict({"x": [[number, 1.5]]})
-        assert answer["x"].tolist() == [[number, 1.5]]
-        assert answer["doubled"].tolist() == [[2 * number, 3.0]]
+        outputs = model.predict({"x": [[number, 1.5]]})
+        assert outputs["x"].tolist() == [[number, 1.5]]
+        assert outputs["doubled"].tolist() == [[2 * number, 3.0]]
 
 
-def test_sizes_that_only_the_run_knows(on_stand_in: Load) -> None:
-    model, stream, _ = on_stand_in("boxes")
+def test_sizes_that_only_the_run_knows(on_fake_gpu: Load) -> None:
+    model, stream, _ = on_fake_gpu("boxes")
     corners = [[[0, 0, 1, 1], [5, 5, 6, 6], [0, 0, 1, 1.1]]]
     for scores, chosen in (
         ([0.9, 0.8, 0.7], [[0, 0, 0], [0, 0, 1]]),
         ([0.9, 0.0, 0.0], [[0, 0, 0]]),
         ([0.0, 0.0, 0.0], []),
     ):
-        answer = model.predict({"boxes": corners, "scores": [[scores]]})["selected"]
-        assert answer.tolist() == chosen
-        assert answer.shape == (len(chosen), 3)
+        selected = model.predict({"boxes": corners, "scores": [[scores]]})["selected"]
+        assert selected.tolist() == chosen
+        assert selected.shape == (len(chosen), 3)
     assert stream.log.count("run") == 3
     assert used_bytes(model) == (0, 0)
 
 
-def test_zero_sizes(on_stand_in: Load) -> None:
-    model, stream, _ = on_stand_in("matrix")
+def test_zero_sizes(on_fake_gpu: Load) -> None:
+    model, stream, _ = on_fake_gpu("matrix")
     for _ in range(6):
         assert model.predict({"x": numpy.zeros((2, 0))})["y"].shape == (2, 0)
     assert "in 0" not in stream.log
 
 
-def test_names_that_promise_what_the_nodes_do_not_keep(on_stand_in: Load) -> None:
-    model, stream, _ = on_stand_in("doubled")
+def test_names_that_promise_what_the_nodes_do_not_keep(on_fake_gpu: Load) -> None:
+    model, stream, _ = on_fake_gpu("doubled")
     for number in range(8):
-        answer = model.predict({"x": [[number], [7.0]]})
-        assert answer["twice"].tolist() == [[number], [7.0], [number], [7.0]]
-        assert answer["negative"].tolist() == [[-number], [-7.0]]
-    # The first request ran twice, and learned from it; no graph can be made of such a model.
+        outputs = model.predict({"x": [[number], [7.0]]})
+        assert outputs["twice"].tolist() == [[number], [7.0], [number], [7.0]]
+        assert outputs["negative"].tolist() == [[-number], [-7.0]]
+    # The first request ran twice; from then on ONNX Runtime allocates. Such a model has no graphs.
     assert stream.log.count("run") == 9
     assert "can be placed" in model.describe()["cuda_graph"]["reason"]
     assert used_bytes(model) == (0, 0)
 
 
-def test_strings_go_through_the_executor_too(on_stand_in: Load) -> None:
-    model, stream, session = on_stand_in("mixed")
-    assert session.asked_to_synchronize
+def test_strings_go_through_the_executor_too(on_fake_gpu: Load) -> None:
+    model, stream, session = on_fake_gpu("mixed")
+    assert session.synchronize_requested
     assert model.describe()["cuda_graph"]["reason"].startswith("the model takes or answers strings")
     examples = find_examples(Engine(model))
     assert examples
@@ -151,13 +151,13 @@ def test_strings_go_through_the_executor_too(on_stand_in: Load) -> None:
     assert used_bytes(model) == (0, 0)
 
 
-def test_what_the_model_reads_on_the_host_stays_there(on_stand_in: Load) -> None:
-    """ONNX Runtime would copy it when it is bound, before ours has come."""
-    model, stream, _ = on_stand_in("repeat", host_inputs=["count"])
+def test_what_the_model_reads_on_the_host_stays_there(on_fake_gpu: Load) -> None:
+    """ONNX Runtime would copy it at binding time, before our copy to the device is done."""
+    model, stream, _ = on_fake_gpu("repeat", host_inputs=["count"])
     for number in (3, 1, 5, 2, 4, 4, 4, 4):
         assert model.predict({"count": [number]})["ones"].shape == (number,)
     assert not any(entry.startswith("in") for entry in stream.log)
-    # A graph would replay the count that it was captured with.
+    # A graph would replay the count of its capture.
     assert (
         model.describe()["cuda_graph"]
         | {
@@ -169,43 +169,43 @@ def test_what_the_model_reads_on_the_host_stays_there(on_stand_in: Load) -> None
     assert used_bytes(model) == (0, 0)
 
 
-def test_a_lent_tensor_that_is_read_on_the_host_is_brought_there(on_stand_in: Load) -> None:
-    model, _, _ = on_stand_in("repeat", host_inputs=["count"])
-    tensor = OnTheDevice(numpy.array([3]))
+def test_a_lent_tensor_that_is_read_on_the_host_is_brought_there(on_fake_gpu: Load) -> None:
+    model, _, _ = on_fake_gpu("repeat", host_inputs=["count"])
+    tensor = DeviceTensor(numpy.array([3]))
     assert model.predict({"count": tensor})["ones"].shape == (3,)
-    assert tensor.brought == 1
+    assert tensor.host_exports == 1
 
 
 # The order of calls.
 
 
-def test_small_tensors_share_their_copies(on_stand_in: Load) -> None:
-    model, stream, _ = on_stand_in("sentiment", cuda_graph="off")
+def test_small_tensors_share_their_copies(on_fake_gpu: Load) -> None:
+    model, stream, _ = on_fake_gpu("sentiment", cuda_graph="off")
     model.predict({"input_ids": [[1, 2, 3]] * 2, "attention_mask": [[1, 1, 1]] * 2})
-    # 48 bytes, from 64 on the next 48.
+    # 48 bytes each, the second at offset 64.
     assert stream.log == ["in 112", "run", "out 16", "event"]
 
 
-def test_a_large_tensor_is_copied_from_where_it_was_decoded(on_stand_in: Load) -> None:
-    model, stream, _ = on_stand_in("photo", cuda_graph="off")
+def test_a_large_tensor_is_copied_from_where_it_was_decoded(on_fake_gpu: Load) -> None:
+    model, stream, _ = on_fake_gpu("photo", cuda_graph="off")
     model.predict({model.signature.inputs[0].name: numpy.zeros((1, 3, 224, 224))})
     assert stream.log[:2] == [f"in {3 * 224 * 224 * 4}", "run"]
     assert stream.log[-1] == "event"
-    # One block of that size, and no other, was needed on the host.
+    # No second host block of that size was needed.
     assert model.pool.usage.allocations == 2
 
 
-def test_one_event_for_a_request_and_no_other_wait(on_stand_in: Load) -> None:
-    model, stream, _ = on_stand_in("matrix")
+def test_one_event_for_a_request_and_no_other_wait(on_fake_gpu: Load) -> None:
+    model, stream, _ = on_fake_gpu("matrix")
     for _ in range(20):
         model.predict({"x": [[1.0, 2.0]]})
-    # The capture is a run like any other here.
+    # Here a capture is a run like any other.
     assert stream.log == ["in 8", "run", "out 8", "event"] * 20
 
 
-def test_nothing_is_allocated_in_the_steady_state(on_stand_in: Load) -> None:
+def test_nothing_is_allocated_in_the_steady_state(on_fake_gpu: Load) -> None:
     for name in ("sentiment", "numbers", "boxes"):
-        model, _, _ = on_stand_in(name, cuda_graph="off")
+        model, _, _ = on_fake_gpu(name, cuda_graph="off")
         body = next(iter(find_examples(Engine(model)).values())).body
         before = allocations(model)
         for _ in range(50):
@@ -213,17 +213,17 @@ def test_nothing_is_allocated_in_the_steady_state(on_stand_in: Load) -> None:
         assert allocations(model) == before
 
 
-def test_the_next_request_is_launched_while_one_runs(on_stand_in: Load) -> None:
-    model, stream, _ = on_stand_in("matrix", cuda_graph="off")
+def test_the_next_request_is_launched_while_one_runs(on_fake_gpu: Load) -> None:
+    model, stream, _ = on_fake_gpu("matrix", cuda_graph="off")
     stream.done.clear()
     with ThreadPoolExecutor(5) as callers:
-        asked = [callers.submit(model.predict, {"x": [[float(number)]]}) for number in range(5)]
+        futures = [callers.submit(model.predict, {"x": [[float(number)]]}) for number in range(5)]
         _wait_for(lambda: stream.log.count("event") == 2)
-        # Two are on the stream, the third waits for room.
-        assert not any(answer.done() for answer in asked)
+        # Two are on the stream; the third waits for a slot.
+        assert not any(future.done() for future in futures)
         assert stream.log.count("run") == 2
         stream.done.set()
-        assert [answer.result(60)["y"].tolist() for answer in asked] == [
+        assert [future.result(60)["y"].tolist() for future in futures] == [
             [[float(number)]] for number in range(5)
         ]
     assert used_bytes(model) == (0, 0)
@@ -240,8 +240,8 @@ def _wait_for(condition: Callable[[], bool]) -> None:
 # Graphs.
 
 
-def test_shapes_that_come_again_run_as_a_graph(on_stand_in: Load) -> None:
-    model, _, session = on_stand_in("matrix")
+def test_shapes_that_come_again_run_as_a_graph(on_fake_gpu: Load) -> None:
+    model, _, session = on_fake_gpu("matrix")
     for rows in (1, 1, 2, 1, 1, 2, 1, 2, 2):
         values = numpy.random.default_rng(rows).random((rows, 3), numpy.float32)
         assert (model.predict({"x": values})["y"] == values).all()
@@ -253,29 +253,29 @@ def test_shapes_that_come_again_run_as_a_graph(on_stand_in: Load) -> None:
         "replays": 1,
         "reason": None,
     }
-    # The graphs keep their memory: the input and the output of each.
+    # Each graph keeps the memory of its input and output.
     assert used_bytes(model) == (0, 4 * 4096)
 
 
-def test_a_capture_has_the_device_to_itself(on_stand_in: Load) -> None:
-    """While a graph is captured nothing is allocated or waited for: the stand-in asserts it."""
-    model, stream, session = on_stand_in("matrix", cuda_graph="on")
+def test_a_capture_has_the_device_to_itself(on_fake_gpu: Load) -> None:
+    """The fake GPU asserts that nothing allocates or waits during a capture."""
+    model, stream, session = on_fake_gpu("matrix", cuda_graph="on")
     with ThreadPoolExecutor(16) as callers:
 
-        def ask(number: int) -> bool:
+        def is_right(number: int) -> bool:
             values = numpy.full((number % 12 + 1, 3), number, numpy.float32)
             return bool((model.predict({"x": values})["y"] == values).all())
 
-        assert all(callers.map(ask, range(400)))
+        assert all(callers.map(is_right, range(400)))
     assert set(range(8)) <= set(session.graphs)
     assert stream.ended_captures == 0
     assert used_bytes(model)[0] == 0
 
 
 def test_a_capture_that_fails_costs_nobody_an_answer(
-    on_stand_in: Load, caplog: pytest.LogCaptureFixture
+    on_fake_gpu: Load, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model, stream, session = on_stand_in("matrix", cuda_graph="on")
+    model, stream, session = on_fake_gpu("matrix", cuda_graph="on")
     session.failures.append(RuntimeError("operation not permitted when stream is capturing"))
     assert model.predict({"x": [[3.0]]})["y"].tolist() == [[3.0]]
     assert session.graphs == [0, -1]
@@ -287,8 +287,8 @@ def test_a_capture_that_fails_costs_nobody_an_answer(
     assert used_bytes(model) == (0, 0)
 
 
-def test_a_model_that_cannot_be_captured_is_not(on_stand_in: Load) -> None:
-    model, _, session = on_stand_in("matrix", no_graphs="it has control flow")
+def test_a_model_that_cannot_be_captured_is_not(on_fake_gpu: Load) -> None:
+    model, _, session = on_fake_gpu("matrix", no_graphs="it has control flow")
     for _ in range(6):
         model.predict({"x": [[1.0]]})
     assert set(session.graphs) == {-1}
@@ -298,8 +298,8 @@ def test_a_model_that_cannot_be_captured_is_not(on_stand_in: Load) -> None:
 # Failures.
 
 
-def test_a_run_that_fails_takes_nothing_with_it(on_stand_in: Load) -> None:
-    model, stream, _ = on_stand_in("table", cuda_graph="off")
+def test_a_run_that_fails_takes_nothing_with_it(on_fake_gpu: Load) -> None:
+    model, stream, _ = on_fake_gpu("table", cuda_graph="off")
     for _ in range(5):
         with pytest.raises(InferenceError, match="out of data bounds") as caught:
             model.predict({"ids": [[9]]})
@@ -309,20 +309,20 @@ def test_a_run_that_fails_takes_nothing_with_it(on_stand_in: Load) -> None:
     assert stream.log.count("event") == 10
 
 
-def test_a_replay_that_fails_leaves_the_graph_alone(on_stand_in: Load) -> None:
-    model, _, _ = on_stand_in("table", cuda_graph="on")
+def test_a_replay_that_fails_leaves_the_graph_alone(on_fake_gpu: Load) -> None:
+    model, _, _ = on_fake_gpu("table", cuda_graph="on")
     assert model.predict({"ids": [[3]]})["embedding"].tolist() == [[[6.0, 7.0]]]
     with pytest.raises(InferenceError, match="out of data bounds"):
         model.predict({"ids": [[9]]})
     assert model.predict({"ids": [[1]]})["embedding"].tolist() == [[[2.0, 3.0]]]
 
 
-def test_a_full_device_is_an_error_of_that_request_alone(on_stand_in: Load) -> None:
-    model, stream, _ = on_stand_in("matrix")
-    stream.longest_allocation = 10_000
+def test_a_full_device_is_an_error_of_that_request_alone(on_fake_gpu: Load) -> None:
+    model, stream, _ = on_fake_gpu("matrix")
+    stream.max_allocation_bytes = 10_000
     large = numpy.zeros((1, 20_000), numpy.float32)
     for _ in range(3):
-        with pytest.raises(MemoryError):  # on the host, where it is decoded
+        with pytest.raises(MemoryError):  # on the host, while decoding
             model.predict({"x": large})
         assert model.predict({"x": [[1.0]]})["y"].tolist() == [[1.0]]
     model.pool._make = lambda nbytes: Block(*_host_block(nbytes), PINNED)
@@ -338,15 +338,15 @@ def _host_block(nbytes: int) -> tuple[Any, int, int]:
     return array, int(array.ctypes.data), nbytes
 
 
-def test_idle_blocks_make_room(on_stand_in: Load) -> None:
-    """What ONNX Runtime cannot allocate may be idle in the pool."""
-    model, _, session = on_stand_in("matrix", cuda_graph="off")
+def test_idle_blocks_make_room(on_fake_gpu: Load) -> None:
+    """Memory that ONNX Runtime cannot allocate may be idle in the pool."""
+    model, _, session = on_fake_gpu("matrix", cuda_graph="off")
     model.predict({"x": numpy.zeros((1, 50_000))})
     assert execution_of(model).device_pool.idle_bytes > 200_000
     session.failures.append(RuntimeError("Failed to allocate memory for requested buffer"))
     assert model.predict({"x": [[1.0]]})["y"].tolist() == [[1.0]]
     assert execution_of(model).device_pool.idle_bytes < 20_000
-    # Once: what fails again fails.
+    # Only one retry: a second failure is final.
     session.failures += [RuntimeError("CUDA error: out of memory")] * 2
     with pytest.raises(InferenceError, match="out of memory"):
         model.predict({"x": [[1.0]]})
@@ -354,8 +354,8 @@ def test_idle_blocks_make_room(on_stand_in: Load) -> None:
     assert used_bytes(model) == (0, 0)
 
 
-def test_a_run_at_its_deadline_is_stopped(on_stand_in: Load) -> None:
-    model, _, _ = on_stand_in("slow")
+def test_a_run_at_its_deadline_is_stopped(on_fake_gpu: Load) -> None:
+    model, _, _ = on_fake_gpu("slow")
     watchdog = Watchdog()
     for _ in range(2):
         request = model.inputs.decode(b'{"steps": 1000000}')
@@ -367,19 +367,19 @@ def test_a_run_at_its_deadline_is_stopped(on_stand_in: Load) -> None:
 
 
 def test_a_caller_who_leaves_gets_nothing_and_loses_nothing(
-    on_stand_in: Load, monkeypatch: pytest.MonkeyPatch
+    on_fake_gpu: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, stream, session = on_stand_in("matrix")
+    model, stream, session = on_fake_gpu("matrix")
     session.gate.clear()
 
-    def leave(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Future, "result", leave)
+    with monkeypatch.context() as patch:
+        patch.setattr(Future, "result", interrupt)
         with pytest.raises(KeyboardInterrupt):
             model.predict({"x": [[1.0]]})
-    # It is under way all the same: its blocks are the stream's.
+    # The run goes on: the stream still owns its blocks.
     assert used_bytes(model)[0] > 0
     session.gate.set()
     assert model.predict({"x": [[2.0]]})["y"].tolist() == [[2.0]]
@@ -391,28 +391,28 @@ def test_a_caller_who_leaves_gets_nothing_and_loses_nothing(
 
 
 @pytest.mark.usefixtures("eager_threads")
-def test_sixteen_threads_get_their_own_answers(on_stand_in: Load) -> None:
-    model, _, _ = on_stand_in("alias")
+def test_sixteen_threads_get_their_own_answers(on_fake_gpu: Load) -> None:
+    model, _, _ = on_fake_gpu("alias")
     engine = Engine(model)
     wrong: list[object] = []
 
-    def ask(thread: int) -> None:
+    def predict(thread: int) -> None:
         for turn in range(60):
             rows = [[float(thread), float(turn)]] * (1 + (thread + turn) % 5)
             text = str(rows).replace(" ", "")
             doubled = str([[2 * value for value in row] for row in rows]).replace(" ", "")
-            answer = engine.predict(f'{{"x":{text}}}'.encode())
-            if answer != f'{{"doubled":{doubled},"x":{text}}}'.encode():
-                wrong.append((rows, answer))
+            response = engine.predict(f'{{"x":{text}}}'.encode())
+            if response != f'{{"doubled":{doubled},"x":{text}}}'.encode():
+                wrong.append((rows, response))
 
     with ThreadPoolExecutor(16) as callers:
-        list(callers.map(ask, range(16)))
+        list(callers.map(predict, range(16)))
     assert wrong == []
     assert used_bytes(model)[0] == 0
 
 
-def test_close_ends_the_thread(on_stand_in: Load) -> None:
-    model, _, _ = on_stand_in("matrix")
+def test_close_ends_the_thread(on_fake_gpu: Load) -> None:
+    model, _, _ = on_fake_gpu("matrix")
     model.predict({"x": [[1.0]]})
     assert any(thread.name.startswith("gpux-executor") for thread in threading.enumerate())
     before = set(threading.enumerate())
@@ -425,25 +425,25 @@ def test_close_ends_the_thread(on_stand_in: Load) -> None:
 # Tensors of other libraries.
 
 
-class OnTheDevice:
-    """A tensor of another library, on the GPU as the code believes it."""
+class DeviceTensor:
+    """A tensor of another library that claims to be on the GPU."""
 
     def __init__(self, array: Any, index: int = 0) -> None:
         blocks = _aligned(array)
         self.array = blocks
         self.index = index
         self.streams: list[object] = []
-        self.brought = 0
+        self.host_exports = 0
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (2, self.index)
 
-    def __dlpack__(self, **asked: Any) -> object:
-        self.streams.append(asked.get("stream"))
+    def __dlpack__(self, **options: Any) -> object:
+        self.streams.append(options.get("stream"))
         code = {"float32": 1, "float64": 11, "int64": 7}[self.array.dtype.name]
         device = (2, self.index)
-        if asked.get("dl_device") == (1, 0):
-            self.brought += 1
+        if options.get("dl_device") == (1, 0):
+            self.host_exports += 1
             device = (1, 0)
         return _dlpack.capsule(
             self, int(self.array.ctypes.data), code, self.array.shape, device, True
@@ -451,7 +451,7 @@ class OnTheDevice:
 
 
 def _aligned(array: Any) -> Any:
-    """A copy on a multiple of 64 bytes."""
+    """A copy aligned to 64 bytes."""
     memory = numpy.empty(array.nbytes + 64, numpy.uint8)
     offset = -memory.ctypes.data % 64
     aligned = memory[offset : offset + array.nbytes].view(array.dtype).reshape(array.shape)
@@ -459,10 +459,10 @@ def _aligned(array: Any) -> Any:
     return aligned
 
 
-def test_a_tensor_on_the_same_gpu_is_read_where_it_lies(on_stand_in: Load) -> None:
-    model, stream, session = on_stand_in("matrix", cuda_graph="on")
+def test_a_tensor_on_the_same_gpu_is_read_where_it_lies(on_fake_gpu: Load) -> None:
+    model, stream, session = on_fake_gpu("matrix", cuda_graph="on")
     values = numpy.random.default_rng(1).random((4, 3), numpy.float32)
-    tensor = OnTheDevice(values)
+    tensor = DeviceTensor(values)
     assert (model.predict({"x": tensor})["y"] == values).all()
     assert stream.log == ["run", "out 48", "event"]
     assert tensor.streams == [stream.address], "the library makes our stream wait"
@@ -470,46 +470,46 @@ def test_a_tensor_on_the_same_gpu_is_read_where_it_lies(on_stand_in: Load) -> No
     assert used_bytes(model) == (0, 0)
 
 
-def test_one_item_on_the_gpu(on_stand_in: Load) -> None:
-    model, _, _ = on_stand_in("matrix")
-    answer = model.predict({"x": OnTheDevice(numpy.ones(3, numpy.float32))})
-    assert answer["y"].tolist() == [1.0, 1.0, 1.0]
+def test_one_item_on_the_gpu(on_fake_gpu: Load) -> None:
+    model, _, _ = on_fake_gpu("matrix")
+    outputs = model.predict({"x": DeviceTensor(numpy.ones(3, numpy.float32))})
+    assert outputs["y"].tolist() == [1.0, 1.0, 1.0]
 
 
-def test_a_tensor_of_the_wrong_shape_is_refused_unread(on_stand_in: Load) -> None:
-    model, stream, _ = on_stand_in("photo")
+def test_a_tensor_of_the_wrong_shape_is_refused_unread(on_fake_gpu: Load) -> None:
+    model, stream, _ = on_fake_gpu("photo")
     name = model.signature.inputs[0].name
     with pytest.raises(InvalidShapeError, match=r"expected \[1, 3, 224, 224\], got \[3, 8, 8\]"):
-        model.predict({name: OnTheDevice(numpy.ones((3, 8, 8), numpy.float32))})
+        model.predict({name: DeviceTensor(numpy.ones((3, 8, 8), numpy.float32))})
     assert stream.log == []
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_another_type_or_gpu_goes_through_the_host(on_stand_in: Load, index: int) -> None:
-    model, stream, _ = on_stand_in("matrix")
-    tensor = OnTheDevice(numpy.ones((2, 2), numpy.float64 if index == 0 else numpy.float32), index)
+def test_another_type_or_gpu_goes_through_the_host(on_fake_gpu: Load, index: int) -> None:
+    model, stream, _ = on_fake_gpu("matrix")
+    tensor = DeviceTensor(numpy.ones((2, 2), numpy.float64 if index == 0 else numpy.float32), index)
     assert model.predict({"x": tensor})["y"].tolist() == [[1.0, 1.0], [1.0, 1.0]]
-    assert tensor.brought == 1
+    assert tensor.host_exports == 1
     assert stream.log[0] == "in 16"
 
 
-def test_the_tensors_of_a_request_are_there_for_other_libraries(on_stand_in: Load) -> None:
-    model, _, _ = on_stand_in("numbers")
+def test_the_tensors_of_a_request_are_there_for_other_libraries(on_fake_gpu: Load) -> None:
+    model, _, _ = on_fake_gpu("numbers")
     body = next(iter(find_examples(Engine(model)).values())).body
     request = model.inputs.decode(body)
-    given = {
+    inputs = {
         name: numpy.from_dlpack(tensor).copy()
         for name, tensor in request.tensors.items()
         if isinstance(tensor, Tensor) and tensor.type.numpy
     }
-    answer = model.run(request)
-    for name, tensor in answer.items():
+    outputs = model.run(request)
+    for name, tensor in outputs.items():
         assert isinstance(tensor, Tensor)
         assert tensor.__dlpack_device__() == (3, 0)
         if tensor.type.numpy:
             array = numpy.from_dlpack(tensor)
             assert array.dtype == BY_CODE[tensor.type.code].numpy
-            assert array.ravel().tolist() == given[name.removesuffix("_out")].ravel().tolist()
-    assert encode(answer).startswith(b"{")
+            assert array.ravel().tolist() == inputs[name.removesuffix("_out")].ravel().tolist()
+    assert encode(outputs).startswith(b"{")
     request.release()
     assert used_bytes(model) == (0, 0)

@@ -1,4 +1,4 @@
-"""runtime: what ONNX Runtime is asked for, and what is made of its refusals."""
+"""session: the options passed to ONNX Runtime, and how its errors are handled."""
 
 import logging
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from gpux.execution.session import Session, create_session
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 Find = Callable[[str], Path]
 
-# In ONNX Runtime's words.
+# ONNX Runtime's own messages.
 NOT_ALL_ON_GPU = (
     "[ONNXRuntimeError] : 1 : FAIL : This session cannot use the graph capture feature as "
     "requested by the user as all compute graph nodes have not been partitioned to the "
@@ -29,13 +29,13 @@ CONTROL_FLOW = (
 
 
 class FakeRuntime:
-    """The onnxruntime module as far as sessions need it.
+    """The part of the onnxruntime module that sessions need.
 
     Attributes:
-        sessions: the providers that each session was asked for.
-        refusals: raised by the next sessions, one each; None for none.
-        inputs: by name, the memory that the model reads them from.
-        has_gpu: otherwise a CUDA session turns into one of the CPU, as in the real one.
+        sessions: the providers requested for each session.
+        refusals: errors raised by the next sessions, in order; None: no error.
+        inputs: by name, the memory from which the model reads each.
+        has_gpu: if False, a CUDA session falls back to the CPU, as the real one does.
     """
 
     __version__ = "1.31.1"
@@ -46,7 +46,7 @@ class FakeRuntime:
         self.sessions: list[list[Any]] = []
         self.refusals: list[str | None] = []
         self.has_gpu = True
-        self.inputs = {"x": "Cuda"}  # and where the model reads them
+        self.inputs = {"x": "Cuda"}
         self.preloaded = 0
         fake = self
 
@@ -69,7 +69,7 @@ class FakeRuntime:
                 return [SimpleNamespace(name=name) for name in fake.inputs]
 
             def get_input_memory_infos(self) -> list[Any]:
-                return [SimpleNamespace(name=place) for place in fake.inputs.values()]
+                return [SimpleNamespace(name=memory) for memory in fake.inputs.values()]
 
             def disable_fallback(self) -> None:
                 self.falls_back = False
@@ -92,12 +92,12 @@ class FakeRuntime:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
-    made = FakeRuntime([CUDA, CPU])
-    monkeypatch.setattr("gpux.execution.session.load_runtime", lambda: made)
+    runtime = FakeRuntime([CUDA, CPU])
+    monkeypatch.setattr("gpux.execution.session.load_runtime", lambda: runtime)
     monkeypatch.setattr(
         "gpux.execution.session.CudaStream", lambda device: SimpleNamespace(address=77 + device)
     )
-    return made
+    return runtime
 
 
 SETTINGS = Settings(model=Path("m.onnx"), provider="cuda", device=1)
@@ -168,7 +168,7 @@ def test_inputs_that_are_read_on_the_host_are_known_and_never_captured(fake: Fak
     assert session.no_graphs == "the model reads input 'count' on the host"
     with pytest.raises(ConfigurationError, match=r"is on, but the model reads input 'count'"):
         create_session(replace(SETTINGS, cuda_graph="on"))
-    # On the CPU nobody asks.
+    # Not queried for the CPU.
     assert create_session(replace(SETTINGS, provider="cpu")).host_inputs == frozenset()
 
 
@@ -201,10 +201,10 @@ def test_no_gpu_or_no_cupy(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def refuse(device: int) -> None:
+    def fail(device: int) -> None:
         raise error(f"nothing at {device}")
 
-    monkeypatch.setattr("gpux.execution.session.CudaStream", refuse)
+    monkeypatch.setattr("gpux.execution.session.CudaStream", fail)
     with pytest.raises(error, match=r"^provider cuda: nothing at 1$"):
         create_session(SETTINGS)
     assert fake.sessions == []
@@ -216,7 +216,7 @@ def test_a_build_without_cuda(fake: FakeRuntime, caplog: pytest.LogCaptureFixtur
     fake.providers = [CPU]
     with pytest.raises(ConfigurationError, match=r"provider cuda: this ONNX Runtime was built "):
         create_session(SETTINGS)
-    # Where nobody asked for it, there is nothing to warn of.
+    # CUDA was not requested: no warning.
     assert create_session(replace(SETTINGS, provider="auto")).provider == "cpu"
     assert caplog.text == ""
 
@@ -233,12 +233,12 @@ def test_what_the_libraries_print_does_not_stand_in_the_answer(
 ) -> None:
     create_session(SETTINGS)
     assert fake.preloaded
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert "libcudnn" in said.err
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "libcudnn" in captured.err
 
 
-# The real one.
+# The real ONNX Runtime.
 
 
 def real(file: Path) -> Session:

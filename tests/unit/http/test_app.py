@@ -1,4 +1,4 @@
-"""app: how a body is read from any WSGI server's stream."""
+"""app: reading a body from any WSGI server's stream."""
 
 import io
 from typing import Any
@@ -10,14 +10,14 @@ from gpux.http.app import read_body
 
 
 class Stream(io.RawIOBase):
-    """A server's own stream, which refuses to be read past what was asked for."""
+    """A WSGI server's input stream; records the sizes that are requested."""
 
     def __init__(self, content: bytes) -> None:
         self._content = io.BytesIO(content)
-        self.asked: list[int] = []
+        self.requested_sizes: list[int] = []
 
     def read(self, size: int = -1) -> bytes:
-        self.asked.append(size)
+        self.requested_sizes.append(size)
         return self._content.read(size)
 
 
@@ -39,7 +39,7 @@ def test_a_body_declared_over_the_limit_is_not_touched() -> None:
     stream = Stream(b"123456")
     with pytest.raises(BodyTooLargeError, match="limit of 5 bytes"):
         read_body(environment(stream), 6, 5)
-    assert stream.asked == []
+    assert stream.requested_sizes == []
 
 
 def test_a_body_that_ends_early_is_refused() -> None:
@@ -56,10 +56,10 @@ def test_without_a_length_no_more_than_the_limit_is_read() -> None:
     stream = Stream(b"1234567890")
     with pytest.raises(BodyTooLargeError):
         read_body(environment(stream, **{"wsgi.input_terminated": True}), None, 5)
-    assert stream.asked == [6]
+    assert stream.requested_sizes == [6]
 
 
 def test_without_a_length_a_stream_that_may_not_end_is_not_read() -> None:
     stream = Stream(b"12345")
     assert read_body(environment(stream), None, 5) == b""
-    assert stream.asked == []
+    assert stream.requested_sizes == []

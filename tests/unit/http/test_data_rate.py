@@ -1,10 +1,10 @@
-"""Who is too slow, at the rates that `gpux serve` has."""
+"""data_rate: which clients are too slow, at the rates of `gpux serve`."""
 
 from gpux.http.data_rate import is_answer_too_slow, is_request_too_slow
 
 
 def test_a_large_body_over_a_slow_line_passes() -> None:
-    """64 MiB over 1 Mbit/s, and 4 KB over 4 kbit/s; not a byte a second."""
+    """64 MiB at 1 Mbit/s and 4 kB at 4 kbit/s pass; one byte per second does not."""
     for nbytes, rate in ((64 * 2**20, 125_000), (4000, 500)):
         assert not any(is_request_too_slow(s, rate * s) for s in range(nbytes // rate + 2))
     assert not is_request_too_slow(19, 19)

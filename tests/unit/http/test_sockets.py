@@ -1,4 +1,4 @@
-"""Sockets: what is watched of each is what it waits for now."""
+"""sockets: epoll watches exactly the events that each socket waits for."""
 
 import select
 import socket
@@ -13,7 +13,7 @@ from tests.support.servers import PATIENCE_SECONDS
 
 
 class Peer(wasyncore.dispatcher):
-    """One end of a pair, which waits for what it is told."""
+    """One end of a socket pair; waits for the events that the test sets."""
 
     _fileno: int
 
@@ -45,15 +45,15 @@ class Peer(wasyncore.dispatcher):
 
 @pytest.fixture
 def sockets() -> Iterator[Sockets]:
-    made = Sockets(wasyncore.readwrite)
-    yield made
-    wasyncore.close_all(made)
-    made.close()
+    created = Sockets(wasyncore.readwrite)
+    yield created
+    wasyncore.close_all(created)
+    created.close()
 
 
 @pytest.fixture
 def other() -> Iterator[socket.socket]:
-    """The other end of what `peer` has."""
+    """The other end of `peer`'s socket pair."""
     own, other = socket.socketpair()
     other.settimeout(PATIENCE_SECONDS)
     _OWN[other.fileno()] = own
@@ -102,7 +102,7 @@ def test_what_has_not_changed_needs_no_waking(sockets: Sockets, peer: Peer) -> N
     assert sockets.changed(peer)
     poll(sockets, PATIENCE_SECONDS)
     assert peer.written == 1
-    # What it has done itself is looked at at once.
+    # Changes by its own handlers are picked up right after them.
     assert not sockets.changed(peer)
 
 
@@ -153,7 +153,7 @@ def test_a_descriptor_that_is_used_again(sockets: Sockets) -> None:
 
 
 def test_no_change_is_lost(sockets: Sockets, peer: Peer) -> None:
-    """One thread changes what it waits for, and wakes the other one only if it has to."""
+    """One thread changes the wanted events, and wakes the poller only if it must."""
     peer.reads = False
     may_poll = threading.Semaphore(0)
     rounds = 2000

@@ -1,4 +1,4 @@
-"""Workers: one thread has its turn, the others wait or are aside."""
+"""workers: one thread has the turn; the others wait or have stepped aside."""
 
 import contextlib
 import queue
@@ -10,33 +10,33 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from gpux.http.workers import Workers
-from gpux.serving.turns import Waiter, aside, waiter
+from gpux.serving.turns import Waiter, waiter, yield_turn
 from tests.support.servers import PATIENCE_SECONDS, wait_until
 
 
 @pytest.fixture
 def workers() -> Iterator[Workers]:
-    made = Workers(4, "test")
-    made.start()
-    yield made
-    made.shutdown(PATIENCE_SECONDS)
+    created = Workers(4, "test")
+    created.start()
+    yield created
+    created.shutdown(PATIENCE_SECONDS)
 
 
-def done(workers: Workers, *tasks: Callable[[], None]) -> None:
-    """Returns once all tasks have been done."""
-    left = threading.Semaphore(0)
+def run_all(workers: Workers, *tasks: Callable[[], None]) -> None:
+    """Submits tasks, and returns once all have run."""
+    completed = threading.Semaphore(0)
 
-    def counted(task: Callable[[], None]) -> Callable[[], None]:
+    def counting(task: Callable[[], None]) -> Callable[[], None]:
         def run() -> None:
             task()
-            left.release()
+            completed.release()
 
         return run
 
     for task in tasks:
-        workers.submit(counted(task))
+        workers.submit(counting(task))
     for _ in tasks:
-        assert left.acquire(timeout=PATIENCE_SECONDS)
+        assert completed.acquire(timeout=PATIENCE_SECONDS)
 
 
 def wait(event: threading.Event) -> None:
@@ -45,23 +45,23 @@ def wait(event: threading.Event) -> None:
 
 def test_one_task_at_a_time(workers: Workers) -> None:
     running: list[int] = []
-    most = 0
+    max_running = 0
 
     def task() -> None:
-        nonlocal most
+        nonlocal max_running
         running.append(1)
-        most = max(most, len(running))
-        time.sleep(0.001)  # lets the other threads do what they should not
+        max_running = max(max_running, len(running))
+        time.sleep(0.001)  # gives other threads a chance to overlap
         running.pop()
 
-    done(workers, *[task] * 20)
-    assert most == 1
+    run_all(workers, *[task] * 20)
+    assert max_running == 1
 
 
 def test_the_thread_that_was_used_last_is_used_first(workers: Workers) -> None:
     names: list[str] = []
     for _ in range(10):
-        done(workers, lambda: names.append(threading.current_thread().name))
+        run_all(workers, lambda: names.append(threading.current_thread().name))
         wait_until(lambda: len(workers._idle) == 4, "all are idle")
     assert set(names) == {"test-0"}
 
@@ -70,20 +70,20 @@ def test_others_have_their_turn_while_one_is_aside(workers: Workers) -> None:
     other_ran = threading.Event()
 
     def large() -> None:
-        with aside():
+        with yield_turn():
             wait(other_ran)
 
-    done(workers, large, other_ran.set)
+    run_all(workers, large, other_ran.set)
 
 
 def test_as_many_are_aside_as_there_are_threads(workers: Workers) -> None:
     all_are_here = threading.Barrier(4)
 
     def large() -> None:
-        with aside():
+        with yield_turn():
             all_are_here.wait(PATIENCE_SECONDS)
 
-    done(workers, *[large] * 12)
+    run_all(workers, *[large] * 12)
 
 
 def test_others_have_their_turn_while_one_waits(workers: Workers) -> None:
@@ -94,7 +94,7 @@ def test_others_have_their_turn_while_one_waits(workers: Workers) -> None:
         waiters.append(waiter())
         woken.append(waiters[0].wait(PATIENCE_SECONDS))
 
-    done(workers, first, lambda: waiters[0].wake())
+    run_all(workers, first, lambda: waiters[0].wake())
     assert woken == [True]
 
 
@@ -106,14 +106,14 @@ def test_a_wait_that_was_ended_before_it_began(workers: Workers) -> None:
         own.wake()
         woken.append(own.wait(-1.0))
 
-    done(workers, task)
-    task()  # in a thread that is no worker
+    run_all(workers, task)
+    task()  # in a thread outside the pool
     assert woken == [True, True]
 
 
 def test_a_wait_that_nobody_ends(workers: Workers) -> None:
     woken: list[bool] = []
-    done(workers, lambda: woken.append(waiter().wait(0.01)))
+    run_all(workers, lambda: woken.append(waiter().wait(0.01)))
     woken.append(waiter().wait(0.01))
     assert woken == [False, False]
     assert workers._turns == 0 or not workers._tasks
@@ -129,12 +129,12 @@ def test_who_comes_back_goes_before_new_tasks(workers: Workers) -> None:
         order.append("first")
 
     def second() -> None:
-        # It has the turn: whoever is woken, and whatever is new, comes after it.
+        # It has the turn: the woken thread and the new task run after it.
         waiters[0].wake()
         workers.submit(lambda: order.append("third"))
         order.append("second")
 
-    done(workers, first, second)
+    run_all(workers, first, second)
     wait_until(lambda: len(order) == 3, "all are done")
     assert order == ["second", "first", "third"]
 
@@ -163,7 +163,7 @@ def test_a_task_that_fails_is_logged(workers: Workers, caplog: pytest.LogCapture
         raise ValueError("as it should")
 
     workers.submit(fail)
-    done(workers, lambda: None)
+    run_all(workers, lambda: None)
     assert "as it should" in caplog.text
 
 
@@ -188,7 +188,7 @@ def test_at_the_end_what_was_not_begun_is_dropped() -> None:
 
 
 def test_nothing_is_lost_and_nobody_left_behind() -> None:
-    """Asides, waits that are ended, that run out, or that are ended as they run out."""
+    """A random mix of asides and waits; wakes come before, at and after the timeouts."""
     workers = Workers(8, "test")
     workers.start()
     random_ = random.Random(1)
@@ -205,7 +205,7 @@ def test_nothing_is_lost_and_nobody_left_behind() -> None:
     def task() -> None:
         kind = random_.random()
         if kind < 0.3:
-            with aside():
+            with yield_turn():
                 time.sleep(random_.random() * 1e-3)
         elif kind < 0.8:
             own = waiter()
@@ -230,13 +230,13 @@ def test_nothing_is_lost_and_nobody_left_behind() -> None:
     workers.shutdown(PATIENCE_SECONDS)
 
 
-class Letters:
-    """A source: what is put into it is found, each list at once."""
+class QueueSource:
+    """A task source: each list put into `found` is returned whole by one wait()."""
 
     def __init__(self) -> None:
         self.workers = Workers(2, "test", self)
         self.found: queue.SimpleQueue[list[Callable[[], None]]] = queue.SimpleQueue()
-        self.lookers: list[str] = []
+        self.handler_threads: list[str] = []
         self.workers.start()
 
     def wait(self) -> list[Callable[[], None]]:
@@ -245,7 +245,7 @@ class Letters:
         return []
 
     def handle(self, found: list[Callable[[], None]]) -> None:
-        self.lookers.append(threading.current_thread().name)
+        self.handler_threads.append(threading.current_thread().name)
         for task in found:
             self.workers.submit(task)
 
@@ -254,14 +254,14 @@ class Letters:
 
 
 @pytest.fixture
-def letters() -> Iterator[Letters]:
-    made = Letters()
-    yield made
-    made.workers.shutdown(PATIENCE_SECONDS)
-    assert not any(worker.thread.is_alive() for worker in made.workers._all)
+def source() -> Iterator[QueueSource]:
+    created = QueueSource()
+    yield created
+    created.workers.shutdown(PATIENCE_SECONDS)
+    assert not any(worker.thread.is_alive() for worker in created.workers._all)
 
 
-def test_who_finds_tasks_does_them(letters: Letters) -> None:
+def test_who_finds_tasks_does_them(source: QueueSource) -> None:
     names: list[str] = []
     ended = threading.Semaphore(0)
 
@@ -270,32 +270,32 @@ def test_who_finds_tasks_does_them(letters: Letters) -> None:
         ended.release()
 
     for _ in range(5):
-        letters.found.put([task, task])
+        source.found.put([task, task])
         for _ in range(2):
             assert ended.acquire(timeout=PATIENCE_SECONDS)
-    assert {*names, *letters.lookers} == {"test-0"}
+    assert {*names, *source.handler_threads} == {"test-0"}
 
 
-def test_somebody_looks_though_all_are_at_their_tasks(letters: Letters) -> None:
+def test_somebody_looks_though_all_are_at_their_tasks(source: QueueSource) -> None:
     may_end = threading.Event()
     ended = threading.Semaphore(0)
 
     def large() -> None:
-        with aside():
+        with yield_turn():
             wait(may_end)
         ended.release()
 
-    letters.found.put([large, large])
-    wait_until(lambda: letters.workers._busy == 2, "both are at it")
-    letters.found.put([ended.release])
-    wait_until(lambda: bool(letters.workers._tasks), "it was found")
+    source.found.put([large, large])
+    wait_until(lambda: source.workers._busy == 2, "both are at it")
+    source.found.put([ended.release])
+    wait_until(lambda: bool(source.workers._tasks), "it was found")
     assert not ended.acquire(timeout=0.05), "no more than two at a time"
     may_end.set()
     for _ in range(3):
         assert ended.acquire(timeout=PATIENCE_SECONDS)
 
 
-def test_who_comes_back_need_not_wait_for_who_looks(letters: Letters) -> None:
+def test_who_comes_back_need_not_wait_for_who_looks(source: QueueSource) -> None:
     waiters: list[Waiter] = []
     woken: list[bool] = []
     ended = threading.Semaphore(0)
@@ -305,46 +305,46 @@ def test_who_comes_back_need_not_wait_for_who_looks(letters: Letters) -> None:
         woken.append(waiters[0].wait(PATIENCE_SECONDS))
         ended.release()
 
-    letters.found.put([task])
-    wait_until(lambda: letters.workers._has_looker and bool(waiters), "somebody looks again")
+    source.found.put([task])
+    wait_until(lambda: source.workers._has_looker and bool(waiters), "somebody looks again")
     waiters[0].wake()
     assert ended.acquire(timeout=PATIENCE_SECONDS)
     assert woken == [True]
 
 
-def test_another_one_looks_while_one_is_stuck(letters: Letters) -> None:
+def test_another_one_looks_while_one_is_stuck(source: QueueSource) -> None:
     is_running, is_over, other_ran = threading.Event(), threading.Event(), threading.Event()
 
     def large() -> None:
         is_running.set()
         wait(is_over)
 
-    letters.found.put([large])
+    source.found.put([large])
     wait(is_running)
-    letters.found.put([other_ran.set])
-    letters.workers.relieve()
-    letters.workers.relieve()
+    source.found.put([other_ran.set])
+    source.workers.relieve()
+    source.workers.relieve()
     wait(other_ran)
     is_over.set()
 
 
-def test_it_rings_when_it_is_quiet_no_more(letters: Letters) -> None:
+def test_it_rings_when_it_is_quiet_no_more(source: QueueSource) -> None:
     rings: list[int] = []
-    wait_until(lambda: letters.workers.is_quiet(lambda: rings.append(1)), "somebody looks")
+    wait_until(lambda: source.workers.is_quiet(lambda: rings.append(1)), "somebody looks")
     assert rings == []
     ended = threading.Event()
-    letters.found.put([ended.set])
+    source.found.put([ended.set])
     wait(ended)
     assert rings == [1]
-    letters.found.put([])
+    source.found.put([])
     assert rings == [1]
 
 
 def test_a_source_that_fails_is_looked_at_again(
-    letters: Letters, caplog: pytest.LogCaptureFixture
+    source: QueueSource, caplog: pytest.LogCaptureFixture
 ) -> None:
     ended = threading.Event()
-    letters.found.put(1)  # type: ignore[arg-type]
-    letters.found.put([ended.set])
+    source.found.put(1)  # type: ignore[arg-type]
+    source.found.put([ended.set])
     wait(ended)
     assert "what came could not be handled" in caplog.text

@@ -1,7 +1,7 @@
-"""The kinds table of the contract, row by row: what the model sees, and how its answer is nested.
+"""Shape rules of the contract, row by row: the model's tensors, and how its outputs are nested.
 
-A declaration reads as in the contract: `x [batch, 3]; y [None, 1] batched: false`. `[]` declares no
-axes, and what follows them is said in gpux.yml.
+Declarations are written as in the contract: `x [batch, 3]; y [None, 1] batched: false`. `[]`
+declares no axes; what follows the axes is written to gpux.yml.
 """
 
 import re
@@ -19,8 +19,8 @@ Predict = Callable[[str, str, Any], dict[str, Any]]
 
 
 def parse(text: str) -> dict[str, tuple[list[int | str | None], str]]:
-    """Declarations by name: the axes, and what gpux.yml says."""
-    found = {}
+    """Parses declarations: by name, the axes and the entry of gpux.yml."""
+    declarations = {}
     for part in filter(None, text.split("; ")):
         match = re.fullmatch(r"(\w+) \[(.*?)\](?: (.+))?", part)
         assert match, part
@@ -28,18 +28,18 @@ def parse(text: str) -> dict[str, tuple[list[int | str | None], str]]:
             int(dim) if dim.isdecimal() else None if dim == "None" else dim
             for dim in filter(None, match[2].split(", "))
         ]
-        found[match[1]] = (dims, match[3] or "")
-    return found
+        declarations[match[1]] = (dims, match[3] or "")
+    return declarations
 
 
 def section(key: str, entries: Mapping[str, tuple[object, str]]) -> str:
     """A line of gpux.yml."""
-    return f"{key}: {{{', '.join(f'{name}: {{{said}}}' for name, (_, said) in entries.items())}}}\n"
+    return f"{key}: {{{', '.join(f'{name}: {{{text}}}' for name, (_, text) in entries.items())}}}\n"
 
 
 @pytest.fixture(scope="module")
 def predict(tmp_path_factory: pytest.TempPathFactory) -> Predict:
-    """Runs a model that is declared by its inputs and outputs; each is loaded once."""
+    """Runs a model made from declared inputs and outputs; each is loaded once."""
     loaded: dict[tuple[str, str], gpux.Model] = {}
 
     def run(inputs: str, outputs: str, values: Any) -> dict[str, Any]:
@@ -51,10 +51,10 @@ def predict(tmp_path_factory: pytest.TempPathFactory) -> Predict:
             )
             folder = tmp_path_factory.mktemp("model")
             (folder / "model.onnx").write_bytes(model.SerializeToString())
-            if any(said for _, said in (declared | answered).values()):
+            if any(text for _, text in (declared | answered).values()):
                 shapes = parse("; ".join(f"{name}_shape []" for name in declared))
-                described = section("inputs", declared) + section("outputs", answered | shapes)
-                (folder / "gpux.yml").write_text(described)
+                gpux_yml = section("inputs", declared) + section("outputs", answered | shapes)
+                (folder / "gpux.yml").write_text(gpux_yml)
             loaded[inputs, outputs] = gpux.load(folder)
         return loaded[inputs, outputs].predict(values)
 
@@ -62,7 +62,7 @@ def predict(tmp_path_factory: pytest.TempPathFactory) -> Predict:
 
 
 def nested(*sizes: int) -> Any:
-    """Ones, nested by sizes."""
+    """Nested lists of ones with the given shape."""
     return [nested(*sizes[1:]) for _ in range(sizes[0])] if sizes else 1
 
 
@@ -81,7 +81,7 @@ PAIR = "a [None, 2]; b [None]", "y [None, 2]"
 @pytest.mark.parametrize(
     ("declared", "values", "seen", "answered"),
     [
-        # batched: with all axes it is a batch, with one less it is one item, and so is the answer.
+        # batched: all axes are a batch, one less is one item; the outputs follow.
         (IMAGES, {"x": nested(2, 3, 4)}, "x [2, 3, 4]", "y [2, 3, 4]"),
         (IMAGES, {"x": nested(1, 3, 4)}, "x [1, 3, 4]", "y [1, 3, 4]"),
         (IMAGES, {"x": nested(3, 4)}, "x [1, 3, 4]", "y [3, 4]"),
@@ -95,7 +95,7 @@ PAIR = "a [None, 2]; b [None]", "y [None, 2]"
         (TEXTS, {"ids": [[1, 2]], "mask": [[1, 1]]}, "ids [1, 2]; mask [1, 2]", "y [1, 2]"),
         # One of several inputs with all axes makes a batch of one.
         (TEXTS, {"ids": [1, 2], "mask": [[1, 1]]}, "ids [1, 2]; mask [1, 2]", "y [1, 2]"),
-        # single: an item, or a list of one; the answer is that of the item.
+        # single: an item, or a list of one; the output is that of the item.
         (IMAGE, {"x": nested(3, 4)}, "x [1, 3, 4]", "y [3, 4]"),
         (IMAGE, {"x": nested(1, 3, 4)}, "x [1, 3, 4]", "y [3, 4]"),
         (("x [1]", "y [1]"), {"x": 5}, "x [1]", "y []"),
@@ -105,7 +105,7 @@ PAIR = "a [None, 2]; b [None]", "y [None, 2]"
         (("x [2, 3]", "y [2, 3]"), {"x": nested(2, 3)}, "x [2, 3]", "y [2, 3]"),
         (("x [2, n]", "y [2, n]"), {"x": nested(2, 1)}, "x [2, 1]", "y [2, 1]"),
         (("x [2]", "y [1, 2]"), {"x": nested(2)}, "x [2]", "y [1, 2]"),
-        # open: a bare value or any nesting, as it is.
+        # open: a bare value or any nesting, unchanged.
         (("x []", "y []"), {"x": 16000}, "x []", "y []"),
         (("x []", "y []"), {"x": [16000]}, "x [1]", "y []"),
         (("x []", "y [rest]"), {"x": nested(2, 1, 3)}, "x [2, 1, 3]", "y [6]"),
@@ -120,19 +120,19 @@ PAIR = "a [None, 2]; b [None]", "y [None, 2]"
         (COLUMN, {"x": [5, 6]}, "x [2, 1]", "y [2, 1]"),
         (COLUMN, {"x": [[5], [6]]}, "x [2, 1]", "y [2, 1]"),
         (("x [None, 1]", "y [None, 1]"), {"x": [5, 6]}, "x [2, 1]", "y [2, 1]"),
-        # Zero sizes: a dynamic axis that is no batch may be empty.
+        # Zero sizes: a dynamic axis other than the batch may be empty.
         (("x [batch, n]", "y [batch, n]"), {"x": []}, "x [1, 0]", "y [0]"),
         (("x [batch, n]", "y [batch, n]"), {"x": [[], []]}, "x [2, 0]", "y [2, 0]"),
         (("x [2, n]", "y [2, n]"), {"x": [[], []]}, "x [2, 0]", "y [2, 0]"),
         (("x []", "y [rest]"), {"x": []}, "x [0]", "y [0]"),
-        # Below an empty list no axes are inferred: the lists around it count, and it does.
+        # No axes are inferred below an empty list: only it and the lists around it count.
         (("x []", "y [rest]"), {"x": [[], []]}, "x [2, 0]", "y [0]"),
         (("x []", "y [rest]"), {"x": [[[]]]}, "x [1, 1, 0]", "y [0]"),
         (("x [batch, n]", "y [batch, n]"), {"x": [[]]}, "x [1, 0]", "y [1, 0]"),
         (("x [batch, n, m]", "y [batch, n, m]"), {"x": [[]]}, "x [1, 1, 0]", "y [1, 0]"),
         (("x [batch, n, m]", "y [batch, n, m]"), {"x": [[[]]]}, "x [1, 1, 0]", "y [1, 1, 0]"),
         (("x [1, n]", "y [1, n]"), {"x": []}, "x [1, 0]", "y [0]"),
-        # Outputs without the batch axis keep all of theirs, whatever their sizes.
+        # Outputs without the batch axis keep all axes, whatever their sizes.
         (("x [batch, 6]", "y [found, 6]"), {"x": nested(6)}, "x [1, 6]", "y [1, 6]"),
         (("x [batch, 6]", "y [found, 3]"), {"x": nested(6)}, "x [1, 6]", "y [2, 3]"),
         (("x [batch, 6]", "y [1, 6]"), {"x": nested(6)}, "x [1, 6]", "y [1, 6]"),
@@ -144,21 +144,21 @@ PAIR = "a [None, 2]; b [None]", "y [None, 2]"
         (("x [batch, 6]", "y [batch, 3]"), {"x": nested(6)}, "x [1, 6]", "y [2, 3]"),
         (("x [2, 3]", "y [None, 6]"), {"x": nested(2, 3)}, "x [2, 3]", "y [1, 6]"),
         (("x [None, 6]", "y [None, 6]"), {"x": nested(6)}, "x [1, 6]", "y [6]"),
-        # Beside the batch, in one answer.
+        # With and without the batch axis, in one response.
         (
             ("x [batch, 6]", "y [batch, 6]; z [found, 2]"),
             {"x": nested(6)},
             "x [1, 6]",
             "y [6]; z [3, 2]",
         ),
-        # A model of single inputs: an output that is declared 1 loses it, others do not.
+        # A model of single inputs: a leading output axis declared as 1 is dropped, others are not.
         (
             ("x [1, 6]", "y [1, 6]; z [found, 6]; s []; r [6]"),
             {"x": [nested(6)]},
             "x [1, 6]",
             "y [6]; z [1, 6]; s []; r [6]",
         ),
-        # Inputs of several kinds: what is not batched has no say.
+        # Inputs of several kinds: only batched ones matter.
         (
             ("x [batch, 2]; rate []; state [2, 1]", "y [batch, 2]"),
             {"x": [1, 2], "rate": 5, "state": [[1], [2]]},
@@ -171,14 +171,14 @@ PAIR = "a [None, 2]; b [None]", "y [None, 2]"
             "x [1, 2]; one [1, 2]",
             "y [1, 2]",
         ),
-        # Beside a batched input a single one takes no axis off.
+        # Beside a batched input, a single one drops no axis.
         (
             ("x [batch, 2]; one [1, 2]", "y [batch, 2]; z [1, 2]"),
             {"x": [1, 2], "one": [1, 2]},
             "x [1, 2]; one [1, 2]",
             "y [2]; z [1, 2]",
         ),
-        # A batched input that is left out has no say either.
+        # A batched input that is omitted does not matter either.
         (
             ("x [batch, 2]; m [batch] default: 1", "y [batch, 2]"),
             {"x": [1, 2]},
@@ -197,12 +197,12 @@ PAIR = "a [None, 2]; b [None]", "y [None, 2]"
             "x [1, 2]; m [2]",
             "y [1, 2]",
         ),
-        # Unnamed batches.
+        # Unnamed batch axes.
         (PAIR, {"a": [1, 2], "b": 3}, "a [1, 2]; b [1]", "y [2]"),
         (PAIR, {"a": [1, 2], "b": [3]}, "a [1, 2]; b [1]", "y [1, 2]"),
-        # With all their axes the model judges; here it has nothing against it.
+        # With all axes given the model decides; this one accepts it.
         (PAIR, {"a": [[1, 2]], "b": [3, 4]}, "a [1, 2]; b [2]", "y [1, 2]"),
-        # gpux.yml has the last word on what is a batch.
+        # gpux.yml overrides what is a batch.
         (
             ("x [layers, 2] batched: false", "y [layers, 2]"),
             {"x": [[1, 2]]},
@@ -236,14 +236,14 @@ PAIR = "a [None, 2]; b [None]", "y [None, 2]"
 def test_a_value_becomes_a_tensor_and_the_answer_has_its_axes(
     predict: Predict, declared: tuple[str, str], values: Any, seen: str, answered: str
 ) -> None:
-    answer = predict(*declared, values)
+    outputs = predict(*declared, values)
     axes = [
         shown(name.removesuffix("_shape"), value[:-2])
-        for name, value in answer.items()
+        for name, value in outputs.items()
         if name.endswith("_shape")
     ]
     assert "; ".join(axes) == seen
-    rest = [shown(name, v.shape) for name, v in answer.items() if not name.endswith("_shape")]
+    rest = [shown(name, v.shape) for name, v in outputs.items() if not name.endswith("_shape")]
     assert "; ".join(rest) == answered
 
 
@@ -285,7 +285,7 @@ def test_a_value_becomes_a_tensor_and_the_answer_has_its_axes(
         (COLUMN, {"x": [[]]}, "Invalid shape for 'x': expected [batch, 1], got [1, 0]"),
         (COLUMN, {"x": [[5, 6]]}, "Invalid shape for 'x': expected [batch, 1], got more"),
         (IMAGES, {"x": []}, "Invalid shape for 'x': expected [batch, 3, 4], got [0]"),
-        # Lists cannot say how the rows would be that are not there; an array can.
+        # An empty list has no row shape; an empty array has.
         (IMAGES, {"x": numpy.zeros((0, 3, 4))}, "Invalid shape for 'x': the batch is empty"),
         (
             ("x [batch, n, m]", "y [batch, n, m]"),
@@ -313,7 +313,7 @@ def test_a_value_becomes_a_tensor_and_the_answer_has_its_axes(
             "Inputs disagree on 'n': 'a' has 2, 'b' has 3",
         ),
         (PAIR, {"a": [1, 2], "b": [3, 4]}, "Inputs disagree on 'batch': 'a' has 1, 'b' has 2"),
-        # What gpux.yml says of the batch.
+        # `batched` in gpux.yml.
         (
             ("x [layers, 2] batched: false", "y [layers, 2]"),
             {"x": [1, 2]},
@@ -340,7 +340,7 @@ def test_what_fits_no_tensor_is_refused(
     assert str(caught.value) == message
 
 
-# What the models above have not: bare items of other types, and outputs without axes.
+# Not in the models above: bare items of other types, and outputs without axes.
 
 
 @pytest.mark.parametrize(
@@ -360,7 +360,7 @@ def test_what_fits_no_tensor_is_refused(
         ),
         ("string", {"word": "a"}, {"same": "a"}),
         ("string", {"word": [["a"]]}, {"same": [["a"]]}),
-        # A sequence of one is unwrapped where one item was sent, and only there.
+        # A sequence of one is unwrapped only if one item was sent.
         ("sequences", {"x": [1, 2]}, {"rows": [1, 2], "twice": [[[1, 2]]] * 2, "same": [1, 2]}),
         (
             "sequences",
@@ -377,12 +377,12 @@ def test_items_and_sequences(
     values: Mapping[str, Any],
     answered: dict[str, Any],
 ) -> None:
-    answer = gpux.load(model_file(model)).predict(values)
-    assert {name: plain(answer[name]) for name in answered} == answered
+    outputs = gpux.load(model_file(model)).predict(values)
+    assert {name: plain(outputs[name]) for name in answered} == answered
 
 
 def plain(value: Any) -> Any:
-    """An answer as lists."""
+    """An output as lists."""
     if isinstance(value, list):
         return [plain(item) for item in value]
     return value.tolist() if isinstance(value, numpy.ndarray) else value

@@ -1,4 +1,4 @@
-"""text: how a tokenizer.json and gpux.yml decide what a model gets for a text."""
+"""tokenizer: how tokenizer.json and gpux.yml determine a model's inputs for a text."""
 
 import re
 import tracemalloc
@@ -24,7 +24,7 @@ from tests.support.bert_models import (
 )
 from tests.support.text_corpus import (
     PAIRS,
-    REFUSED,
+    REJECTED,
     TEN_THOUSAND_WORDS,
     TEXTS,
     echo,
@@ -32,33 +32,33 @@ from tests.support.text_corpus import (
     encode,
 )
 
-# Of 2 tokens with those around it, 3, 4, 30, 300 and 10,000 or more.
+# 2, 3, 4, 30, 300 and over 10,000 tokens, special tokens included.
 LENGTHS = ["", "a", "a b", "word " * 28, "love " * 300, TEN_THOUSAND_WORDS]
 
 
 def predict(folder: Path, **inputs: object) -> dict[str, Any]:
-    """The answer, as lists."""
-    answer = gpux.load(folder).predict(inputs)
-    return {name: array.tolist() for name, array in answer.items()}
+    """The outputs, as lists."""
+    outputs = gpux.load(folder).predict(inputs)
+    return {name: array.tolist() for name, array in outputs.items()}
 
 
 def check(folder: Path, **expected: Any) -> None:
-    """Compares what the model gets for texts, alone and as a batch, for pairs too."""
+    """Compares a model's inputs for texts and pairs, singly and batched, with the reference."""
     model = gpux.load(folder)
 
-    def ask(**inputs: object) -> dict[str, Any]:
+    def run(**inputs: object) -> dict[str, Any]:
         return {name: array.tolist() for name, array in model.predict(inputs).items()}
 
     for text, pair in zip(LENGTHS, reversed(LENGTHS), strict=True):
-        assert ask(text=text) == echo_one(encode(folder, [text], **expected))
+        assert run(text=text) == echo_one(encode(folder, [text], **expected))
         both = echo_one(encode(folder, [text], [pair], **expected))
-        assert ask(text=text, text_pair=pair) == both
-    assert ask(text=LENGTHS) == echo(encode(folder, LENGTHS, **expected))
+        assert run(text=text, text_pair=pair) == both
+    assert run(text=LENGTHS) == echo(encode(folder, LENGTHS, **expected))
     both = echo(encode(folder, LENGTHS, LENGTHS[::-1], **expected))
-    assert ask(text=LENGTHS, text_pair=LENGTHS[::-1]) == both
+    assert run(text=LENGTHS, text_pair=LENGTHS[::-1]) == both
 
 
-# The tokenizer's own settings, gpux.yml's, and the model's.
+# Settings of the tokenizer, of gpux.yml and of the model.
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_length_of_gpux_yml(tmp_path: Path, gpux_yml: str, max_length: int | N
 
 @pytest.mark.parametrize("strategy", ["OnlyFirst", "OnlySecond"])
 def test_any_strategy_cuts_the_longer_text(tmp_path: Path, strategy: str) -> None:
-    # These two would fail where the text that they name is missing or short.
+    # In the library these two fail if the text that they name is missing or short.
     edit_tokenizer(write_echo(tmp_path / "other"), truncation={"strategy": strategy})
     write_echo(tmp_path / "same")
     for inputs in ({"text": LENGTHS}, {"text": LENGTHS, "text_pair": LENGTHS[::-1]}):
@@ -128,13 +128,13 @@ def test_a_shorter_length_than_the_tokenizers_stride(tmp_path: Path) -> None:
 )
 def test_the_models_own_shape(tmp_path: Path, variant: Variant, expected: dict[str, Any]) -> None:
     model = gpux.load(write_echo(tmp_path, **variant))
-    made = encode(tmp_path, LENGTHS, LENGTHS[::-1], **expected)
-    answer = model.predict({"text": LENGTHS, "text_pair": LENGTHS[::-1]})
-    assert list(answer) == [ECHOED[name] for name in variant.get("inputs", INPUTS)]
+    encoded = encode(tmp_path, LENGTHS, LENGTHS[::-1], **expected)
+    outputs = model.predict({"text": LENGTHS, "text_pair": LENGTHS[::-1]})
+    assert list(outputs) == [ECHOED[name] for name in variant.get("inputs", INPUTS)]
     for name in variant.get("inputs", INPUTS):
-        array = answer[ECHOED[name]]
+        array = outputs[ECHOED[name]]
         assert array.dtype == variant.get("id_type", "int64")
-        assert array.tolist() == made[name].tolist()
+        assert array.tolist() == encoded[name].tolist()
 
 
 def test_a_length_that_gpux_yml_fixes(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_batch_of_a_fixed_size(tmp_path: Path) -> None:
         predict(tmp_path, text=["one"])
 
 
-# Without a token to pad with.
+# Without a pad token.
 
 
 def test_nothing_to_pad_with(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_pad_token_that_has_no_section(tmp_path: Path) -> None:
     check(tmp_path)  # [PAD] is 0
 
 
-# What is told beforehand.
+# Invalid configs, and bounds.
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_gpux_yml_that_cannot_be(tmp_path: Path, gpux_yml: str, expected: str) -
 
 @pytest.mark.parametrize("max_length", [0, 2])
 def test_a_tokenizers_own_length_that_leaves_no_room(tmp_path: Path, max_length: int) -> None:
-    # The library would cut nothing at all where the special tokens alone are too many.
+    # The library truncates nothing if the special tokens alone are too many.
     edit_tokenizer(write_echo(tmp_path), truncation={"max_length": max_length})
     with pytest.raises(StartError, match=r"tokenizer\.json: .*max_length"):
         gpux.load(tmp_path)
@@ -257,13 +257,13 @@ def test_the_length_of_a_text_is_bounded(
 
 
 def test_many_long_texts_are_read_a_few_at_a_time(tmp_path: Path) -> None:
-    """Together they are longer than what is read at once; each still gets its own row."""
+    """Together they exceed what is encoded at once; each still gets its own row."""
     texts = [f"w{number} " * 60_000 for number in range(7)]
     write_echo(tmp_path)
     assert predict(tmp_path, text=texts) == echo(encode(tmp_path, texts))
 
 
-# Padding multiplies the number of texts by the longest of them.
+# Padding multiplies the number of texts by the length of the longest.
 
 
 def test_what_padding_makes_is_bounded(tmp_path: Path) -> None:
@@ -276,8 +276,8 @@ def test_what_padding_makes_is_bounded(tmp_path: Path) -> None:
     tracemalloc.stop()
     problem = "padded to 8192 tokens each, 2001 texts are too many for one request: 682 fit"
     assert str(caught.value) == f"Invalid shape for 'text': {problem}"
-    assert peak < 50e6  # of what would have been 393 MB
-    # By themselves they are short, and the long one alone.
+    assert peak < 50e6  # instead of 393 MB
+    # The short ones alone fit, and so does the long one.
     assert model.predict({"text": texts[:-1]})["ids"].shape == (2000, 3)
     assert model.predict({"text": texts[-1]})["ids"].shape == (8192,)
 
@@ -292,7 +292,7 @@ def test_what_padding_makes_is_bounded(tmp_path: Path) -> None:
     ids=str,
 )
 def test_as_many_texts_as_fit(tmp_path: Path, variant: Variant, rows: int) -> None:
-    """Over all inputs that are made from them."""
+    """The limit covers all inputs made from the texts."""
     write_echo(tmp_path, "preprocessing: {max_length: 8192}", **variant)
     model = gpux.load(tmp_path)
     texts = ["love " * 9000] + ["a"] * (rows - 1)
@@ -333,7 +333,7 @@ def test_batches_as_python_has_them(tmp_path: Path, texts: Any) -> None:
     assert predict(tmp_path, text=texts) == echo(encode(tmp_path, ["a", "b c"]))
 
 
-@pytest.mark.parametrize(("body", "detail"), REFUSED, ids=lambda value: ascii(value)[:60])
+@pytest.mark.parametrize(("body", "detail"), REJECTED, ids=lambda value: ascii(value)[:60])
 def test_refused(echoing: gpux.Model, body: dict[str, Any], detail: str) -> None:
     with pytest.raises(ClientError, match=f"^{re.escape(detail)}$"):
         echoing.predict(body)
@@ -362,14 +362,14 @@ def echoing(tmp_path_factory: pytest.TempPathFactory) -> gpux.Model:
 def test_a_text_answers_as_its_ids_do(tmp_path: Path) -> None:
     model = gpux.load(write_folder(tmp_path, described=False))
     for texts, pairs in ((TEXTS, None), (TEXTS, PAIRS)):
-        sent = {"text": texts} | ({"text_pair": pairs} if pairs else {})
-        logits = model.predict(sent)["logits"]
+        inputs = {"text": texts} | ({"text_pair": pairs} if pairs else {})
+        logits = model.predict(inputs)["logits"]
         ids = encode(tmp_path, texts, pairs)
         assert logits.tobytes() == model.predict(ids)["logits"].tobytes()
 
 
 def test_answers_keep_their_values(tmp_path: Path) -> None:
-    """An echo answers with its input's memory, which the next request must not write over."""
+    """An echo returns its input's memory, which the next request must not overwrite."""
     model = gpux.load(write_echo(tmp_path))
     first = model.predict({"text": "first"})
     model.predict({"text": "again"})
@@ -386,8 +386,8 @@ def test_texts_beside_another_input(tmp_path: Path) -> None:
     onnx.save(model, file)
     features = [[1.0, 2.0], [3.0, 4.0]]
     expected = echo(encode(tmp_path, TEXTS[3:5]))
-    answer = predict(tmp_path, text=TEXTS[3:5], features=features)
-    assert answer == expected | {"same": features}
+    outputs = predict(tmp_path, text=TEXTS[3:5], features=features)
+    assert outputs == expected | {"same": features}
     one = predict(tmp_path, text=TEXTS[3], features=features[0])
     assert one == echo_one(encode(tmp_path, TEXTS[3:4])) | {"same": features[0]}
     for inputs, detail in (

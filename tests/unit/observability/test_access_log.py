@@ -1,4 +1,4 @@
-"""access_log: lines whole, and what cannot be written."""
+"""access_log: whole lines, and failing writes."""
 
 import json
 import os
@@ -43,8 +43,8 @@ def test_no_line_is_longer_than_a_pipe_takes_at_once(kind: str) -> None:
 
 
 def test_lines_are_written_whole() -> None:
-    """By as few writes as a pipe takes without another process' between them."""
-    reading, writing = os.pipe2(os.O_DIRECT)  # keeps writes apart
+    """In few writes, each small enough to be atomic on a pipe."""
+    reading, writing = os.pipe2(os.O_DIRECT)  # packet mode: a read returns one write
     assert stat.S_ISFIFO(os.fstat(reading).st_mode)
     try:
         log = AccessLog("json", writing)

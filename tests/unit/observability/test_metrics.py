@@ -1,4 +1,4 @@
-"""metrics: figures of several processes are those of one."""
+"""metrics: the values of several processes add up to those of one."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,8 +10,8 @@ from gpux.observability.shared_counters import CounterMemory
 from gpux.observability.timings import Stages
 
 
-def figures(metrics: Metrics) -> dict[str, float]:
-    """All samples of ours, by name and labels."""
+def gpux_samples(metrics: Metrics) -> dict[str, float]:
+    """All `gpux_*` samples, by name and labels."""
     return {
         f"{sample.name}{sorted(sample.labels.items())}": sample.value
         for family in text_string_to_metric_families(metrics.text().decode())
@@ -54,15 +54,15 @@ def test_rows_add_up_whoever_is_asked() -> None:
     first.publish()
     second.publish()
 
-    expected = figures(alone)
+    expected = gpux_samples(alone)
     assert expected["gpux_requests_total[('status', '200')]"] == 2
     assert expected["gpux_stage_duration_seconds_bucket[('le', '+Inf'), ('stage', 'encode')]"] == 4
     assert expected["gpux_stage_duration_seconds_bucket[('le', '60.0'), ('stage', 'encode')]"] == 0
     expected["gpux_pool_bytes[('pool', 'host')]"] = 20
     expected["gpux_model_load_seconds[('stage', 'load')]"] = 3.0
     expected["gpux_model_load_seconds[('stage', 'warmup')]"] = 1.0
-    assert figures(first) == expected
-    assert figures(second) == expected
+    assert gpux_samples(first) == expected
+    assert gpux_samples(second) == expected
 
 
 def test_a_replacement_counts_on_and_has_its_own_gauges() -> None:
@@ -72,15 +72,15 @@ def test_a_replacement_counts_on_and_has_its_own_gauges() -> None:
     use(dead, [200, 200])
     dead.loaded({"load": 9.0, "warmup": 9.0})
     dead.publish()
-    assert figures(other)["gpux_queue_requests[]"] == 7
+    assert gpux_samples(other)["gpux_queue_requests[]"] == 7
     replacement = Metrics(gauges([1.0] * 9), memory.counters(0))
-    found = figures(other)
+    found = gpux_samples(other)
     assert found["gpux_queue_requests[]"] == 0
     assert found["gpux_requests_total[('status', '200')]"] == 2
     assert found["gpux_model_load_seconds[('stage', 'load')]"] == 0
     use(replacement, [200])
     replacement.publish()
-    found = figures(other)
+    found = gpux_samples(other)
     assert found["gpux_queue_requests[]"] == 1
     assert found["gpux_requests_total[('status', '200')]"] == 3
     assert found["gpux_batch_rows_sum[]"] == 12
@@ -95,7 +95,7 @@ def test_the_figures_of_processes_are_summed() -> None:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-    # This one is the master and a worker; the other rows are nobody's yet.
+    # This process is master and worker; the other rows are unused.
     assert samples["process_max_fds"] > 0
     files = len(list(Path("/proc/self/fd").iterdir()))
     assert files / 2 < samples["process_open_fds"] < files * 2

@@ -1,4 +1,4 @@
-"""record: what is handed over is recorded in its order, or counted as left out."""
+"""record and sinks: records are written in order, or counted as dropped."""
 
 import threading
 from collections.abc import Sequence
@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from gpux.observability import sinks
 from gpux.observability.record import RequestRecord, begin
 from gpux.observability.sinks import Recorder
 
@@ -22,21 +21,21 @@ def numbered(number: int) -> RequestRecord:
     return begin({**ENVIRONMENT, "HTTP_X_REQUEST_ID": str(number)}, 0.0)
 
 
-class Kept:
-    """A sink that takes what it is given when it may."""
+class MemorySink:
+    """A sink that keeps the request IDs, and blocks until `may_write` is set."""
 
     name = "kept"
 
     def __init__(self) -> None:
         self.ids: list[str] = []
-        self.may = threading.Event()
+        self.may_write = threading.Event()
         self.has_begun = threading.Event()
         self.closed = False
         self.failure: Exception | None = None
 
     def write(self, records: Sequence[RequestRecord]) -> int:
         self.has_begun.set()
-        assert self.may.wait(30)
+        assert self.may_write.wait(30)
         if self.failure:
             raise self.failure
         self.ids += [each.request_id for each in records]
@@ -48,8 +47,8 @@ class Kept:
 
 
 def test_all_is_recorded_in_its_order() -> None:
-    sink = Kept()
-    sink.may.set()
+    sink = MemorySink()
+    sink.may_write.set()
     recorder = Recorder(sink)
     for number in range(1000):
         recorder.put(numbered(number))
@@ -59,28 +58,27 @@ def test_all_is_recorded_in_its_order() -> None:
     assert recorder.dropped == 0
 
 
-def test_what_there_is_no_room_for_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sinks, "_MAX_WAITING", 10)
-    sink = Kept()
-    recorder = Recorder(sink)
+def test_what_there_is_no_room_for_is_counted() -> None:
+    sink = MemorySink()
+    recorder = Recorder(sink, max_waiting=10)
     recorder.put(numbered(0))
-    assert sink.has_begun.wait(30)  # it is under way, and takes no more
+    assert sink.has_begun.wait(30)  # the sink has taken record 0 and blocks
     for number in range(1, 16):
         recorder.put(numbered(number))
     assert recorder.dropped == 5
     assert not recorder.close(0.01), "the sink stands still"
     assert not sink.closed
-    sink.may.set()
+    sink.may_write.set()
     assert recorder.close(30)
     assert sink.ids == [str(number) for number in range(11)]
 
 
 def test_a_sink_that_fails_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
-    sink = Kept()
+    sink = MemorySink()
     sink.failure = RuntimeError("broken")
     recorder = Recorder(sink)
     recorder.put(numbered(0))
-    sink.may.set()
+    sink.may_write.set()
     assert sink.has_begun.wait(30)
     while recorder.dropped == 0:
         pass
@@ -110,6 +108,6 @@ def test_the_bodys_length(headers: dict[str, Any], expected: int | None) -> None
 
 def test_no_header_is_kept_beyond_bounds() -> None:
     long = {"HTTP_USER_AGENT": "a" * 1000, "HTTP_HOST": "h" * 1000, "PATH_INFO": "/" * 1000}
-    begun = begin({**ENVIRONMENT, **long, "HTTP_TRACESTATE": "a=" + "b" * 511}, 0.0)
-    assert len(begun.user_agent or "") == len(begun.host or "") == len(begun.path) == 200
-    assert begun.tracestate is None
+    record = begin({**ENVIRONMENT, **long, "HTTP_TRACESTATE": "a=" + "b" * 511}, 0.0)
+    assert len(record.user_agent or "") == len(record.host or "") == len(record.path) == 200
+    assert record.tracestate is None

@@ -1,4 +1,4 @@
-"""tracing: when there are traces, what is said where there cannot be, and a span's attributes."""
+"""tracing: when it is on, the warnings when it cannot be, and span attributes."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ REQUEST = {
 
 
 def test_without_being_asked_opentelemetry_is_not_even_imported() -> None:
-    asked: list[dict[str, str]] = [
+    environments: list[dict[str, str]] = [
         {},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
         {"OTEL_TRACES_EXPORTER": "none"},
@@ -35,7 +35,7 @@ def test_without_being_asked_opentelemetry_is_not_even_imported() -> None:
     code = f"""
 import sys
 from gpux.observability import tracing
-assert [tracing.create_sink(asked, "m") for asked in {asked}] == [None] * {len(asked)}
+assert [tracing.create_sink(asked, "m") for asked in {environments}] == [None] * {len(environments)}
 assert "opentelemetry" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -91,12 +91,12 @@ def test_the_address_is_the_one_that_the_client_asked_for(
 ) -> None:
     record = begin({**REQUEST, "HTTP_HOST": host}, 0.0)
     record.status = 200
-    told = describe(record)
-    assert told["server.address"] == address
-    assert told.get("server.port") == port
-    assert told["network.protocol.version"] == "1.0"
-    assert told["http.request.body.size"] == 0
-    assert "user_agent.original" not in told
+    attributes = describe(record)
+    assert attributes["server.address"] == address
+    assert attributes.get("server.port") == port
+    assert attributes["network.protocol.version"] == "1.0"
+    assert attributes["http.request.body.size"] == 0
+    assert "user_agent.original" not in attributes
 
 
 @pytest.mark.parametrize("route", ROUTES)

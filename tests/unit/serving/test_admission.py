@@ -1,4 +1,4 @@
-"""admission: requests and bytes in flight are bounded, and permits give back what they took."""
+"""admission: bounds on requests and bytes in flight, and the release of permits."""
 
 from gpux.serving.admission import Admission
 

@@ -1,4 +1,4 @@
-"""plan(): who runs next, and with whom, without a thread."""
+"""batch_plan: which requests form the next batch, without threads."""
 
 import math
 
@@ -71,13 +71,13 @@ def test_a_plan_is_a_batch_or_a_time_to_look_again(
         assert {queue[index].key for index in chosen.batch} == {queue[0].key}
         rows = sum(queue[index].rows for index in chosen.batch)
         assert rows <= max_rows or chosen.batch == (0,)
-        # Greedy: nobody of the kind is left behind who would still have fitted at the end.
-        left = [
+        # Greedy: no request of the same key that would still fit is left out.
+        left_out_rows = [
             entry.rows
             for index, entry in enumerate(queue)
             if entry.key == queue[0].key and index not in chosen.batch
         ]
-        assert rows >= max_rows or all(rows + other > max_rows for other in left)
+        assert rows >= max_rows or all(rows + other > max_rows for other in left_out_rows)
     else:
         assert chosen.until_seconds is not None
         assert now < chosen.until_seconds <= queue[0].since_seconds + delay + 1e-9

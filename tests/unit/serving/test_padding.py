@@ -1,4 +1,4 @@
-"""Requests of different lengths in one batch: each caller gets what it would get alone."""
+"""padding: requests of different lengths in one batch get the same results as alone."""
 
 import json
 import random
@@ -24,19 +24,23 @@ from gpux.serving.batch import MixedRowsError, batch_key, collate, shapes_of, sp
 from gpux.serving.batch_plan import BatchLimits, WaitingRequest, plan
 from gpux.serving.engine import Engine
 from gpux.serving.padding import PaddedLayout, Padding, find_padding
+from gpux.serving.scheduler import SchedulerTuning
 from gpux.tensors.memory import Pool, Tensor
 from gpux.tensors.outputs import Output
 from gpux.tensors.request import Request
 from gpux.tensors.signature import BY_NAME, Signature, TensorSpec
 from tests.support.bert_models import edit_tokenizer, remove_pad_token, write_echo, write_folder
-from tests.support.fake_gpu import load_on_stand_in
+from tests.support.fake_gpu import load_on_fake_gpu
 from tests.support.servers import wait_until
 
 Find = Callable[[str, str], Path]
 Dims = tuple[int | str | None, ...]
 
 _MASKED = "serving: {padding: {ids: 0, mask: 0}, buckets: [4, 8, 12]}"
-pytestmark = pytest.mark.usefixtures("no_short_runs")
+
+
+# Models of microseconds are queued, too, so that there are batches.
+NO_SHORT_RUNS = SchedulerTuning(short_run_seconds=0.0)
 
 
 def settings_of(folder: Path, **changed: Any) -> Settings:
@@ -46,14 +50,14 @@ def settings_of(folder: Path, **changed: Any) -> Settings:
 
 def engine_of(folder: Path, **changed: Any) -> Engine:
     settings = settings_of(folder, **changed)
-    return Engine(load_model(settings), settings)
+    return Engine(load_model(settings), settings, tuning=NO_SHORT_RUNS)
 
 
-# Sizes.
+# Buckets and layout.
 
 
 def padding_of(*buckets: int, is_left: bool = False) -> Padding:
-    """Of a model with `x` [batch, n, 2, m], `y` [batch, m] and `z` [batch, 3]."""
+    """For a model with `x` [batch, n, 2, m], `y` [batch, m] and `z` [batch, 3]."""
     return Padding(
         {"x": -1, "y": 0.5},
         {"x": numpy.int32(-1), "y": numpy.float32(0.5)},
@@ -85,7 +89,7 @@ def test_sizes_are_rounded_up_to_the_next_bucket() -> None:
 
 
 def test_a_batch_is_as_wide_as_it_must_be() -> None:
-    """Where all are equally long nothing is padded; elsewhere to the bucket of the longest."""
+    """Equal lengths are not padded; others are, to the bucket of the longest."""
     padding = padding_of(4, 8)
     shapes = [{"x": (1, n, 2, 3), "y": (1, 3), "z": (1, 3)} for n in (1, 2, 3)]
     assert padding.lay_out(shapes).widths == {"n": 4}
@@ -103,7 +107,7 @@ _ITEMS = st.lists(
 
 
 def request_of(pool: Pool, number: int, rows: int, n: int, m: int) -> Request:
-    """A request whose elements tell it from others."""
+    """A request with random elements, seeded by its number."""
     random_ = numpy.random.default_rng(number)
     tensors, blocks = {}, []
     for spec in SIGNATURE.inputs:
@@ -125,19 +129,19 @@ def test_what_is_gathered_and_scattered_is_what_it_was(
     pool, padding = Pool(), padding_of(2, 4, 8, is_left=is_left)
     requests = [request_of(pool, number, *item) for number, item in enumerate(items)]
     layout = padding.lay_out([shapes_of(request) for request in requests])
-    together = collate(requests, SIGNATURE, pool, layout)
-    whole = numpy.asarray(together.tensors["x"])
+    batch = collate(requests, SIGNATURE, pool, layout)
+    whole = numpy.asarray(batch.tensors["x"])
     rows = [item[0] for item in items]
-    kept = sum(numpy.asarray(request.tensors["x"]).size for request in requests)
-    assert (whole == -1).sum() == whole.size - kept
-    outputs: list[Output] = list(together.tensors.values())
+    real_elements = sum(numpy.asarray(request.tensors["x"]).size for request in requests)
+    assert (whole == -1).sum() == whole.size - real_elements
+    outputs: list[Output] = list(batch.tensors.values())
     for request, parts in zip(requests, split(outputs, rows, layout), strict=True):
-        for part, name in zip(parts, SIGNATURE.inputs, strict=True):
-            own = request.tensors[name.name]
+        for part, spec in zip(parts, SIGNATURE.inputs, strict=True):
+            own = request.tensors[spec.name]
             assert isinstance(part, Tensor)
             assert part.shape == own.shape
             assert (numpy.asarray(part) == numpy.asarray(own)).all()
-    together.release()
+    batch.release()
     for request in requests:
         request.release()
     assert pool.usage.used_bytes == 0
@@ -147,7 +151,7 @@ def test_what_is_gathered_and_scattered_is_what_it_was(
 def test_a_plan_puts_those_together_that_fit(
     items: list[tuple[int, int, int]], max_rows: int
 ) -> None:
-    """Of mixed shapes: everyone runs once, the oldest first, with others of its buckets only."""
+    """Mixed shapes: each request runs once, oldest first, only with others of its buckets."""
     pool, padding = Pool(), padding_of(2, 4, 8)
     waiting = []
     for number, item in enumerate(items):
@@ -156,14 +160,14 @@ def test_a_plan_puts_those_together_that_fit(
             WaitingRequest(batch_key(request, SIGNATURE, padding), item[0], float(number))
         )
         request.release()
-    left = list(range(len(items)))
-    while left:
-        chosen = plan([waiting[number] for number in left], BatchLimits(max_rows), 1e9).batch
+    remaining = list(range(len(items)))
+    while remaining:
+        chosen = plan([waiting[number] for number in remaining], BatchLimits(max_rows), 1e9).batch
         assert chosen[0] == 0
-        batch = [items[left[place]] for place in chosen]
+        batch = [items[remaining[index]] for index in chosen]
         for axis in (1, 2):
             assert len({padding.round_up(item[axis]) for item in batch}) == 1
-        left = [number for place, number in enumerate(left) if place not in chosen]
+        remaining = [number for index, number in enumerate(remaining) if index not in chosen]
 
 
 def test_an_output_that_is_not_as_long_as_its_axis_says() -> None:
@@ -178,21 +182,21 @@ def test_an_output_that_is_not_as_long_as_its_axis_says() -> None:
 # Models.
 
 
-def body_of(model: Model, lengths: Mapping[str, int], chance: random.Random) -> dict[str, Any]:
-    """A request of one item, or of one to three rows, with values of its own."""
-    rows = chance.choice([None, 1, 2, 3])
+def body_of(model: Model, lengths: Mapping[str, int], rng: random.Random) -> dict[str, Any]:
+    """A request of one item, or of one to three rows, with random values."""
+    rows = rng.choice([None, 1, 2, 3])
     body: dict[str, Any] = {}
     for spec in model.signature.inputs:
         shape = [rows] * bool(rows)
         shape += [dim if isinstance(dim, int) else lengths[str(dim)] for dim in spec.dims[1:]]
-        body[spec.name] = _nested(shape, spec.name, chance)
+        body[spec.name] = _nested(shape, spec.name, rng)
     return body
 
 
-def _nested(shape: Sequence[Any], name: str, chance: random.Random) -> Any:
+def _nested(shape: Sequence[Any], name: str, rng: random.Random) -> Any:
     if not shape:
-        return 1 if name == "mask" else chance.randint(0, 3)
-    return [_nested(shape[1:], name, chance) for _ in range(shape[0])]
+        return 1 if name == "mask" else rng.randint(0, 3)
+    return [_nested(shape[1:], name, rng) for _ in range(shape[0])]
 
 
 @pytest.mark.usefixtures("eager_threads")
@@ -209,16 +213,14 @@ def _nested(shape: Sequence[Any], name: str, chance: random.Random) -> Any:
 def test_64_threads_get_their_own_answers(
     name: str, described: str, folder_for: Find, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By value, shuffled, of random lengths, with random pauses: to the last bit as alone."""
+    """In random order, with random lengths and pauses: bit for bit the results of single runs."""
     folder = folder_for(name, described)
     alone = engine_of(folder, batching="off")
     engine = engine_of(folder, batching="on", max_batch_size=16)
     assert engine.batching.padding is not None
-    batches = recorded(monkeypatch)
-    chance = random.Random(0)
-    bodies = [
-        json.dumps(body_of(alone.model, _Lengths(chance), chance)).encode() for _ in range(60)
-    ]
+    batches = record_batches(monkeypatch)
+    rng = random.Random(0)
+    bodies = [json.dumps(body_of(alone.model, _Lengths(rng), rng)).encode() for _ in range(60)]
     expected = [alone.predict(body) for body in bodies]
     wrong: list[object] = []
 
@@ -226,29 +228,29 @@ def test_64_threads_get_their_own_answers(
         own = random.Random(thread)
         for number in own.sample(range(len(bodies)), 10):
             time.sleep(own.random() / 500)
-            answer = engine.predict(bodies[number])
-            if answer != expected[number]:
-                wrong.append((bodies[number], answer, expected[number]))
+            response = engine.predict(bodies[number])
+            if response != expected[number]:
+                wrong.append((bodies[number], response, expected[number]))
 
     with ThreadPoolExecutor(64) as callers:
         list(callers.map(work, range(64)))
     assert wrong == []
     batches.clear()
-    answers = together(engine, bodies[:30])  # of which there are always some to be padded
-    assert answers == [json.loads(answer) for answer in expected[:30]]
+    responses = predict_queued(engine, bodies[:30])  # some of these always need padding
+    assert responses == [json.loads(response) for response in expected[:30]]
     assert any(len(set(lengths)) > 1 for lengths in batches)
     assert engine.model.pool.usage.used_bytes == 0
 
 
 class _Lengths(dict[str, int]):
-    """A length for whatever axis, up to more than the largest bucket of a test."""
+    """A random length for any axis, possibly above the largest bucket."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, rng: random.Random) -> None:
         super().__init__()
-        self._chance = chance
+        self._rng = rng
 
     def __missing__(self, axis: str) -> int:
-        return self.setdefault(axis, self._chance.randint(1, 14))
+        return self.setdefault(axis, self._rng.randint(1, 14))
 
 
 def found_padding(folder: Path) -> Padding | str:
@@ -257,17 +259,17 @@ def found_padding(folder: Path) -> Padding | str:
     return find_padding(model.signature, model.config, model.text_encoder)
 
 
-def recorded(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[int, ...]]]:
-    """For each batch, from now on, what sizes its requests had."""
+def record_batches(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[int, ...]]]:
+    """Records, for each batch, the sizes of its requests."""
     batches: list[list[tuple[int, ...]]] = []
     lay_out = Padding.lay_out
 
-    def noted(self: Padding, requests: Any) -> PaddedLayout:
-        made = lay_out(self, requests)
-        batches.append([tuple(sizes.values()) for sizes in made.sizes])
-        return made
+    def recording(self: Padding, requests: Any) -> PaddedLayout:
+        layout = lay_out(self, requests)
+        batches.append([tuple(sizes.values()) for sizes in layout.sizes])
+        return layout
 
-    monkeypatch.setattr(Padding, "lay_out", noted)
+    monkeypatch.setattr(Padding, "lay_out", recording)
     return batches
 
 
@@ -275,60 +277,60 @@ def test_a_request_that_finds_the_model_free_is_not_padded(
     folder_for: Find, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_of(folder_for("masked", _MASKED))
-    batches, widths = recorded(monkeypatch), []
+    batches, widths = record_batches(monkeypatch), []
     run = engine.model.execution.run
 
-    def noted(request: Request, deadline: Any = None) -> Any:
+    def recording(request: Request, deadline: Any = None) -> Any:
         widths.append(request.tensors["ids"].shape)
         return run(request, deadline)
 
-    engine.model.execution.run = noted  # type: ignore[method-assign]
+    engine.model.execution.run = recording  # type: ignore[method-assign]
     assert json.loads(engine.predict(b'{"ids":[5,6,7],"mask":[1,1,1]}'))["sum"] == 18
     assert (batches, widths) == ([], [(1, 3)])
 
 
-def together(engine: Engine, bodies: Sequence[bytes]) -> list[Any]:
-    """What requests answer that wait until the model is free."""
-    start, free = threading.Event(), threading.Event()
+def predict_queued(engine: Engine, bodies: Sequence[bytes]) -> list[Any]:
+    """The responses to requests that queue while the model is busy."""
+    start, may_run = threading.Event(), threading.Event()
     run = engine.model.execution.run
 
-    def held(request: Request, deadline: Any = None) -> Any:
+    def blocking_run(request: Request, deadline: Any = None) -> Any:
         start.set()
-        assert free.wait(60)
+        assert may_run.wait(60)
         return run(request, deadline)
 
-    engine.model.execution.run = held  # type: ignore[method-assign]
+    engine.model.execution.run = blocking_run  # type: ignore[method-assign]
     with ThreadPoolExecutor(1 + len(bodies)) as callers:
         callers.submit(engine.predict, bodies[0])
         assert start.wait(60)
-        answers = []
+        futures = []
         for body in bodies:
-            answers.append(callers.submit(engine.predict, body))
-            wait_until(lambda: engine.scheduler.queue_length == len(answers), "it waits")
-        free.set()
-        return [json.loads(answer.result(60)) for answer in answers]
+            futures.append(callers.submit(engine.predict, body))
+            wait_until(lambda: engine.scheduler.queue_length == len(futures), "it waits")
+        may_run.set()
+        return [json.loads(future.result(60)) for future in futures]
 
 
 def test_sizes_over_the_largest_bucket_are_not_padded(
     folder_for: Find, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_of(folder_for("masked", _MASKED))
-    batches = recorded(monkeypatch)
+    batches = record_batches(monkeypatch)
     lengths = [13, 9, 14, 13, 12, 0, 1, 13, 0]
     bodies = [
         json.dumps({"ids": [[1] * length], "mask": [[1] * length]}).encode() for length in lengths
     ]
-    answers = together(engine, bodies)
-    assert [answer["sum"] for answer in answers] == [[length] for length in lengths]
-    assert [len(answer["states"][0]) for answer in answers] == lengths
-    # Those that ran alone are not among them.
+    responses = predict_queued(engine, bodies)
+    assert [response["sum"] for response in responses] == [[length] for length in lengths]
+    assert [len(response["states"][0]) for response in responses] == lengths
+    # Requests that ran alone are not recorded.
     assert batches == [[(13,)] * 3, [(9,), (12,)], [(0,), (0,)]]
 
 
 def test_strings_are_cut_too(folder_for: Find) -> None:
     engine = engine_of(folder_for("labelled", "serving: {padding: {ids: 3}}"))
-    answers = together(engine, [b'{"ids":[[0],[1]]}', b'{"ids":[2,1]}', b'{"ids":[[5,0,1]]}'])
-    assert [answer["words"] for answer in answers] == [
+    actual = predict_queued(engine, [b'{"ids":[[0],[1]]}', b'{"ids":[2,1]}', b'{"ids":[[5,0,1]]}'])
+    assert [response["words"] for response in actual] == [
         [["none"], ["one"]],
         ["two", "one"],
         [["many", "none", "one"]],
@@ -336,19 +338,19 @@ def test_strings_are_cut_too(folder_for: Find) -> None:
 
 
 def test_a_batch_of_different_lengths_on_a_gpu(folder_for: Find) -> None:
-    """On the stand-in: padded in page-locked memory, and back in the pool."""
+    """On the fake GPU: padded in pinned memory, which returns to the pool."""
     settings = settings_of(folder_for("masked", _MASKED))
-    model, stream, _ = load_on_stand_in(settings.model, config=settings.config, cuda_graph="off")
-    engine = Engine(model, settings)
+    model, stream, _ = load_on_fake_gpu(settings.model, config=settings.config, cuda_graph="off")
+    engine = Engine(model, settings, tuning=NO_SHORT_RUNS)
     assert engine.batching.padding is not None
     before = stream.log.count("run")
 
     def work(number: int) -> bool:
         ids = [number] * (1 + number % 14)
-        answer = json.loads(
+        response = json.loads(
             engine.predict(json.dumps({"ids": ids, "mask": [1] * len(ids)}).encode())
         )
-        return bool(answer["kept"] == ids and answer["sum"] == number * len(ids))
+        return bool(response["kept"] == ids and response["sum"] == number * len(ids))
 
     with ThreadPoolExecutor(32) as callers:
         assert all(callers.map(work, range(300)))
@@ -356,7 +358,7 @@ def test_a_batch_of_different_lengths_on_a_gpu(folder_for: Find) -> None:
     assert model.pool.usage.used_bytes == 0
 
 
-# Which models may, and with what.
+# Which models can be padded, and with which values.
 
 
 @pytest.mark.parametrize(
@@ -370,7 +372,7 @@ def test_a_batch_of_different_lengths_on_a_gpu(folder_for: Find) -> None:
 def test_a_model_that_looks_at_its_padding(
     name: str, described: str, problem: str, folder_for: Find
 ) -> None:
-    """Requests of equal lengths run together all the same."""
+    """Requests of equal length are still batched."""
     folder = folder_for(name, f"serving: {described}")
     engine = engine_of(folder)
     info = engine.info()["batching"]
@@ -429,7 +431,7 @@ def test_axes_that_cannot_be_padded(
 
 
 def test_axes_that_have_nothing_to_do_with_it(tmp_path: Path) -> None:
-    """An output of fixed size, and one whose axis another input has that is not padded."""
+    """Outputs of fixed size, or with an axis of an input that is not padded."""
     file = tmp_path / "gpux.yml"
     file.write_text("serving: {padding: {x: 0}}")
     signature = signature_of(
@@ -464,7 +466,7 @@ serving: {padding: {image: 0}}
 
 
 def test_a_tokenizer_says_with_what(tmp_path: Path) -> None:
-    """Padded by itself: different lengths answer what they would alone."""
+    """No config is needed: requests of different lengths get the same results as alone."""
     folder = write_folder(tmp_path / "bert")
     alone, engine = engine_of(folder, batching="off"), engine_of(folder)
     assert engine.info()["batching"]["padding"] == {
@@ -477,9 +479,9 @@ def test_a_tokenizer_says_with_what(tmp_path: Path) -> None:
         json.dumps({"text": "good " * count}).encode()
         for count in (1, 5, 9, 13, 2, 30, 22, 6, 8, 28)
     ]
-    found = [answer["sentiment"] for answer in together(engine, bodies)]
+    actual = [response["sentiment"] for response in predict_queued(engine, bodies)]
     expected = [json.loads(alone.predict(body))["sentiment"] for body in bodies]
-    assert numpy.allclose(found, expected, rtol=0, atol=1e-5)
+    assert numpy.allclose(actual, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("side", ["Left", "Right"])
@@ -495,29 +497,29 @@ def test_texts_are_padded_on_the_tokenizers_side(tmp_path: Path, side: str) -> N
     runs: list[Any] = []
     run = engine.model.execution.run
 
-    def noted(request: Request, deadline: Any = None) -> Any:
+    def recording(request: Request, deadline: Any = None) -> Any:
         tensors = request.tensors.values()
         runs.append([numpy.asarray(tensor).tolist() for tensor in tensors])
         return run(request, deadline)
 
-    engine.model.execution.run = noted  # type: ignore[method-assign]
+    engine.model.execution.run = recording  # type: ignore[method-assign]
     bodies = [
         json.dumps({"text": text}).encode() for text in ("a b c", "a b c d", ["a", "b b b b b"])
     ]
     expected = [json.loads(alone.predict(body)) for body in bodies]
-    assert together(engine, bodies) == expected
+    assert predict_queued(engine, bodies) == expected
     batched = next(tensors for tensors in runs if len(tensors[0]) == 4)
     own = [expected[0][name] for name in ("ids", "mask", "types")]
-    for tensor, row, filler in zip(batched, own, (103, 0, 1), strict=True):
-        filled = [filler] * (8 - len(row))
-        assert tensor[0] == (filled + row if side == "Left" else row + filled)
+    for tensor, row, pad_value in zip(batched, own, (103, 0, 1), strict=True):
+        pads = [pad_value] * (8 - len(row))
+        assert tensor[0] == (pads + row if side == "Left" else row + pads)
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         (remove_pad_token, "the tokenizer names no token to pad with"),
-        # Its places are counted from the left, whatever the mask says.
+        # Its positions count from the left, whatever the mask says.
         (
             lambda folder: edit_tokenizer(folder, padding={"direction": "Left"}),
             "output 'logits' differs between rows padded together and one by one",
@@ -536,7 +538,7 @@ def test_a_tokenizer_with_which_there_is_no_padding(
 
 def test_a_gpu_has_fewer_buckets(tmp_path: Path) -> None:
     settings = settings_of(write_echo(tmp_path / "echo"))
-    model, _, _ = load_on_stand_in(settings.model, tokenizer=settings.tokenizer)
+    model, _, _ = load_on_fake_gpu(settings.model, tokenizer=settings.tokenizer)
     padding = find_padding(model.signature, model.config, model.text_encoder, is_on_gpu=True)
     assert isinstance(padding, Padding)
     assert padding.buckets == (16, 32, 64, 128)

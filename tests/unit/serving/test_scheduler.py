@@ -1,4 +1,4 @@
-"""The scheduler: each caller gets its own rows, and whoever leaves loses nobody anything."""
+"""scheduler: each caller gets its own rows, and one that leaves harms no other."""
 
 import json
 import random
@@ -13,7 +13,6 @@ from typing import Any
 import numpy
 import pytest
 
-import gpux.serving.scheduler
 from gpux.config.settings import Settings
 from gpux.errors import ClientGoneError, ConfigurationError, DeadlineError, InferenceError
 from gpux.execution.deadline import Watchdog
@@ -21,17 +20,18 @@ from gpux.model import Model, load
 from gpux.serving.batch_plan import BatchLimits
 from gpux.serving.batching_check import find_obstacle
 from gpux.serving.engine import Engine
-from gpux.serving.scheduler import RunTimeEstimate, Scheduler
+from gpux.serving.scheduler import RunTimeEstimate, Scheduler, SchedulerTuning
 from tests.support import bert_models, onnx_models
-from tests.support.fake_gpu import StandInSession, load_on_stand_in
+from tests.support.fake_gpu import FakeSession, load_on_fake_gpu
 
 Find = Callable[[str], Path]
 _BATCHED = BatchLimits(max_rows=8)
-pytestmark = pytest.mark.usefixtures("no_short_runs")
+# Models of microseconds are queued, too, so that there are batches.
+NO_SHORT_RUNS = SchedulerTuning(short_run_seconds=0.0)
 
 
 class Gate:
-    """Holds a model's runs up, counts them, and can make the next ones fail."""
+    """Blocks a model's runs, records their rows, and can make the next ones fail."""
 
     def __init__(self, model: Model) -> None:
         self.open = threading.Event()
@@ -50,15 +50,31 @@ class Gate:
         model.execution.run = gated  # type: ignore[method-assign]
 
 
-def ask(scheduler: Scheduler, model: Model, rows: list[list[float]], **how: Any) -> Any:
-    """The rows that a matrix model answers."""
+def ask(scheduler: Scheduler, model: Model, rows: list[list[float]], **options: Any) -> Any:
+    """Runs rows through a matrix model; returns its output rows."""
     request = model.inputs.decode(json.dumps({"x": rows}).encode())
-    outcome = scheduler.run(request, **how)
+    result = scheduler.run(request, **options)
     try:
-        (answer,) = model.postprocess(outcome.outputs, unbatched=False).values()
-        return numpy.from_dlpack(answer).tolist()  # type: ignore[arg-type]
+        (output,) = model.postprocess(result.outputs, unbatched=False).values()
+        return numpy.from_dlpack(output).tolist()  # type: ignore[arg-type]
     finally:
-        outcome.release()
+        result.release()
+
+
+def scheduler_of(model: Model, limits: BatchLimits | None) -> Scheduler:
+    """One run at a time, none of them short."""
+    return Scheduler(model, 1, limits, tuning=NO_SHORT_RUNS)
+
+
+def engine_of(model: Model, settings: Settings | None = None) -> Engine:
+    return Engine(model, settings, tuning=NO_SHORT_RUNS)
+
+
+def short_run_times() -> RunTimeEstimate:
+    """Requests of one element are known to run in a microsecond."""
+    run_times = RunTimeEstimate()
+    run_times.note(1, 1e-6)
+    return run_times
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -74,13 +90,8 @@ def model(model_file: Find) -> Model:
     return load(model_file("matrix"), "cpu")
 
 
-@pytest.fixture
-def some_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpux.serving.scheduler, "_SHORT_SECONDS", 0.0002)
-
-
 def test_what_waits_runs_together_and_gets_its_own_rows(model: Model) -> None:
-    scheduler, gate = Scheduler(model, 1, _BATCHED), Gate(model)
+    scheduler, gate = scheduler_of(model, _BATCHED), Gate(model)
     gate.open.clear()
     with ThreadPoolExecutor(8) as callers:
         first = callers.submit(ask, scheduler, model, [[0.0, 0.5]])
@@ -93,51 +104,50 @@ def test_what_waits_runs_together_and_gets_its_own_rows(model: Model) -> None:
         assert first.result(60) == [[0.0, 0.5]]
         for number, other in enumerate(others, 1):
             assert other.result(60) == [[float(number), 0.5]] * number
-    # One to three rows fit together beside each other, the four rows of the last do not.
+    # Requests of one to three rows fit in one batch of 8; the last, of four rows, does not.
     assert gate.rows == [1, 6, 4]
     assert model.pool.usage.used_bytes == 0
 
 
 def test_without_limits_each_runs_alone(model: Model) -> None:
-    scheduler, gate = Scheduler(model, 1, None), Gate(model)
+    scheduler, gate = scheduler_of(model, None), Gate(model)
     with ThreadPoolExecutor(8) as callers:
-        answers = list(
+        outputs = list(
             callers.map(lambda n: ask(scheduler, model, [[float(n)]]), range(50), timeout=60)
         )
-    assert answers == [[[float(n)]] for n in range(50)]
+    assert outputs == [[[float(n)]] for n in range(50)]
     assert gate.rows == [1] * 50
 
 
 def test_a_free_model_is_run_by_the_callers_own_thread(model: Model) -> None:
-    scheduler = Scheduler(model, 1, _BATCHED)
+    scheduler = scheduler_of(model, _BATCHED)
     ran_in: list[str] = []
     run = model.execution.run
 
-    def noted(request: Any, deadline: Any = None) -> Any:
+    def recording(request: Any, deadline: Any = None) -> Any:
         ran_in.append(threading.current_thread().name)
         return run(request, deadline)
 
-    model.execution.run = noted  # type: ignore[method-assign]
+    model.execution.run = recording  # type: ignore[method-assign]
     ask(scheduler, model, [[1.0]])
     assert ran_in == [threading.current_thread().name]
 
 
-@pytest.mark.usefixtures("some_are_short")
-def test_a_short_run_waits_for_no_other_one(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpux.serving.scheduler, "_SHORT_WAIT_SECONDS", 60.0)
-    scheduler, gate = Scheduler(model, 1, _BATCHED), Gate(model)
-    scheduler._run_times.note(1, 1e-6)
+def test_a_short_run_waits_for_no_other_one(model: Model) -> None:
+    tuning = SchedulerTuning(max_busy_seconds=60.0)
+    scheduler = Scheduler(model, 1, _BATCHED, None, tuning, short_run_times())
+    gate = Gate(model)
     ran_in: list[str] = []
     others: list[Any] = []
     gated = model.execution.run
 
-    def noted(request: Any, deadline: Any = None) -> Any:
+    def recording(request: Any, deadline: Any = None) -> Any:
         ran_in.append(threading.current_thread().name)
-        if len(ran_in) == 1:  # another one begins while this one runs
+        if len(ran_in) == 1:  # another run starts during this one
             others.append(second.submit(ask, scheduler, model, [[2.0]]).result(60))
         return gated(request, deadline)
 
-    model.execution.run = noted  # type: ignore[method-assign]
+    model.execution.run = recording  # type: ignore[method-assign]
     with ThreadPoolExecutor(1, "second") as second:
         assert ask(scheduler, model, [[1.0]]) == [[1.0]]
     assert others == [[[2.0]]]
@@ -146,11 +156,10 @@ def test_a_short_run_waits_for_no_other_one(model: Model, monkeypatch: pytest.Mo
     assert model.pool.usage.used_bytes == 0
 
 
-@pytest.mark.usefixtures("some_are_short")
 def test_a_run_that_was_thought_short_is_waited_for(model: Model) -> None:
-    """How long it takes may lie in its numbers."""
-    scheduler, gate = Scheduler(model, 1, _BATCHED), Gate(model)
-    scheduler._run_times.note(1, 1e-6)
+    """The run time may depend on the values."""
+    scheduler = Scheduler(model, 1, _BATCHED, None, SchedulerTuning(), short_run_times())
+    gate = Gate(model)
     gate.open.clear()
     with ThreadPoolExecutor(8) as callers:
         first = callers.submit(ask, scheduler, model, [[1.0]])
@@ -165,32 +174,32 @@ def test_a_run_that_was_thought_short_is_waited_for(model: Model) -> None:
 
 
 def test_the_pace_is_that_of_the_fastest_run_of_a_size() -> None:
-    pace = RunTimeEstimate()
-    assert pace.seconds(1000) == float("inf")
+    estimate = RunTimeEstimate()
+    assert estimate.seconds(1000) == float("inf")
     for seconds in (0.5, 0.001, 0.5, 0.5):
-        pace.note(1000, seconds)
-    assert pace.seconds(1000) == pytest.approx(0.001 * 1.1**2)
-    assert pace.seconds(1023) == pace.seconds(1000)
-    assert pace.seconds(100) == pace.seconds(2000) == float("inf")
-    for _ in range(100):  # what was fast once is forgotten
-        pace.note(1000, 0.5)
-    assert pace.seconds(1000) == 0.5
+        estimate.note(1000, seconds)
+    assert estimate.seconds(1000) == pytest.approx(0.001 * 1.1**2)
+    assert estimate.seconds(1023) == estimate.seconds(1000)
+    assert estimate.seconds(100) == estimate.seconds(2000) == float("inf")
+    for _ in range(100):  # an old fast run is forgotten
+        estimate.note(1000, 0.5)
+    assert estimate.seconds(1000) == 0.5
 
 
 def test_a_batch_that_fails_is_run_one_by_one(model_file: Find) -> None:
-    """`table` fails for ids over 3: of four requests one is wrong, and fails alone."""
+    """`table` fails for ids over 3: of four requests, only the invalid one fails."""
     model = load(model_file("table"), "cpu")
-    scheduler, gate = Scheduler(model, 1, _BATCHED), Gate(model)
+    scheduler, gate = scheduler_of(model, _BATCHED), Gate(model)
     gate.open.clear()
 
     def ids(value: int) -> Any:
         request = model.inputs.decode(f'{{"ids": [[{value}]]}}'.encode())
-        outcome = scheduler.run(request)
+        result = scheduler.run(request)
         try:
-            (answer,) = model.postprocess(outcome.outputs, unbatched=False).values()
-            return numpy.from_dlpack(answer).tolist()  # type: ignore[arg-type]
+            (output,) = model.postprocess(result.outputs, unbatched=False).values()
+            return numpy.from_dlpack(output).tolist()  # type: ignore[arg-type]
         finally:
-            outcome.release()
+            result.release()
 
     with ThreadPoolExecutor(8) as callers:
         first = callers.submit(ids, 0)
@@ -208,9 +217,9 @@ def test_a_batch_that_fails_is_run_one_by_one(model_file: Find) -> None:
 
 
 def test_requests_with_unequal_inputs_run_alone(model_file: Find) -> None:
-    """Their rows are the model's business: in a batch they would stand beside others' rows."""
+    """Only the model can pair their rows: in a batch they would meet rows of other requests."""
     settings = Settings(model=model_file("unequal"), provider="cpu", batching="on")
-    engine = Engine(load(model_file("unequal"), "cpu"), settings)
+    engine = engine_of(load(model_file("unequal"), "cpu"), settings)
     gate = Gate(engine.model)
     gate.open.clear()
 
@@ -235,9 +244,9 @@ def test_requests_with_unequal_inputs_run_alone(model_file: Find) -> None:
 def test_a_model_that_mixes_rows_after_all_is_batched_no_more(
     model_file: Find, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody gets another's row, nor memory that is none: what a trial may overlook."""
+    """Even if the trial missed it, no caller gets another's row or memory out of bounds."""
     model = load(model_file("distinct"), "cpu")
-    scheduler, gate = Scheduler(model, 1, _BATCHED), Gate(model)
+    scheduler, gate = scheduler_of(model, _BATCHED), Gate(model)
     for turn in range(2):
         gate.open.clear()
         with ThreadPoolExecutor(4) as callers:
@@ -246,8 +255,8 @@ def test_a_model_that_mixes_rows_after_all_is_batched_no_more(
             others = [callers.submit(ask, scheduler, model, [[1.0, 1.0]]) for _ in range(3)]
             wait_for(lambda: scheduler.queue_length == 3)
             gate.open.set()
-            for answer in (first, *others):
-                assert answer.result(60) == [[1.0, 1.0]]
+            for future in (first, *others):
+                assert future.result(60) == [[1.0, 1.0]]
         assert gate.rows == [1, 3, 1, 1, 1] + [1] * 4 * turn
     assert "Batching is off from now on" in caplog.text
     assert scheduler.limits is None
@@ -257,7 +266,7 @@ def test_a_model_that_mixes_rows_after_all_is_batched_no_more(
 
 def test_a_batch_past_its_deadline_is_not_run_again(model_file: Find) -> None:
     model = load(model_file("matrix"), "cpu")
-    scheduler, gate, watchdog = Scheduler(model, 1, _BATCHED), Gate(model), Watchdog()
+    scheduler, gate, watchdog = scheduler_of(model, _BATCHED), Gate(model), Watchdog()
     gate.open.clear()
     with ThreadPoolExecutor(8) as callers:
         first = callers.submit(ask, scheduler, model, [[1.0]])
@@ -269,15 +278,15 @@ def test_a_batch_past_its_deadline_is_not_run_again(model_file: Find) -> None:
         gate.open.set()
         with pytest.raises(ValueError, match="of the first"):
             first.result(60)
-        for answer in late:
+        for future in late:
             with pytest.raises(DeadlineError):
-                answer.result(60)
+                future.result(60)
     assert gate.rows == [1, 4]
     assert model.pool.usage.used_bytes == 0
 
 
 def test_a_bug_in_a_run_leaves_nobody_waiting(model: Model) -> None:
-    scheduler, gate = Scheduler(model, 1, None), Gate(model)
+    scheduler, gate = scheduler_of(model, None), Gate(model)
     gate.open.clear()
     with ThreadPoolExecutor(4) as callers:
         first = callers.submit(ask, scheduler, model, [[1.0]])
@@ -295,7 +304,7 @@ def test_a_bug_in_a_run_leaves_nobody_waiting(model: Model) -> None:
 
 
 def test_a_request_that_waits_past_its_deadline_is_never_run(model: Model) -> None:
-    scheduler, gate, watchdog = Scheduler(model, 1, _BATCHED), Gate(model), Watchdog()
+    scheduler, gate, watchdog = scheduler_of(model, _BATCHED), Gate(model), Watchdog()
     gate.open.clear()
     with ThreadPoolExecutor(2) as callers:
         first = callers.submit(ask, scheduler, model, [[1.0]])
@@ -312,7 +321,7 @@ def test_a_request_that_waits_past_its_deadline_is_never_run(model: Model) -> No
 
 
 def test_a_caller_answered_during_a_shared_run(model: Model) -> None:
-    scheduler, watchdog = Scheduler(model, 1, _BATCHED), Watchdog()
+    scheduler, watchdog = scheduler_of(model, _BATCHED), Watchdog()
     gate = Gate(model)
     second = threading.Event()
     run = model.execution.run
@@ -342,42 +351,42 @@ def test_a_caller_answered_during_a_shared_run(model: Model) -> None:
 
 
 def test_nobody_computes_for_a_client_that_has_left(model: Model) -> None:
-    scheduler, gate = Scheduler(model, 1, _BATCHED), Gate(model)
+    scheduler, gate = scheduler_of(model, _BATCHED), Gate(model)
     gate.open.clear()
-    left = threading.Event()
+    has_left = threading.Event()
     with ThreadPoolExecutor(3) as callers:
         first = callers.submit(ask, scheduler, model, [[1.0]])
         wait_for(lambda: gate.rows)
-        gone = callers.submit(ask, scheduler, model, [[2.0]], is_gone=left.is_set)
-        stays = callers.submit(ask, scheduler, model, [[3.0]], is_gone=lambda: False)
+        abandoned = callers.submit(ask, scheduler, model, [[2.0]], is_gone=has_left.is_set)
+        connected = callers.submit(ask, scheduler, model, [[3.0]], is_gone=lambda: False)
         wait_for(lambda: scheduler.queue_length == 2)
-        left.set()
+        has_left.set()
         gate.open.set()
         assert first.result(60) == [[1.0]]
         with pytest.raises(ClientGoneError):
-            gone.result(60)
-        assert stays.result(60) == [[3.0]]
+            abandoned.result(60)
+        assert connected.result(60) == [[3.0]]
     assert gate.rows == [1, 1]
     assert model.pool.usage.used_bytes == 0
 
 
 def test_a_delay_waits_for_company(model: Model) -> None:
-    scheduler, gate = Scheduler(model, 1, BatchLimits(2, delay_seconds=30)), Gate(model)
+    scheduler, gate = scheduler_of(model, BatchLimits(2, delay_seconds=30)), Gate(model)
     with ThreadPoolExecutor(2) as callers:
-        answers = [callers.submit(ask, scheduler, model, [[float(n)]]) for n in range(2)]
-        assert [answer.result(20) for answer in answers] == [[[0.0]], [[1.0]]]
+        futures = [callers.submit(ask, scheduler, model, [[float(n)]]) for n in range(2)]
+        assert [future.result(20) for future in futures] == [[[0.0]], [[1.0]]]
     assert gate.rows == [2]
 
 
 @pytest.mark.usefixtures("eager_threads")
 @pytest.mark.parametrize("name", ["matrix", "strings", "alias", "numbers"])
 def test_64_threads_get_their_own_answers(name: str, model_file: Find) -> None:
-    """By value, shuffled, with random pauses: batched and unbatched are the same."""
+    """In random order with random pauses, batched and unbatched values are equal."""
     settings = Settings(model=model_file(name), provider="cpu", batching="on", max_batch_size=16)
-    alone = Engine(load(model_file(name), "cpu"))
-    engine = Engine(load(model_file(name), "cpu"), settings)
+    alone = engine_of(load(model_file(name), "cpu"))
+    engine = engine_of(load(model_file(name), "cpu"), settings)
     assert engine.batching.limits is not None
-    chance = random.Random(0)
+    rng = random.Random(0)
     bodies = [_body(alone.model, number) for number in range(40)]
     expected = [alone.predict(body) for body in bodies]
     wrong: list[object] = []
@@ -385,10 +394,10 @@ def test_64_threads_get_their_own_answers(name: str, model_file: Find) -> None:
     def work(thread: int) -> None:
         order = random.Random(thread).sample(range(len(bodies)), len(bodies))
         for number in order[:12]:
-            time.sleep(chance.random() / 500)
-            answer = engine.predict(bodies[number])
-            if answer != expected[number]:
-                wrong.append((bodies[number], answer))
+            time.sleep(rng.random() / 500)
+            response = engine.predict(bodies[number])
+            if response != expected[number]:
+                wrong.append((bodies[number], response))
 
     with ThreadPoolExecutor(64) as callers:
         list(callers.map(work, range(64)))
@@ -399,18 +408,18 @@ def test_64_threads_get_their_own_answers(name: str, model_file: Find) -> None:
 @pytest.mark.usefixtures("eager_threads")
 @pytest.mark.parametrize("name", ["sentiment", "masked", "bert"])
 def test_64_threads_get_their_own_of_what_is_computed(name: str, tmp_path: Path) -> None:
-    """The same for floats within their rounding, integers, and texts, of different lengths."""
-    chance = random.Random(1)
+    """The same for floats up to rounding, integers and texts, of different lengths."""
+    rng = random.Random(1)
     if name == "bert":
         path = bert_models.write_folder(tmp_path)
-        texts = [" ".join(["good"] * chance.randrange(1, 30) + ["bad"] * n) for n in range(40)]
+        texts = [" ".join(["good"] * rng.randrange(1, 30) + ["bad"] * n) for n in range(40)]
         values: list[Any] = [{"text": texts[n : n + n % 4] or texts[n]} for n in range(36)]
     else:
         gpux_yml = "serving: {padding: {ids: 0, mask: 0}}" if name == "masked" else None
         path = onnx_models.write_folder(tmp_path, name, gpux_yml)
-        values = [_ids(load(path, "cpu").signature.inputs, n, chance) for n in range(36)]
+        values = [_ids(load(path, "cpu").signature.inputs, n, rng) for n in range(36)]
     settings = Settings(model=path, provider="cpu", batching="on", max_batch_size=16)
-    alone, engine = Engine(load(path, "cpu")), Engine(load(path, "cpu"), settings)
+    alone, engine = engine_of(load(path, "cpu")), engine_of(load(path, "cpu"), settings)
     assert engine.batching.limits is not None
     assert (engine.batching.padding is not None) == (name != "sentiment")
     bodies = [json.dumps(value).encode() for value in values]
@@ -421,9 +430,9 @@ def test_64_threads_get_their_own_of_what_is_computed(name: str, tmp_path: Path)
         own = random.Random(thread)
         for number in own.sample(range(len(bodies)), 12):
             time.sleep(own.random() / 500)
-            answer = json.loads(engine.predict(bodies[number]))
-            if not _is_close(answer, expected[number]):
-                wrong.append((bodies[number], answer))
+            response = json.loads(engine.predict(bodies[number]))
+            if not _is_close(response, expected[number]):
+                wrong.append((bodies[number], response))
 
     with ThreadPoolExecutor(64) as callers:
         list(callers.map(work, range(64)))
@@ -431,21 +440,21 @@ def test_64_threads_get_their_own_of_what_is_computed(name: str, tmp_path: Path)
     assert engine.model.pool.usage.used_bytes == 0
 
 
-def _ids(inputs: Sequence[Any], number: int, chance: random.Random) -> dict[str, Any]:
-    """Ids, and a mask of the same size: one to three rows, or an item."""
+def _ids(inputs: Sequence[Any], number: int, rng: random.Random) -> dict[str, Any]:
+    """Ids and a mask of the same shape: one to three rows, or a single item."""
     rows, width = number % 4, 1 + number % 7
     values = {}
     for spec, limit in zip(inputs, (30_000, 2), strict=True):
-        items = [[chance.randrange(limit) for _ in range(width)] for _ in range(rows or 1)]
+        items = [[rng.randrange(limit) for _ in range(width)] for _ in range(rows or 1)]
         values[spec.name] = items if rows else items[0]
     return values
 
 
-def _is_close(answer: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
-    """Integers are equal, and floats within what another order of sums makes of them."""
-    if answer.keys() != expected.keys():
+def _is_close(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
+    """Integers are equal; floats may differ by the order of summation."""
+    if actual.keys() != expected.keys():
         return False
-    pairs = [(numpy.array(answer[name]), numpy.array(expected[name])) for name in expected]
+    pairs = [(numpy.array(actual[name]), numpy.array(expected[name])) for name in expected]
     return all(
         x.shape == y.shape
         and x.dtype == y.dtype
@@ -455,7 +464,7 @@ def _is_close(answer: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
 
 
 def _body(model: Model, number: int) -> bytes:
-    """A request of one to three rows, or of one item, whose values tell it from the others."""
+    """A request of one to three rows, or one item, with values that identify it."""
     body: dict[str, Any] = {}
     rows = number % 4
     for spec in model.signature.inputs:
@@ -472,10 +481,10 @@ def _body(model: Model, number: int) -> bytes:
 
 
 def test_batches_on_a_gpu(model_file: Find) -> None:
-    """On the stand-in: two runs at once, none of them in the caller's thread."""
-    model, stream, session = load_on_stand_in(model_file("matrix"), cuda_graph="off")
-    assert isinstance(session, StandInSession)
-    engine = Engine(model, Settings(model=model.file, batching="on", max_batch_size=16))
+    """On the fake GPU: two runs at once, none of them in the caller's thread."""
+    model, stream, session = load_on_fake_gpu(model_file("matrix"), cuda_graph="off")
+    assert isinstance(session, FakeSession)
+    engine = engine_of(model, Settings(model=model.file, batching="on", max_batch_size=16))
     with ThreadPoolExecutor(32) as callers:
 
         def work(number: int) -> bool:
@@ -487,7 +496,7 @@ def test_batches_on_a_gpu(model_file: Find) -> None:
     assert model.pool.usage.used_bytes == 0
 
 
-# Which models may.
+# Which models can be batched.
 
 
 @pytest.mark.parametrize("name", ["matrix", "cube", "strings", "numbers", "items", "alias"])
@@ -517,7 +526,7 @@ def test_models_whose_rows_are_not(name: str, reason: str, model_file: Find) -> 
     assert obstacle is not None
     assert reason in obstacle
     settings = Settings(model=file, provider="cpu")
-    engine = Engine(load(file, "cpu"), settings)
+    engine = engine_of(load(file, "cpu"), settings)
     assert engine.info()["batching"] == {
         "enabled": False,
         "max_batch_size": None,
@@ -525,4 +534,4 @@ def test_models_whose_rows_are_not(name: str, reason: str, model_file: Find) -> 
         "padding": {"enabled": False, "reason": obstacle},
     }
     with pytest.raises(ConfigurationError, match=r"serving\.batching is on, but"):
-        Engine(load(file, "cpu"), replace(settings, batching="on"))
+        engine_of(load(file, "cpu"), replace(settings, batching="on"))

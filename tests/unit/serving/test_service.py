@@ -1,4 +1,4 @@
-"""service: when it is ready, and the figures of a model on a GPU."""
+"""service: readiness, and the metrics of a model on a GPU."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from gpux.observability.metrics import ROW_SIZE
 from gpux.observability.shared_counters import CounterMemory
 from gpux.serving.engine import Engine
 from gpux.serving.service import Service
-from tests.support.fake_gpu import load_on_stand_in
+from tests.support.fake_gpu import load_on_fake_gpu
 
 Find = Callable[[str], Path]
 
@@ -26,7 +26,7 @@ def gpu_memory(service: Service) -> dict[str, float]:
 
 
 def test_the_memory_of_the_gpu(model_file: Find, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, stream, _ = load_on_stand_in(model_file("matrix"))
+    model, stream, _ = load_on_fake_gpu(model_file("matrix"))
     service = Service(Settings(model=model.file))
     assert gpu_memory(service) == {}, "there is no model yet"
     service.open(Engine(model))
@@ -35,7 +35,7 @@ def test_the_memory_of_the_gpu(model_file: Find, monkeypatch: pytest.MonkeyPatch
     def fail() -> tuple[int, int]:
         raise RuntimeError("cudaErrorIllegalAddress")
 
-    # What failed on a GPU, it says to whoever asks next: the other figures are there all the same.
+    # CUDA reports a failure to later calls, too: the other metrics are still exported.
     monkeypatch.setattr(stream, "memory_bytes", fail)
     assert gpu_memory(service) == {}
     assert b"gpux_pool_bytes{" in service.metrics.text()

@@ -1,4 +1,4 @@
-"""warmup: in which sizes a model runs before anybody asks for it."""
+"""warmup: the batch sizes that run before the first request."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -13,35 +13,37 @@ from gpux.errors import InferenceError
 from gpux.model import Model, load, load_model
 from gpux.serving.engine import Engine
 from gpux.serving.warmup import read_recorded, warm_up
-from tests.support.fake_gpu import load_on_stand_in
+from tests.support.fake_gpu import load_on_fake_gpu
 from tests.support.onnx_models import catalogue, write_folder
 
 Find = Callable[[str], Path]
 
 
 class Runs:
-    """The shapes that a model runs from now on, and what it raises for some of them."""
+    """Records the shapes of a model's runs; raises an error for some batch sizes."""
 
     def __init__(self, model: Model, failing: Mapping[int, Exception] | None = None) -> None:
         self.shapes: list[tuple[int, ...]] = []
         run = model.execution.run
 
-        def watched(request: Any, deadline: Any = None) -> Any:
+        def recorded_run(request: Any, deadline: Any = None) -> Any:
             shape = next(iter(request.tensors.values())).shape
             self.shapes.append(shape)
             if failing and shape[0] in failing:
                 raise failing[shape[0]]
             return run(request, deadline)
 
-        model.execution.run = watched  # type: ignore[method-assign]
+        model.execution.run = recorded_run  # type: ignore[method-assign]
 
 
-def warm(model: Model, settings: Settings, file: Path | None, **how: Any) -> Runs:
-    """Warms a model up as a server does, and answers what ran after the trial."""
+def warm(
+    model: Model, settings: Settings, file: Path | None, max_seconds: float = 60.0, **options: Any
+) -> Runs:
+    """Warms a model up as a server does; returns the runs after the trial."""
     recorded = None if file is None else read_recorded(file, model)
     engine = Engine(model, settings, recorded.rows if recorded else ())
-    runs = Runs(model, **how)
-    warm_up(engine, recorded)
+    runs = Runs(model, **options)
+    warm_up(engine, recorded, max_seconds)
     assert model.pool.usage.used_bytes == 0
     return runs
 
@@ -94,8 +96,8 @@ def test_what_is_generated_may_fail(tmp_path: Path, caplog: pytest.LogCaptureFix
     engine = Engine(model, Settings(model=model.file))
     warm_up(engine, None)
     assert engine.batching.limits is None
-    (said,) = caplog.messages
-    assert said.startswith("no generated request could be run before the first one comes: Infer")
+    (message,) = caplog.messages
+    assert message.startswith("no generated request could be run before the first one comes: Infer")
     assert caplog.records[0].levelname == "INFO"
 
 
@@ -112,17 +114,16 @@ def test_a_batch_that_fails_does_not_end_the_start(
 
 
 def test_a_slow_model_is_left_alone_after_a_while(
-    model_file: Find, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    model_file: Find, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("gpux.serving.warmup._MAX_SECONDS", 0.0)
     model = load(model_file("matrix"), "cpu")
-    assert warm(model, Settings(model=model.file), None).shapes == []
-    assert caplog.messages == []  # at a level that nobody is shown
+    assert warm(model, Settings(model=model.file), None, 0.0).shapes == []
+    assert caplog.messages == []  # logged below WARNING
 
 
 def test_every_padded_length(tmp_path: Path) -> None:
-    described = "serving: {padding: {x: 0}, buckets: [4, 8], max_batch_size: 2}"
-    folder = write_folder(tmp_path / "folder", "matrix", described)
+    gpux_yml = "serving: {padding: {x: 0}, buckets: [4, 8], max_batch_size: 2}"
+    folder = write_folder(tmp_path / "folder", "matrix", gpux_yml)
     (folder / "request.json").write_text(json.dumps({"x": [1.0, 2.0, 3.0]}))
     settings = read_settings({}, {"model": str(folder), "provider": "cpu"})
     runs = warm(load_model(settings), settings, folder / "request.json")
@@ -130,13 +131,13 @@ def test_every_padded_length(tmp_path: Path) -> None:
 
 
 def test_a_recorded_request_has_its_cuda_graphs(model_file: Find, recorded: Path) -> None:
-    """On the stand-in: those of its sizes; a generated one has none, as its shapes are made up."""
+    """On the fake GPU: one per size; none for a generated request, whose shapes are made up."""
     settings = Settings(model=model_file("matrix"), max_batch_size=4)
-    model, _, _ = load_on_stand_in(model_file("matrix"))
+    model, _, _ = load_on_fake_gpu(model_file("matrix"))
     warm(model, settings, recorded)
     assert (
         model.execution.describe()["cuda_graph"]["captured"] == 3
     )  # as it is, one row, the largest batch
-    model, _, _ = load_on_stand_in(model_file("matrix"))
+    model, _, _ = load_on_fake_gpu(model_file("matrix"))
     warm(model, replace(settings), None)
     assert model.execution.describe()["cuda_graph"]["captured"] == 0

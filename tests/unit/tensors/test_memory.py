@@ -1,4 +1,4 @@
-"""memory: alignment, reuse and the bounds of the pool, and blocks that no two threads share."""
+"""memory: aligned blocks, the pool's reuse, limits and thread safety, and tensors."""
 
 import ctypes
 import platform
@@ -36,7 +36,7 @@ def test_a_block_is_aligned_and_all_its_bytes_can_be_written(nbytes: int) -> Non
         assert block.nbytes == nbytes
         assert block.address % 64 == 0
         ctypes.memset(block.address, number, nbytes)
-    # Each has its own bytes.
+    # No two overlap.
     for number, block in enumerate(blocks):
         assert ctypes.string_at(block.address, nbytes) == bytes([number]) * nbytes
 
@@ -156,7 +156,7 @@ def test_what_was_not_asked_for_longest_is_freed_first() -> None:
     old, used, new = pool.take(4096), pool.take(8192), pool.take(12288)
     for block in (old, used):
         pool.give(block)
-    pool.give(pool.take(4096))  # 8192 is now the size that was used longest ago
+    pool.give(pool.take(4096))  # 8192 is now the least recently used size
     pool.give(new)
     assert pool.idle_bytes == 4096 + 8192 + 12288
     pool.give(pool.take(6144))
@@ -198,19 +198,19 @@ def test_a_block_that_is_too_large_is_a_memory_error() -> None:
     pool = Pool()
     with pytest.raises(MemoryError):
         pool.take(2**61)
-    # The pool goes on.
+    # The pool still works.
     assert pool.take(1).nbytes == 4096
 
 
 def test_idle_blocks_make_room_for_one_that_is_needed() -> None:
     room = 20_000
-    made: list[weakref.ref[Block]] = []
+    created: list[weakref.ref[Block]] = []
 
     def make(nbytes: int) -> Block:
-        if sum(block.nbytes for block in (each() for each in made) if block) + nbytes > room:
+        if sum(block.nbytes for block in (each() for each in created) if block) + nbytes > room:
             raise MemoryError
         block = allocate(nbytes)
-        made.append(weakref.ref(block))
+        created.append(weakref.ref(block))
         return block
 
     pool = Pool(make)
@@ -245,9 +245,9 @@ def test_no_two_threads_have_the_same_block() -> None:
         return turns
 
     with ThreadPoolExecutor(8) as executor:
-        # An error in a thread is raised here.
+        # Errors of the threads are raised here.
         assert list(executor.map(work, range(8))) == [300] * 8
-    # What the pool counts is what it has.
+    # The counter matches the idle blocks.
     idle = pool.idle_bytes
     taken: list[Block] = []
     while pool.idle_bytes:
@@ -269,25 +269,25 @@ def tensor(device: Device = PINNED) -> tuple[Tensor, Block]:
 
 @pytest.mark.parametrize("device", [Device(1), PINNED])
 def test_other_libraries_see_a_tensor_without_a_copy(device: Device) -> None:
-    given, block = tensor(device)
-    assert given.nbytes == 24
-    assert given.__dlpack_device__() == (device.device_type, 0)
-    array = numpy.from_dlpack(given)
+    exported, block = tensor(device)
+    assert exported.nbytes == 24
+    assert exported.__dlpack_device__() == (device.device_type, 0)
+    array = numpy.from_dlpack(exported)
     assert array.ctypes.data == block.address
     assert array.tolist() == [[1, 2, 3], [4, 5, 6]]
-    kept = weakref.ref(given)
-    del given
-    assert kept() is not None, "the array needs it"
+    reference = weakref.ref(exported)
+    del exported
+    assert reference() is not None, "the array needs it"
     del array
-    assert kept() is None
+    assert reference() is None
 
 
 def test_a_tensor_is_not_copied_nor_moved() -> None:
-    given, _ = tensor()
-    for asked in ({"copy": True}, {"dl_device": (1, 0)}, {"dl_device": (2, 0)}):
+    exported, _ = tensor()
+    for options in ({"copy": True}, {"dl_device": (1, 0)}, {"dl_device": (2, 0)}):
         with pytest.raises(BufferError, match="only where it lies"):
-            given.__dlpack__(**asked)
-    assert given.__dlpack__(dl_device=(3, 0), copy=False)
+            exported.__dlpack__(**options)
+    assert exported.__dlpack__(dl_device=(3, 0), copy=False)
 
 
 _COUNT_ARENAS = """
@@ -313,8 +313,8 @@ print(open(sys.argv[2]).read().count("<heap nr="))
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is glibc's")
 def test_all_threads_use_one_arena(tmp_path: Path) -> None:
-    def arenas(how: str) -> int:
-        command = [sys.executable, "-c", _COUNT_ARENAS, how, str(tmp_path / "info")]
+    def arenas(mode: str) -> int:
+        command = [sys.executable, "-c", _COUNT_ARENAS, mode, str(tmp_path / "info")]
         return int(subprocess.run(command, check=True, capture_output=True).stdout)
 
     assert arenas("one") == 1

@@ -1,4 +1,4 @@
-"""tensor: the table of types, the kinds of inputs, agreement, and what loses its batch axis."""
+"""signature: element types, kinds of inputs, agreement of sizes, and dropped batch axes."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ from gpux.tensors.signature import (
     Dim,
     ElementType,
     InputForm,
-    OtherSpec,
+    NonTensorSpec,
     Signature,
     TensorSpec,
     names,
@@ -34,7 +34,7 @@ def spec(
     return TensorSpec(name, BY_NAME[type_name], dims, batched=batched)
 
 
-# The types.
+# Element types.
 
 
 def test_the_contract_s_types_are_all_there() -> None:
@@ -96,7 +96,7 @@ def test_the_leading_axis_says_what_kind_an_input_is(
     dims: Dims, kind: str, least: int, most: int, flat_items: bool, text: str
 ) -> None:
     one = spec(dims)
-    assert one.kind == kind == oracle.batch_key(one)
+    assert one.kind == kind == oracle.batch_kind(one)
     assert (one.min_axes, one.max_axes, one.flat_items) == (least, most, flat_items)
     assert one.shape_text == text
     assert oracle.allowed_ranks(one) == list(range(least, most + 1))
@@ -123,7 +123,7 @@ def test_what_gpux_yml_says_of_the_batch_goes_over_the_leading_axis(
     dims: Dims, batched: bool, kind: str, least: int, most: int, flat_items: bool
 ) -> None:
     one = spec(dims, batched=batched)
-    assert one.kind == kind == oracle.batch_key(one)
+    assert one.kind == kind == oracle.batch_kind(one)
     assert (one.min_axes, one.max_axes, one.flat_items) == (least, most, flat_items)
     assert oracle.allowed_ranks(one) == list(range(least, most + 1))
 
@@ -134,7 +134,7 @@ any_dim: st.SearchStrategy[Dim] = st.one_of(
 
 
 def any_batched(dims: Sequence[Dim]) -> st.SearchStrategy[bool | None]:
-    """What gpux.yml may say: nothing where no axes are known, and seldom anything."""
+    """Values of `batched` in gpux.yml; always None for open inputs."""
     return st.sampled_from([None, None, True, False]) if dims else st.none()
 
 
@@ -143,7 +143,7 @@ def test_an_input_takes_the_axes_that_the_reference_allows(
     dims: list[Dim], data: st.DataObject
 ) -> None:
     one = spec(tuple(dims), batched=data.draw(any_batched(dims)))
-    assert one.kind == oracle.batch_key(one)
+    assert one.kind == oracle.batch_kind(one)
     assert list(range(one.min_axes, one.max_axes + 1)) == oracle.allowed_ranks(one)
 
 
@@ -158,11 +158,11 @@ def test_declarations_cannot_be_changed() -> None:
     for declared, attribute in (
         (one, "dims"),
         (one.type, "nbytes"),
-        (OtherSpec("y", "seq(int64)"), "onnx"),
+        (NonTensorSpec("y", "seq(int64)"), "onnx"),
         (value, "shape"),
         (signature, "inputs"),
     ):
-        with pytest.raises(AttributeError):  # FrozenInstanceError is one
+        with pytest.raises(AttributeError):  # FrozenInstanceError is a subclass
             setattr(declared, attribute, None)
 
 
@@ -178,7 +178,7 @@ def one_item(*shape: int) -> InputForm:
 
 
 def items(*shape: int) -> InputForm:
-    """As a flat list is, for [batch, 1]."""
+    """The form of a flat list for [batch, 1]."""
     return InputForm(shape, as_items=True, as_one_item=False)
 
 
@@ -190,16 +190,16 @@ def signature_of(inputs: dict[str, Dims], outputs: dict[str, Dims] | None = None
 
 
 def agreement(signature: Signature, given: dict[str, InputForm]) -> str | None:
-    """What the check says, which is what the reference says."""
-    found = oracle.find_disagreement(signature.inputs, given)
-    right = None if found is None else str(DisagreementError(*found))
-    says = None
+    """The error message of the check, which must be that of the reference."""
+    disagreement = oracle.find_disagreement(signature.inputs, given)
+    expected = None if disagreement is None else str(DisagreementError(*disagreement))
+    message = None
     try:
         signature.check_agreement(given)
     except DisagreementError as error:
-        says = str(error)
-    assert says == right
-    return says
+        message = str(error)
+    assert message == expected
+    return message
 
 
 SEQUENCES: dict[str, Dims] = {"ids": ("batch", "seq"), "mask": ("batch", "seq")}
@@ -214,13 +214,13 @@ UNNAMED: dict[str, Dims] = {"a": (None, 3), "b": (None, 1), "c": (None, None, 2)
         (SEQUENCES, {"ids": full(2, 5), "mask": full(3, 5)}, ("batch", "ids", 2, "mask", 3)),
         (SEQUENCES, {"ids": full(2, 5), "mask": full(2, 4)}, ("seq", "ids", 5, "mask", 4)),
         (SEQUENCES, {"ids": full(2, 5), "mask": one_item(5)}, ("batch", "ids", 2, "mask", 1)),
-        # The model's order counts, not that of the request.
+        # Reported in the model's order, not that of the request.
         (SEQUENCES, {"mask": full(3, 4), "ids": full(2, 5)}, ("batch", "ids", 2, "mask", 3)),
         (SEQUENCES, {"mask": full(3, 4)}, None),
-        # Names count wherever they stand.
+        # Named axes are compared at any position.
         ({"a": ("n", 2), "b": (2, "n")}, {"a": full(3, 2), "b": full(2, 4)}, ("n", "a", 3, "b", 4)),
         ({"a": ("n", 2), "b": ("m", 2)}, {"a": full(3, 2), "b": full(4, 2)}, None),
-        # Within one input the model judges; another input must fit each of its axes.
+        # Within one input the model decides; another input must match each of its axes.
         ({"a": ("n", "n")}, {"a": full(2, 3)}, None),
         ({"a": ("n", "n"), "b": ("n",)}, {"a": full(2, 2), "b": full(2)}, None),
         ({"a": ("n", "n"), "b": ("n",)}, {"a": full(2, 3), "b": full(3)}, ("n", "a", 2, "b", 3)),
@@ -230,7 +230,7 @@ UNNAMED: dict[str, Dims] = {"a": (None, 3), "b": (None, 1), "c": (None, None, 2)
             {"a": full(2), "c": full(3)},
             ("n", "a", 2, "c", 3),
         ),
-        # Unnamed leading axes, only where there are items.
+        # Unnamed leading axes are compared only if there are items.
         (UNNAMED, {"a": full(2, 3), "b": full(4, 1), "c": full(5, 1, 2)}, None),
         (UNNAMED, {"a": one_item(3), "b": full(4, 1)}, ("batch", "a", 1, "b", 4)),
         (UNNAMED, {"a": full(2, 3), "b": items(4, 1)}, ("batch", "a", 2, "b", 4)),
@@ -242,14 +242,14 @@ UNNAMED: dict[str, Dims] = {"a": (None, 3), "b": (None, 1), "c": (None, None, 2)
         ),
         (UNNAMED, {"a": one_item(3), "b": one_item(1), "c": one_item(9, 2)}, None),
         (UNNAMED, {"b": one_item(1)}, None),
-        # Other unnamed axes are nobody's business, and so are fixed and single inputs.
+        # Other unnamed axes are not compared, nor are fixed and single inputs.
         ({"a": ("n", None), "b": ("n", None)}, {"a": full(2, 3), "b": full(2, 4)}, None),
         ({"a": (1, None), "b": (None, 2)}, {"a": one_item(3), "b": full(4, 2)}, None),
         ({"a": (2, None), "b": (None, 2)}, {"a": full(2, 3), "b": full(4, 2)}, None),
         ({"a": (), "b": (None, 2)}, {"a": full(7, 7), "b": one_item(2)}, None),
         # A named and an unnamed leading axis are not compared, even if the name is `batch`.
         ({"a": ("batch", 2), "b": (None, 2)}, {"a": full(3, 2), "b": one_item(2)}, None),
-        # Named axes come first.
+        # Named axes are checked first.
         (
             {"a": (None, "n"), "b": (None, "n")},
             {"a": full(1, 3), "b": items(2, 4)},
@@ -272,28 +272,28 @@ def test_inputs_must_fit_each_other(
 
 
 def test_a_batch_that_gpux_yml_takes_away_is_not_compared() -> None:
-    taken_away = spec((None, 3), "a", batched=False)
-    given_to = spec((2, 3), "b", batched=True)
-    signature = Signature((taken_away, given_to, spec((None,), "c")), ())
+    unbatched_spec = spec((None, 3), "a", batched=False)
+    batched_spec = spec((2, 3), "b", batched=True)
+    signature = Signature((unbatched_spec, batched_spec, spec((None,), "c")), ())
     assert agreement(signature, {"a": full(4, 3), "b": one_item(3), "c": one_item()}) is None
-    # A name is compared wherever it stands.
+    # A named axis is compared at any position.
     named = Signature((spec(("n",), "a", batched=False), spec(("n",), "b")), ())
     assert agreement(named, {"a": full(2), "b": one_item()}) is not None
 
 
-def no_name_twice(dim: Dim) -> object:
+def uniqueness_key(dim: Dim) -> object:
     return dim if isinstance(dim, str) else object()
 
 
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[Signature, dict[str, InputForm]]:
-    """A few inputs, most of them given, with sizes that sometimes differ."""
+    """A few inputs, most of them present, with sizes that sometimes disagree."""
     inputs: list[TensorSpec] = []
     given: dict[str, InputForm] = {}
     sizes = {name: draw(st.integers(1, 2)) for name in ("batch", "n", None)}
     for name in draw(st.lists(st.sampled_from("abcd"), unique=True, max_size=4)):
-        # What holds within one input is in the table above.
-        dims = tuple(draw(st.lists(any_dim, max_size=3, unique_by=no_name_twice)))
+        # Names repeated within one input are in the table above.
+        dims = tuple(draw(st.lists(any_dim, max_size=3, unique_by=uniqueness_key)))
         declared = spec(dims, name, batched=draw(any_batched(dims)))
         inputs.append(declared)
         shape = [
@@ -301,7 +301,7 @@ def requests(draw: st.DrawFn) -> tuple[Signature, dict[str, InputForm]]:
             for dim in dims
         ]
         form = draw(st.sampled_from(["full", "full", "item", "items", "absent"]))
-        kind = oracle.batch_key(declared)
+        kind = oracle.batch_kind(declared)
         if form == "absent":
             continue
         if form == "item" and kind in ("batched", "single"):
@@ -310,7 +310,7 @@ def requests(draw: st.DrawFn) -> tuple[Signature, dict[str, InputForm]]:
             given[name] = items(*shape)
         else:
             given[name] = full(*shape)
-    # Requests have their own order.
+    # Requests may have any order.
     return Signature(tuple(inputs), ()), dict(draw(st.permutations(list(given.items()))))
 
 
@@ -322,7 +322,7 @@ def test_inputs_fit_each_other_where_the_reference_says_so(
     agreement(*request)
 
 
-# The answer.
+# Outputs.
 
 
 @pytest.mark.parametrize(
@@ -333,10 +333,10 @@ def test_inputs_fit_each_other_where_the_reference_says_so(
         (SEQUENCES, {"ids": full(1, 5), "mask": full(1, 5)}, False),
         (SEQUENCES, {"ids": one_item(5)}, True),
         (SEQUENCES, {}, False),
-        # A list of one is no single item.
+        # A list of one is not a single item.
         ({"a": ("n", 1)}, {"a": items(1, 1)}, False),
         ({"a": ("n", 1)}, {"a": one_item(1)}, True),
-        # Other kinds of inputs do not count.
+        # Inputs of other kinds do not matter.
         ({"a": ("n", 2), "b": (1, 2)}, {"a": one_item(2), "b": full(1, 2)}, True),
         ({"a": ("n", 2), "b": (1, 2)}, {"a": full(1, 2), "b": one_item(2)}, False),
         ({"a": ("n", 2), "b": (), "c": (3,)}, {"a": one_item(2), "b": full(), "c": full(3)}, True),
@@ -355,7 +355,7 @@ def test_a_request_is_unbatched_if_each_batched_input_is_one_item(
 def loses_axis(
     signature: Signature, given: dict[str, InputForm], output: TensorSpec, shape: tuple[int, ...]
 ) -> bool:
-    """What the signature says, which is what the reference says."""
+    """The result of the signature, which must be that of the reference."""
     unbatched = signature.is_unbatched(given)
     assert unbatched is oracle.is_unbatched(signature.inputs, given)
     loses = signature.loses_leading_axis(output, shape, unbatched=unbatched)
@@ -371,7 +371,7 @@ VOICE: dict[str, Dims] = {"input": (None, None), "state": (2, None, 3), "sr": ()
 @pytest.mark.parametrize(
     ("inputs", "given", "output", "shape", "loses"),
     [
-        # One item: the axis of the inputs' batch is lost.
+        # One item: the inputs' batch axis is dropped.
         (ONE_TEXT, {"text": one_item(5)}, ("batch", 2), (1, 2), True),
         (ONE_TEXT, {"text": one_item(5)}, ("batch",), (1,), True),
         (ONE_TEXT, {"text": one_item(5)}, ("seq", 2), (1, 2), False),
@@ -380,13 +380,13 @@ VOICE: dict[str, Dims] = {"input": (None, None), "state": (2, None, 3), "sr": ()
         (ONE_TEXT, {"text": one_item(5)}, (2, "batch"), (2, 1), False),
         (ONE_TEXT, {"text": one_item(5)}, (), (), False),
         (ONE_TEXT, {"text": one_item(5)}, (), (1, 2), False),
-        # Not one item: nothing is lost.
+        # Not one item: no axis is dropped.
         (ONE_TEXT, {"text": full(1, 5)}, ("batch", 2), (1, 2), False),
         (ONE_TEXT, {"text": full(3, 5)}, ("batch", 2), (3, 2), False),
-        # Detections, as many as there are.
+        # A dynamic number of detections.
         (ONE_TEXT, {"text": one_item(5)}, ("num_detections", 6), (1, 6), False),
         (ONE_TEXT, {"text": one_item(5)}, ("num_detections", 6), (7, 6), False),
-        # An axis that is not of size 1 cannot be lost.
+        # Only an axis of size 1 can be dropped.
         (ONE_TEXT, {"text": one_item(5)}, ("batch", 2), (5, 2), False),
         (ONE_TEXT, {"text": one_item(5)}, ("batch", 2), (0, 2), False),
         # Unnamed leading axes.
@@ -394,7 +394,7 @@ VOICE: dict[str, Dims] = {"input": (None, None), "state": (2, None, 3), "sr": ()
         (VOICE, {"input": one_item(5), "state": full(2, 1, 3)}, (None, 6), (4, 6), False),
         (VOICE, {"input": one_item(5), "state": full(2, 1, 3)}, (2, None, 3), (2, 1, 3), False),
         (VOICE, {"input": full(1, 5), "state": full(2, 1, 3)}, (None, 1), (1, 1), False),
-        # One of several batches.
+        # One of several batch axes.
         (
             {"a": ("n", 2), "b": ("m", 2)},
             {"a": one_item(2), "b": one_item(2)},
@@ -409,7 +409,7 @@ VOICE: dict[str, Dims] = {"input": (None, None), "state": (2, None, 3), "sr": ()
             (1, 4),
             False,
         ),
-        # Single inputs: an axis that is declared 1 is lost, however the request was nested.
+        # Single inputs: an axis declared as 1 is dropped, however the request is nested.
         (ONE_IMAGE, {"image": one_item(3, 2)}, (1, 10), (1, 10), True),
         (ONE_IMAGE, {"image": full(1, 3, 2)}, (1, 10), (1, 10), True),
         (ONE_IMAGE, {"image": full(1, 3, 2)}, (1,), (1,), True),
@@ -417,7 +417,7 @@ VOICE: dict[str, Dims] = {"input": (None, None), "state": (2, None, 3), "sr": ()
         (ONE_IMAGE, {"image": full(1, 3, 2)}, ("batch", 10), (1, 10), False),
         (ONE_IMAGE, {"image": full(1, 3, 2)}, (10,), (10,), False),
         (ONE_IMAGE, {"image": full(1, 3, 2)}, (), (), False),
-        # Beside a batched input a single one has no say.
+        # Beside a batched input, a single one does not matter.
         ({**ONE_IMAGE, **ONE_TEXT}, {"text": full(1, 5)}, (1, 10), (1, 10), False),
         ({**ONE_IMAGE, **ONE_TEXT}, {"text": one_item(5)}, (1, 10), (1, 10), False),
         ({**ONE_IMAGE, **ONE_TEXT}, {"text": one_item(5)}, ("batch", 10), (1, 10), True),
@@ -444,7 +444,7 @@ BATCH, IMAGE, ROWS = ("batch", 3), (1, 3), (None, 3)
 @pytest.mark.parametrize(
     ("dims", "batched", "output_dims", "output_batched", "item_loses", "full_loses"),
     [
-        # Dimensions and what is said of them; whether one item and a batch of one lose the axis.
+        # Dims and `batched` of input and output; whether one item and a batch of one lose the axis.
         (BATCH, None, BATCH, False, False, False),
         (BATCH, None, BATCH, True, True, False),
         (BATCH, None, ("other", 3), True, True, False),
@@ -456,7 +456,7 @@ BATCH, IMAGE, ROWS = ("batch", 3), (1, 3), (None, 3)
         (IMAGE, None, IMAGE, False, False, False),
         (IMAGE, None, IMAGE, True, True, True),
         (IMAGE, None, BATCH, True, True, True),
-        # What is said of the input.
+        # `batched` of the input.
         (BATCH, False, BATCH, None, None, False),
         (BATCH, False, BATCH, True, None, False),
         (IMAGE, True, BATCH, None, False, False),
@@ -476,7 +476,7 @@ def test_gpux_yml_says_which_outputs_lead_with_the_batch(
 ) -> None:
     signature = Signature((spec(dims, batched=batched),), ())
     output = spec(output_dims, "y", batched=output_batched)
-    if item_loses is not None:  # None: the input takes no items
+    if item_loses is not None:  # None: the input accepts no items
         assert loses_axis(signature, {"x": one_item(3)}, output, (1, 3)) is item_loses
     assert loses_axis(signature, {"x": full(1, 3)}, output, (1, 3)) is full_loses
     assert loses_axis(signature, {"x": full(2, 3)}, output, (2, 3)) is False
@@ -533,7 +533,7 @@ def test_a_model_is_numeric_without_strings_sequences_and_maps() -> None:
     number, text = spec(("n",)), spec(("n",), type_name="string")
     truth, sequence = (
         spec(("n",), type_name="bool"),
-        OtherSpec("y", "seq(map(int64,tensor(float)))"),
+        NonTensorSpec("y", "seq(map(int64,tensor(float)))"),
     )
     assert Signature((number, truth), (number, truth)).is_numeric
     assert not Signature((number, text), (number,)).is_numeric
@@ -542,5 +542,9 @@ def test_a_model_is_numeric_without_strings_sequences_and_maps() -> None:
 
 
 def test_names_stand_in_the_model_s_order() -> None:
-    assert names([spec((), "b"), OtherSpec("a", "seq(int64)"), spec((), "c")]) == ["b", "a", "c"]
+    assert names([spec((), "b"), NonTensorSpec("a", "seq(int64)"), spec((), "c")]) == [
+        "b",
+        "a",
+        "c",
+    ]
     assert names([]) == []

@@ -1,4 +1,4 @@
-"""connections: which connections are ended because nothing is answered over them."""
+"""stall_watch: which connections are closed because no response is sent on them."""
 
 import socket
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from gpux.http.listen import listen_beside
+from gpux.http.listen import bind_reuse_port
 from gpux.http.stall_watch import StallWatch, connections, stop_reading
 
 PATIENCE = 100.0
@@ -18,12 +18,12 @@ class Server:
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
         address = (socket.AF_INET, "127.0.0.1", 0)
-        self._listening = stack.enter_context(listen_beside(address))
+        self._listening = stack.enter_context(bind_reuse_port(address))
         self._listening.listen()
         self.port: int = self._listening.getsockname()[1]
 
     def connect(self) -> tuple[socket.socket, socket.socket]:
-        """A client's side of a connection, and the server's."""
+        """Both ends of a new connection: the client's and the server's."""
         client = self._stack.enter_context(socket.create_connection(("127.0.0.1", self.port), 10))
         accepted = self._stack.enter_context(self._listening.accept()[0])
         accepted.settimeout(10)
@@ -37,11 +37,11 @@ def server() -> Iterator[Server]:
 
 
 def send(client: socket.socket, accepted: socket.socket, data: bytes) -> None:
-    """Sends, and returns when all of it has come."""
+    """Sends, and returns when all of it has been received."""
     client.sendall(data)
-    left = len(data)
-    while left:
-        left -= len(accepted.recv(left))
+    remaining = len(data)
+    while remaining:
+        remaining -= len(accepted.recv(remaining))
 
 
 def is_open(client: socket.socket) -> bool:
@@ -69,7 +69,7 @@ def test_one_that_is_not_answered_is_ended(server: Server) -> None:
     assert watch.look(PATIENCE) == 0
     assert is_open(client)
     assert watch.look(PATIENCE + 1) == 1
-    assert accepted.recv(1) == b""  # what waits for the rest of the body is woken
+    assert accepted.recv(1) == b""  # a reader waiting for the rest of the body is woken
     assert not is_open(client)
 
 
