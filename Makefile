@@ -14,7 +14,7 @@ serve: $(VENV)/serve.stamp
 
 # One process per core. TESTS narrows it down: `make test TESTS=tests/unit`.
 TESTS ?= tests
-PYTEST := -m pytest -n auto --dist worksteal
+PYTEST := -m pytest -n auto --dist loadfile
 test: $(VENV)/dev.stamp
 	$(BIN)/python $(PYTEST) $(TESTS)
 

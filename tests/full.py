@@ -131,7 +131,7 @@ def _run_part(name: str, part: Part, tests: Sequence[str], wheels: Path) -> bool
             "-n",
             "auto",
             "--dist",
-            "worksteal",
+            "loadfile",
             "-p",
             "no:cacheprovider",
             *tests,

@@ -196,7 +196,7 @@ def create_session(settings: Settings) -> Session:
 def _create_cuda_session(runtime: Any, settings: Settings) -> Session:
     """Creates a session whose copies and kernels all use one stream of ours."""
     if hasattr(runtime, "preload_dlls"):
-        # Loads cuBLAS and cuDNN from where pip installed them, and prints what it does not find.
+        # Loads cuBLAS and cuDNN from where pip put them, and prints what it does not find.
         with contextlib.redirect_stdout(sys.stderr):
             runtime.preload_dlls()
     stream = CudaStream(settings.device)
