@@ -39,7 +39,7 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/clang-format --dry-run -Werror $(CORE) $(wildcard tests/core/*.?pp)
-	$(BIN)/clang-tidy --quiet $(filter %.cpp,$(CORE)) --
+	$(BIN)/clang-tidy --quiet $(filter %.cpp,$(CORE)) -- 2>$(VENV)/clang-tidy.log || { cat $(VENV)/clang-tidy.log; exit 1; }
 
 types: $(VENV)/dev.stamp
 	$(BIN)/mypy

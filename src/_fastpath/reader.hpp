@@ -3,7 +3,7 @@
 // It reads one JSON object (RFC 8259, UTF-8, no byte order mark) that maps input names to values, once
 // from front to back, and drives a sink for each value. It checks the names itself (unknown, duplicate
 // and mutually exclusive ones), and the syntax: the first invalid byte is the error. The first error of
-// any kind ends the reading; nothing after it is read. No recursion, and no allocation per number: the
+// any kind stops the reader; nothing after it is read. No recursion, and no allocation per number: the
 // sink counts the open lists and bounds their depth, and an object inside a value is an error.
 #pragma once
 

@@ -78,7 +78,7 @@ public:
     bool int64s(const std::int64_t* numbers, std::size_t count) noexcept;
     bool uint64s(const std::uint64_t* numbers, std::size_t count) noexcept;
     bool booleans(const std::uint8_t* values, std::size_t count) noexcept;
-    // A string, which the caller keeps: first whether one may stand here, then its length.
+    // A string, which the caller keeps: first whether one is allowed here, then its length.
     bool expect_string() noexcept;
     bool string(std::size_t characters) noexcept;
     bool other(JsonKind kind) noexcept;  // null, an object, or something that JSON does not have
@@ -86,12 +86,12 @@ public:
     // Sibling numbers without a call for each: claim() returns where the next `*count` of them go, cut
     // to what the model's fixed size leaves room for, or null on an error. The caller stores as many as
     // it can (store() of element.hpp) and passes their count to commit(). No event may come in between;
-    // nothing counts before commit(). `kind` names the elements in the error if none may stand here.
+    // nothing is stored before commit(). `kind` names the elements in the error if none is allowed here.
     unsigned char* claim(std::size_t* count, JsonKind kind = JsonKind::number) noexcept;
     void commit(std::size_t count) noexcept;
     // The next claimed element is a number that the type cannot hold.
     bool reject_number(bool out_of_range) noexcept;
-    // The sizes of the next `count` axes from here, which an array without elements still knows.
+    // The sizes of the next `count` axes from here, which an array without elements still has.
     bool axes_below(int count, const std::ptrdiff_t* sizes) noexcept;
     // The end of the value: checks its shape. Call once, after the last event.
     bool finish() noexcept;

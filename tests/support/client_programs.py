@@ -149,7 +149,7 @@ def run_to_end(
 
 
 def _miss(what: str) -> NoReturn:
-    message = f"{what} is not installed; .ci/tools installs it"
+    message = f"{what} is not installed; .ci/tools full installs it"
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)

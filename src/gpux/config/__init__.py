@@ -1,1 +1,1 @@
-"""Command-line options, environment and gpux.yml → Settings. Pure but for reading the file."""
+"""Command-line options, environment and gpux.yml → Settings. Opens no model."""

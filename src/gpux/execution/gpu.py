@@ -128,7 +128,14 @@ class GpuExecution:
         pools = {"device": self.device_pool, "pinned": self._pinned}
         return {
             "cuda_graph": self._graphs.describe(),
-            "memory": {name: pool.usage._asdict() for name, pool in pools.items()},
+            "memory": {
+                name: {
+                    "lent_bytes": pool.usage.used_bytes,
+                    "idle_bytes": pool.usage.idle_bytes,
+                    "allocations": pool.usage.allocations,
+                }
+                for name, pool in pools.items()
+            },
         }
 
     def _complete(self, in_flight: "_InFlightRun", *, has_caller: bool) -> None:

@@ -1,1 +1,1 @@
-"""HTTP: servers, the WSGI application, its routes. Sees of a model only what `serving` gives."""
+"""HTTP: servers, the WSGI application, its routes. Reaches the model through `serving`."""

@@ -1,1 +1,1 @@
-"""Turns request bodies into response bodies: admission, batching, deadlines. Knows no HTTP."""
+"""Turns request bodies into response bodies: admission, batching, deadlines. Does not know HTTP."""

@@ -41,7 +41,7 @@ class SchedulerTuning:
     """Which runs execute inline: without queueing, while their thread keeps its turn.
 
     Attributes:
-        short_run_seconds: runs that take less, which is less than a context switch costs.
+        short_run_seconds: runs shorter than this execute inline, as queueing would cost more.
         max_busy_seconds: even those are queued once the model has been busy for longer.
     """
 
@@ -113,7 +113,7 @@ class Scheduler:
 
         Args:
             request: released by RunResult.release(), or here if this raises.
-            deadline: past it this raises, whether or not the run goes on.
+            deadline: once it has passed, this raises even if the run continues.
             is_gone: whether the client has disconnected; checked before a run.
 
         Raises:
@@ -309,7 +309,7 @@ _ALONE = BatchLimits(max_rows=1)
 
 
 def _latest(batch: "list[_Entry]") -> Deadline | None:
-    """When a batch has no caller left: its latest deadline."""
+    """The latest deadline of a batch: past it no caller waits."""
     deadlines = [entry.deadline for entry in batch]
     known = [deadline for deadline in deadlines if deadline is not None]
     if len(known) < len(deadlines):

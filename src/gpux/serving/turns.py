@@ -1,6 +1,6 @@
-"""Lets a thread give up its turn with Python while it waits, or works without the GIL.
+"""Lets a thread yield its turn to run Python while it waits, or works without the GIL.
 
-At most one thread of the HTTP server's pool runs Python code at a time. Those threads set
+As a rule one thread of the HTTP server's pool runs Python code at a time. Those threads set
 `current.turn`; any other thread has no turn to give up.
 """
 
