@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,19 @@ from hypothesis import HealthCheck, settings
 
 from gpux.cli.main import main
 from tests.support import onnx_models
-from tests.support.servers import PATIENCE_SECONDS, ServerProcess, serve
+from tests.support.servers import (
+    PATIENCE_SECONDS,
+    Command,
+    Described,
+    Failure,
+    Find,
+    FolderFor,
+    Serve,
+    ServerFor,
+    ServerProcess,
+    serve,
+    start_error,
+)
 
 # A slow or busy machine fails no test.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -21,7 +33,7 @@ settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
-def model_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Find:
     """Finds the file of a model of onnx_models.py by its name."""
     folder = tmp_path_factory.mktemp("models")
 
@@ -33,7 +45,7 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
 
 @pytest.fixture(scope="session")
-def folder_for(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+def folder_for(tmp_path_factory: pytest.TempPathFactory) -> FolderFor:
     """Finds the folder of a model of onnx_models.py by its name and gpux.yml."""
     folders: dict[tuple[str, str], Path] = {}
 
@@ -47,7 +59,7 @@ def folder_for(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str],
 
 
 @pytest.fixture(scope="session")
-def server_for() -> Iterator[Callable[..., ServerProcess]]:
+def server_for() -> Iterator[ServerFor]:
     """Finds a running server for a model's path and options, shared by all tests."""
     running: dict[tuple[Path | str, ...], ServerProcess] = {}
 
@@ -69,17 +81,13 @@ def server_for() -> Iterator[Callable[..., ServerProcess]]:
 
 
 @pytest.fixture(scope="session")
-def server(
-    model_file: Callable[[str], Path], server_for: Callable[[Path], ServerProcess]
-) -> Callable[[str], ServerProcess]:
+def server(model_file: Find, server_for: ServerFor) -> Serve:
     """Finds a running server for a model of onnx_models.py by its name; shared by all tests."""
     return lambda name: server_for(model_file(name))
 
 
 @pytest.fixture(scope="session")
-def described(
-    folder_for: Callable[[str, str], Path], server_for: Callable[[Path], ServerProcess]
-) -> Callable[[str, str], ServerProcess]:
+def described(folder_for: FolderFor, server_for: ServerFor) -> Described:
     """Finds a running server for a model and its gpux.yml; shared by all tests."""
     return lambda name, text: server_for(folder_for(name, text))
 
@@ -87,7 +95,7 @@ def described(
 @pytest.fixture
 def command(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., tuple[int, str, str]]]:
+) -> Iterator[Command]:
     """Runs the command line in this process. Returns exit code, stdout and stderr."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
     handlers = {number: signal.getsignal(number) for number in numbers}
@@ -119,6 +127,21 @@ def command(
     for number, handler in handlers.items():
         signal.signal(number, handler)
     logging.getLogger("gpux").setLevel(level)
+
+
+@pytest.fixture
+def failure(command: Command) -> Failure:
+    """Runs a command that fails to start; returns its one-line error message."""
+    return lambda *arguments, **variables: start_error(*command(*arguments, variables=variables))
+
+
+@pytest.fixture
+def without_cuda() -> None:
+    """Skips a test of commands that would succeed with CUDA."""
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
 
 
 @pytest.fixture

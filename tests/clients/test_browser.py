@@ -12,14 +12,13 @@ from playwright.sync_api import Browser, Error, Page, sync_playwright
 
 from tests.support import onnx_models
 from tests.support.client_programs import FETCH, find_tool, retarget
-from tests.support.servers import JSON_HEADERS, PATIENCE_SECONDS, ServerProcess, serve
+from tests.support.servers import JSON_HEADERS, PATIENCE_SECONDS, Find, Serve, ServerProcess, serve
 
 pytestmark = pytest.mark.full
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
-ModelFile = Callable[[str], Path]
-Serve = Callable[[str], ServerProcess]
+Site = Callable[[str], str]  # finds its URL by a host name
 
 # The API page's program, as the body of a function.
 CALL = f"async () => {{\n{FETCH}return [response.status, result];\n}}"
@@ -41,7 +40,7 @@ class _Blank(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[Callable[[str], str]]:
+def site() -> Iterator[Site]:
     """A web site with two origins, by host name: localhost and 127.0.0.1."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Blank) as http:
         thread = threading.Thread(target=http.serve_forever)
@@ -69,7 +68,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 @pytest.fixture(scope="module")
-def folder(site: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose gpux.yml allows the site on localhost."""
     folder = tmp_path_factory.mktemp("model")
     onnx_models.write("text", folder).rename(folder / "model.onnx")
@@ -80,10 +79,7 @@ def folder(site: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module", params=["file", "environment", "option"])
 def listing(
-    request: pytest.FixtureRequest,
-    site: Callable[[str], str],
-    folder: Path,
-    model_file: ModelFile,
+    request: pytest.FixtureRequest, site: Site, folder: Path, model_file: Find
 ) -> Iterator[ServerProcess]:
     """A server that allows the site on localhost, but not the one on 127.0.0.1."""
     origin = site("localhost")
@@ -99,7 +95,7 @@ def listing(
 
 
 @pytest.fixture(scope="module")
-def small_server(site: Callable[[str], str], model_file: ModelFile) -> Iterator[ServerProcess]:
+def small_server(site: Site, model_file: Find) -> Iterator[ServerProcess]:
     """A server that allows the site on localhost and rejects bodies over 1 KiB."""
     options = "--cors-origins", site("localhost"), "--max-body", "1KiB"
     with serve(model_file("text"), *options) as server:
@@ -122,14 +118,12 @@ def check_blocked(page: Page, server: ServerProcess, result: object = RESPONSE[1
         run_in(page, retarget(CALL, server))
 
 
-def test_listed_origin_is_let_in(
-    page: Page, site: Callable[[str], str], listing: ServerProcess
-) -> None:
+def test_listed_origin_is_let_in(page: Page, site: Site, listing: ServerProcess) -> None:
     page.goto(site("localhost"))
     assert run_in(page, retarget(CALL, listing)) == RESPONSE
 
 
-def test_the_example_lets_it_in(page: Page, site: Callable[[str], str]) -> None:
+def test_the_example_lets_it_in(page: Page, site: Site) -> None:
     with serve(EXAMPLES / "sentiment", "--cors-origins", site("localhost")) as server:
         page.goto(site("localhost"))
         result = server.predict({"text": "I love GPUX!"})
@@ -138,21 +132,19 @@ def test_the_example_lets_it_in(page: Page, site: Callable[[str], str]) -> None:
         check_blocked(page, server, result)
 
 
-def test_other_origin_is_refused(
-    page: Page, site: Callable[[str], str], listing: ServerProcess
-) -> None:
+def test_other_origin_is_refused(page: Page, site: Site, listing: ServerProcess) -> None:
     page.goto(site("127.0.0.1"))
     check_blocked(page, listing)
 
 
-def test_any_origin(page: Page, site: Callable[[str], str], model_file: ModelFile) -> None:
+def test_any_origin(page: Page, site: Site, model_file: Find) -> None:
     with serve(model_file("text"), "--cors-origins", "*") as server:
         for name in ("localhost", "127.0.0.1"):
             page.goto(site(name))
             assert run_in(page, retarget(CALL, server)) == RESPONSE
 
 
-def test_no_origin(page: Page, site: Callable[[str], str], server: Serve) -> None:
+def test_no_origin(page: Page, site: Site, server: Serve) -> None:
     page.goto(site("localhost"))
     check_blocked(page, server("text"))
 
@@ -172,7 +164,7 @@ def test_no_origin(page: Page, site: Callable[[str], str], server: Serve) -> Non
 )
 def test_every_answer_is_readable(
     page: Page,
-    site: Callable[[str], str],
+    site: Site,
     small_server: ServerProcess,
     status: int,
     method: str,

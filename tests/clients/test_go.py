@@ -1,17 +1,14 @@
 """The API page's Go program, built with a `main` that calls it."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.client_programs import GO, find_tool, retarget, run_to_end
-from tests.support.servers import ServerProcess
+from tests.support.servers import Serve, ServerProcess
 
 pytestmark = pytest.mark.full
-
-Serve = Callable[[str], ServerProcess]
 
 MAIN = """\
 package main

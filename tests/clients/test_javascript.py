@@ -1,7 +1,6 @@
 """The API page's JavaScript programs in Node: fetch and axios, and how each reports errors."""
 
 import json
-from collections.abc import Callable
 
 import pytest
 
@@ -13,11 +12,9 @@ from tests.support.client_programs import (
     retarget,
     run_to_end,
 )
-from tests.support.servers import ServerProcess
+from tests.support.servers import Serve, ServerProcess
 
 pytestmark = pytest.mark.full
-
-Serve = Callable[[str], ServerProcess]
 
 # fetch returns an error response as a value; axios throws it.
 FETCH_ERROR = f"""\

@@ -12,9 +12,9 @@ from tests.support.client_programs import (
     retarget,
     run_to_end,
 )
-from tests.support.servers import ServerProcess
+from tests.support.servers import Serve, ServerProcess
 
-Serve = Callable[[str], ServerProcess]
+FindServer = Callable[[str | None], ServerProcess]
 
 IDS = {"input_ids": [101, 2054, 2003, 102], "attention_mask": [1, 1, 1, 1]}
 
@@ -50,17 +50,13 @@ BODIES = [("sentiment", TEXT), ("digits", IMAGE), (None, TEXT), (None, IDS)]
 
 
 @pytest.fixture
-def find(
-    transformer: ServerProcess, example: Callable[[str], ServerProcess]
-) -> Callable[[str | None], ServerProcess]:
+def find(transformer: ServerProcess, example: Serve) -> FindServer:
     """Finds a server by its example's name; None is the transformer."""
     return lambda name: transformer if name is None else example(name)
 
 
 @pytest.mark.parametrize(("name", "body"), BODIES)
-def test_connection_pooling(
-    find: Callable[[str | None], ServerProcess], name: str | None, body: object
-) -> None:
+def test_connection_pooling(find: FindServer, name: str | None, body: object) -> None:
     server = find(name)
     program = retarget(CONNECTION_POOLING, server).replace("{...}", repr(body))
     program += """\
@@ -83,7 +79,7 @@ def handle_errors(server: ServerProcess, body: object) -> list[str]:
 
 @pytest.mark.parametrize(("name", "body"), BODIES)
 def test_error_handling_where_there_is_none(
-    find: Callable[[str | None], ServerProcess], name: str | None, body: object
+    find: FindServer, name: str | None, body: object
 ) -> None:
     assert handle_errors(find(name), body) == [str(find(name).predict(body))]
 
@@ -104,7 +100,7 @@ def test_error_handling_where_there_is_none(
     ],
 )
 def test_error_handling_of_a_refusal(
-    find: Callable[[str | None], ServerProcess], name: str | None, body: object, detail: str
+    find: FindServer, name: str | None, body: object, detail: str
 ) -> None:
     assert handle_errors(find(name), body) == [f"HTTP error: {detail}"]
 

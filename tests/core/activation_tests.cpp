@@ -24,26 +24,17 @@ double value_of(Half element) { return to_double(element); }
 double value_of(BFloat element) { return to_double(element); }
 
 // Significant bits, the exponent of the smallest subnormal, and the largest exponent.
-template <class Element>
-struct Format;
-template <>
-struct Format<double> {
-    static constexpr int kBits = 53, kMinUlp = -1074, kMaxExponent = 1024;
+struct Format {
+    int bits, min_ulp, max_exponent;
 };
-template <>
-struct Format<float> {
-    static constexpr int kBits = 24, kMinUlp = -149, kMaxExponent = 128;
-};
-template <>
-struct Format<Half> {
-    static constexpr int kBits = 11, kMinUlp = -24, kMaxExponent = 16;
-};
-template <>
-struct Format<BFloat> {
-    static constexpr int kBits = 8, kMinUlp = -133, kMaxExponent = 128;
-};
+constexpr Format format_of(double) { return {53, -1074, 1024}; }
+constexpr Format format_of(float) { return {24, -149, 128}; }
+constexpr Format format_of(Half) { return {11, -24, 16}; }
+constexpr Format format_of(BFloat) { return {8, -133, 128}; }
 
-std::vector<long double> formula(Activation activation, const std::vector<double>& row) {
+using Row = std::vector<double>;
+
+std::vector<long double> formula(Activation activation, const Row& row) {
     std::vector<long double> out;
     long double sum = 0;
     long double largest = -std::numeric_limits<long double>::infinity();
@@ -73,31 +64,32 @@ std::vector<long double> formula(Activation activation, const std::vector<double
 // one rounding, float64 several.
 template <class Element>
 bool is_near(Element element, long double wanted) {
-    using F = Format<Element>;
+    constexpr Format kFormat = format_of(Element{});
     const double found = value_of(element);
     if (std::isnan(wanted)) {
         return std::isnan(found);
     }
     if (!std::isfinite(found)) {
         return found == static_cast<double>(wanted) ||
-               std::fabs(wanted) >= std::ldexp(2.0L - std::ldexp(1.0L, -F::kBits), F::kMaxExponent - 1);
+               std::fabs(wanted) >=
+                   std::ldexp(2.0L - std::ldexp(1.0L, -kFormat.bits), kFormat.max_exponent - 1);
     }
     int exponent = 0;
     std::frexp(wanted, &exponent);
-    const int ulp = wanted == 0 ? F::kMinUlp : std::max(exponent - F::kBits, F::kMinUlp);
+    const int ulp = wanted == 0 ? kFormat.min_ulp : std::max(exponent - kFormat.bits, kFormat.min_ulp);
     // In float64: exp() amplifies an error of its argument, down to -745, by as much.
-    const long double ulps = F::kBits == 53 ? 800.0L : 0.501L;
+    const long double ulps = kFormat.bits == 53 ? 800.0L : 0.501L;
     return std::fabs(found - wanted) <= std::ldexp(ulps, ulp);
 }
 
 template <class Element>
-void check_rows(Activation activation, Type type, const std::vector<std::vector<double>>& rows) {
+void check_rows(Activation activation, Type type, const std::vector<Row>& rows) {
     const std::size_t size = rows[0].size();
     const std::size_t count = rows.size() * size;
     // Memory of exactly the size, so that the sanitizers see each overrun.
     const std::unique_ptr<Element[]> in(new Element[count]);
     const std::unique_ptr<Element[]> out(new Element[count]);
-    std::vector<std::vector<double>> stored = rows;
+    std::vector<Row> stored = rows;
     for (std::size_t i = 0; i < count; ++i) {
         (void)store(rows[i / size][i % size], in[i]);
         stored[i / size][i % size] = value_of(in[i]);
@@ -123,7 +115,7 @@ void test_type(Type type) {
     for (const Activation activation : {Activation::softmax, Activation::sigmoid, Activation::normalize}) {
         for (const double scale : {1e-30, 1e-3, 1.0, 30.0, 1e3, 1e30, 1e300}) {
             for (const std::size_t size : {1u, 2u, 3u, 10u, 1000u}) {
-                std::vector<std::vector<double>> rows(3, std::vector<double>(size));
+                std::vector<Row> rows(3, Row(size));
                 for (auto& row : rows) {
                     for (double& x : row) {
                         x = scale * normal(random);
@@ -142,20 +134,19 @@ void test_type(Type type) {
         check_rows<Element>(activation, type, {{kNan}, {1.0}, {kInfinity}, {2.0}});
     }
     // Known results.
-    const auto apply = [&](Activation activation, std::vector<double> row) {
+    const auto apply = [&](Activation activation, const Row& row) {
         std::vector<Element> in(row.size());
         std::vector<Element> out(row.size());
         for (std::size_t i = 0; i < row.size(); ++i) {
             (void)store(row[i], in[i]);
         }
         activate(activation, type, 1, row.size(), in.data(), out.data());
-        std::vector<double> values;
+        Row values;
         for (const Element element : out) {
             values.push_back(value_of(element));
         }
         return values;
     };
-    using Row = std::vector<double>;
     check(apply(Activation::softmax, {3, 3, 3, 3}) == Row{0.25, 0.25, 0.25, 0.25}, "equal ones");
     check(apply(Activation::softmax, {-kInfinity, 5}) == Row{0, 1}, "one that is impossible");
     check(apply(Activation::sigmoid, {0, kInfinity, -kInfinity}) == Row{0.5, 1, 0}, "the ends");
@@ -168,10 +159,7 @@ void test_type(Type type) {
 }  // namespace
 
 void test_activations() {
-    test_type<double>(Type::float64);
-    test_type<float>(Type::float32);
-    test_type<Half>(Type::float16);
-    test_type<BFloat>(Type::bfloat16);
+    for_each_float_type([](Type type, auto element) { test_type<decltype(element)>(type); });
 }
 
 }  // namespace gpux::tests

@@ -9,6 +9,8 @@
 #include <memory>
 #include <string>
 
+#include "element.hpp"
+
 namespace gpux::tests {
 
 struct Count {
@@ -42,6 +44,43 @@ private:
 // A text, shortened for a message.
 inline std::string quoted(const std::string& text) {
     return text.size() <= 80 ? text : text.substr(0, 80) + "...";
+}
+
+// A text in which `^` marks a byte; the mark is no part of it.
+struct Marked {
+    explicit Marked(const std::string& marked)
+        : at(marked.find('^')), text(std::string(marked).erase(at, 1)) {}
+
+    std::size_t at;
+    std::string text;
+};
+
+inline std::uint64_t bits_of_element(float element) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &element, sizeof bits);
+    return bits;
+}
+
+// Calls test() with each type of integers, and an element of it.
+template <class Test>
+void for_each_integer_type(Test test) {
+    test(Type::int8, std::int8_t{});
+    test(Type::int16, std::int16_t{});
+    test(Type::int32, std::int32_t{});
+    test(Type::int64, std::int64_t{});
+    test(Type::uint8, std::uint8_t{});
+    test(Type::uint16, std::uint16_t{});
+    test(Type::uint32, std::uint32_t{});
+    test(Type::uint64, std::uint64_t{});
+}
+
+// The same with each type of floats.
+template <class Test>
+void for_each_float_type(Test test) {
+    test(Type::float64, double{});
+    test(Type::float32, float{});
+    test(Type::float16, Half{});
+    test(Type::bfloat16, BFloat{});
 }
 
 // Checks read_float32s() with the number among others, spelled in several ways: it may decline the number,

@@ -20,6 +20,7 @@
 namespace {
 
 using namespace gpux;
+using gpux::tests::bytes_of;
 using gpux::tests::require;
 using gpux::tests::Signature;
 using gpux::tests::spec_of;
@@ -50,36 +51,29 @@ private:
     std::uint64_t state_ = 1;
 };
 
-// A tensor as JSON, with the spaces of Python's json.
-class Json {
-public:
-    template <class Number>
-    static std::string of(const std::vector<Number>& numbers, const std::vector<std::size_t>& shape) {
-        Json json;
-        std::size_t next = 0;
-        json.put(numbers, shape, 0, &next);
-        return json.text_;
+// Appends a tensor as JSON, with the spaces of Python's json.
+template <class Number>
+void append_json(std::string& text, const Number*& next, const std::size_t* sizes, std::size_t axes) {
+    if (axes == 0) {
+        char number[32];
+        text.append(number, std::to_chars(number, number + sizeof number, *next++).ptr);
+        return;
     }
-
-private:
-    template <class Number>
-    void put(const std::vector<Number>& numbers, const std::vector<std::size_t>& shape, std::size_t axis,
-             std::size_t* next) {
-        if (axis == shape.size()) {
-            char text[32];
-            text_.append(text, std::to_chars(text, text + sizeof text, numbers[(*next)++]).ptr);
-            return;
-        }
-        text_ += '[';
-        for (std::size_t i = 0; i < shape[axis]; ++i) {
-            text_ += i == 0 ? "" : ", ";
-            put(numbers, shape, axis + 1, next);
-        }
-        text_ += ']';
+    text += '[';
+    for (std::size_t i = 0; i < *sizes; ++i) {
+        text += i == 0 ? "" : ", ";
+        append_json(text, next, sizes + 1, axes - 1);
     }
+    text += ']';
+}
 
-    std::string text_;
-};
+template <class Number>
+std::string json_of(const std::vector<Number>& numbers, const std::vector<std::size_t>& shape) {
+    std::string text;
+    const Number* next = numbers.data();
+    append_json(text, next, shape.data(), shape.size());
+    return text;
+}
 
 // Counts a case.
 template <class Work>
@@ -124,12 +118,17 @@ std::vector<std::vector<unsigned char>> decode(const char* name, const Signature
 }
 
 template <class Element>
+bool starts_with(const std::vector<unsigned char>& block, const std::vector<Element>& elements) {
+    return bytes_of(block).substr(0, bytes_of(elements).size()) == bytes_of(elements);
+}
+
+template <class Element>
 void decode_tensor(const char* name, Type type, std::initializer_list<std::int64_t> declared,
                    const std::string& value, const std::vector<Element>& expected) {
     Signature signature;
     signature.add("x", spec_of(type, declared));
     const auto tensors = decode(name, signature, "{\"x\": " + value + "}");
-    require(std::memcmp(tensors[0].data(), expected.data(), expected.size() * sizeof(Element)) == 0, name);
+    require(starts_with(tensors[0], expected), name);
 }
 
 // Counts the encoding of a tensor by each instruction set that valgrind has, which lacks AVX-512. The text
@@ -157,10 +156,9 @@ void encode(const std::string& name, Type type, const std::vector<std::int64_t>&
         const std::string body = "{\"x\":" + std::string(text.data(), end) + "}";
         const gpux::tests::Reading reading(signature, body);
         require(reading.done(), what.c_str());
-        const Value& value = reading.reader().values()[0];
-        require(reading.bytes_of(value) == elements.size() * sizeof(Element), what.c_str());
-        require(std::memcmp(reading.elements_of(value), elements.data(), reading.bytes_of(value)) == 0,
-                what.c_str());
+        const std::string_view found = reading.elements_of(reading.reader().values()[0]);
+        require(found.size() == elements.size() * sizeof(Element), what.c_str());
+        require(std::memcmp(found.data(), elements.data(), found.size()) == 0, what.c_str());
     }
 }
 
@@ -191,27 +189,26 @@ void decode_all() {
         32 * 128, [&] { return static_cast<std::int64_t>(random.bits()) >> random.below(60); });
     const auto row = draw<double>(4, [&] { return random.deviate(); });
 
-    decode_tensor("decode floats, shortest", Type::float32, {-1, 256}, Json::of(deviates, {16, 256}),
+    decode_tensor("decode floats, shortest", Type::float32, {-1, 256}, json_of(deviates, {16, 256}),
                   deviates);
-    decode_tensor("decode floats, 17 digits", Type::float32, {-1, 256}, Json::of(units, {16, 256}),
+    decode_tensor("decode floats, 17 digits", Type::float32, {-1, 256}, json_of(units, {16, 256}),
                   cast<float>(units));
-    decode_tensor("decode float64", Type::float64, {-1, 256}, Json::of(wide, {16, 256}), wide);
-    decode_tensor("decode image, 4 decimals", Type::float32, {-1, 3, 32, 32},
-                  Json::of(pixels, {1, 3, 32, 32}), pixels);
-    decode_tensor("decode image, bytes", Type::uint8, {-1, 3, 32, 32}, Json::of(bytes, {1, 3, 32, 32}),
-                  bytes);
-    decode_tensor("decode integers", Type::int64, {-1, 128}, Json::of(large, {32, 128}), large);
-    decode_tensor("decode a row of four", Type::float32, {-1, 4}, Json::of(row, {1, 4}), cast<float>(row));
+    decode_tensor("decode float64", Type::float64, {-1, 256}, json_of(wide, {16, 256}), wide);
+    decode_tensor("decode image, 4 decimals", Type::float32, {-1, 3, 32, 32}, json_of(pixels, {1, 3, 32, 32}),
+                  pixels);
+    decode_tensor("decode image, bytes", Type::uint8, {-1, 3, 32, 32}, json_of(bytes, {1, 3, 32, 32}), bytes);
+    decode_tensor("decode integers", Type::int64, {-1, 128}, json_of(large, {32, 128}), large);
+    decode_tensor("decode a row of four", Type::float32, {-1, 4}, json_of(row, {1, 4}), cast<float>(row));
 
     Signature tokens;
     tokens.add("input_ids", spec_of(Type::int64, {-1, -1}));
     tokens.add("attention_mask", spec_of(Type::int64, {-1, -1}));
     const std::vector<std::int64_t> mask(ids.size(), 1);
     const auto read = decode("decode token ids and mask", tokens,
-                             "{\"input_ids\": " + Json::of(ids, {32, 128}) +
-                                 ", \"attention_mask\": " + Json::of(mask, {32, 128}) + "}");
-    require(std::memcmp(read[0].data(), ids.data(), 8 * ids.size()) == 0, "token ids");
-    require(std::memcmp(read[1].data(), mask.data(), 8 * mask.size()) == 0, "their mask");
+                             "{\"input_ids\": " + json_of(ids, {32, 128}) +
+                                 ", \"attention_mask\": " + json_of(mask, {32, 128}) + "}");
+    require(starts_with(read[0], ids), "token ids");
+    require(starts_with(read[1], mask), "their mask");
 
     // Words, some with escapes or beyond ASCII.
     Signature words;
@@ -235,12 +232,11 @@ void decode_all() {
     mixed.add("rate", spec_of(Type::int32, {}));
     std::string rows, flags, halves, lines;
     for (int i = 0; i < 128; ++i) {
-        const char* const comma = i == 0 ? "\n" : ",\n";
-        rows += std::string(comma) +
-                "    [0, -0.0, 1e3, 1.5E-7, 12345678.9, 0.1, -3, 2.2250738585072014e-308]";
-        flags += std::string(comma) + (i % 3 == 0 ? "true" : i % 3 == 1 ? "false" : "1");
-        halves += std::string(comma) + std::to_string(i) + ".25";
-        lines += std::string(comma) + "\"line " + std::to_string(i) + "\"";
+        const std::string comma = i == 0 ? "\n" : ",\n";
+        rows += comma + "    [0, -0.0, 1e3, 1.5E-7, 12345678.9, 0.1, -3, 2.2250738585072014e-308]";
+        flags += comma + (i % 3 == 0 ? "true" : i % 3 == 1 ? "false" : "1");
+        halves += comma + std::to_string(i) + ".25";
+        lines += comma + "\"line " + std::to_string(i) + "\"";
     }
     decode("decode mixed", mixed,
            "{\n  \"numbers\": [" + rows + "\n  ],\n  \"flags\": [" + flags + "],\n  \"half\": [" + halves +

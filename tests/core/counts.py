@@ -123,7 +123,7 @@ def compare(counts: Counts, baseline: Counts | None) -> tuple[list[str], bool]:
     rows = [["", "instructions", "of baseline", "calls", "of baseline", ""]]
     holds = True
     for name, got in counts.items():
-        was = None if baseline is None else baseline.get(name)
+        was = (baseline or {}).get(name)
         verdict = ""
         if was is not None:
             if _exceeds(got.instructions, was.instructions) or _exceeds(got.calls, was.calls):
@@ -133,16 +133,9 @@ def compare(counts: Counts, baseline: Counts | None) -> tuple[list[str], bool]:
         elif baseline is not None:
             verdict = "NEW: make counts-baseline"
         holds &= not verdict.isupper() and not verdict.startswith("NEW")
-        rows.append(
-            [
-                name,
-                f"{got.instructions:,}",
-                _share(got.instructions, was.instructions if was else None),
-                f"{got.calls:,}",
-                _share(got.calls, was.calls if was else None),
-                verdict,
-            ]
-        )
+        instructions = _cells(got.instructions, was.instructions if was else None)
+        calls = _cells(got.calls, was.calls if was else None)
+        rows.append([name, *instructions, *calls, verdict])
     for name in baseline or {}:
         if name not in counts:
             # Its instruction set is missing on this processor.
@@ -154,8 +147,8 @@ def _exceeds(count: int, other: int) -> bool:
     return count > MAX_RATIO * other
 
 
-def _share(count: int, of: int | None) -> str:
-    return f"{count / of:.1%}" if of else ""
+def _cells(count: int, of: int | None) -> list[str]:
+    return [f"{count:,}", f"{count / of:.1%}" if of else ""]
 
 
 def _align(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -13,6 +13,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import compress
 from typing import Any
 
 import numpy
@@ -26,21 +27,6 @@ Array = numpy.ndarray[Any, Any]
 
 BATCH = 20_000
 POOL = Pool()
-
-
-# The types: float64 → bits.
-
-
-def to_float64(values: Array) -> Array:
-    return values.view(numpy.uint64)
-
-
-def to_float32(values: Array) -> Array:
-    return values.astype(numpy.float32).view(numpy.uint32)
-
-
-def to_float16(values: Array) -> Array:
-    return values.astype(numpy.float16).view(numpy.uint16)
 
 
 def to_bfloat16(values: Array) -> Array:
@@ -58,10 +44,11 @@ def to_bfloat16(values: Array) -> Array:
     return bits
 
 
+# By type: float64 → bits, and the bits of infinity.
 TYPES: dict[str, tuple[Callable[[Array], Array], int]] = {
-    "float64": (to_float64, 0x7FF0000000000000),
-    "float32": (to_float32, 0x7F800000),
-    "float16": (to_float16, 0x7C00),
+    "float64": (lambda values: values.view(numpy.uint64), 0x7FF0000000000000),
+    "float32": (lambda values: values.astype(numpy.float32).view(numpy.uint32), 0x7F800000),
+    "float16": (lambda values: values.astype(numpy.float16).view(numpy.uint16), 0x7C00),
     "bfloat16": (to_bfloat16, 0x7F80),
 }
 TABLES = {
@@ -185,8 +172,8 @@ def compare(texts: list[str], source: random.Random, read_as: Counter[str]) -> I
             sign = 1 << (8 * BY_NAME[name].nbytes - 1)
             fits = (bits & bits.dtype.type(sign - 1)) < infinity
             wanted = bits[fits]
-            taken = [text for text, fit in zip(texts, fits, strict=True) if fit]
-            beyond = [text for text, fit in zip(texts, fits, strict=True) if not fit]
+            taken = list(compress(texts, fits))
+            beyond = list(compress(texts, ~fits))
             read_as[name] += len(taken)
             separator = source.choice([",", ",", ", "])
             found = read(name, taken, separator, " " * 100)

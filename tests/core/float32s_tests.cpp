@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <random>
 #include <string>
@@ -17,12 +16,6 @@ namespace gpux::tests {
 
 #ifdef GPUX_HAS_FLOAT32S
 namespace {
-
-std::uint64_t bits_of(float number) {
-    std::uint32_t bits;
-    std::memcpy(&bits, &number, sizeof bits);
-    return bits;
-}
 
 struct Found {
     std::size_t count;
@@ -41,7 +34,7 @@ Found read_text(const std::string& text, std::size_t room) {
     for (std::size_t i = 0; i < count; ++i) {
         char* stop = nullptr;
         const float expected = static_cast<float>(std::strtod(at, &stop));
-        check(bits_of(out[i]) == bits_of(expected), "a number of " + quoted(text));
+        check(bits_of_element(out[i]) == bits_of_element(expected), "a number of " + quoted(text));
         check(*stop == ',', "a comma after each number of " + quoted(text));
         at = stop + 1;
     }
@@ -145,8 +138,8 @@ void check_among_others(const std::string& text, std::uint64_t bits) {
         check(after[-1] == ',', "it stands after a comma: " + quoted(text));
         for (std::size_t i = 0; i < count; ++i) {
             const float other = std::strtof(spelling.c_str(), nullptr);
-            const std::uint64_t expected = i == kOthers ? bits : bits_of(other);
-            check(bits_of(out[i]) == expected, "among others: " + quoted(text));
+            const std::uint64_t expected = i == kOthers ? bits : bits_of_element(other);
+            check(bits_of_element(out[i]) == expected, "among others: " + quoted(text));
         }
     }
 }

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <limits>
 #include <random>
 #include <string>
@@ -26,68 +27,82 @@ std::string zeros(std::size_t size) { return std::string(size, '0'); }
 
 // The text.
 
-void check_scan(const std::string& text, bool is_number, std::size_t stop) {
-    const Text body(text);
+// scan_number() on a text.
+struct Scanned {
+    explicit Scanned(const std::string& text)
+        : body(text), is_number(scan_number(body.begin(), body.end(), &decimal, &stop)) {}
+
+    bool is_whole_text() const { return is_number && decimal.end == body.end(); }
+
+    const Text body;
     Decimal decimal{};
-    const char* at = body.begin();
-    const bool taken = scan_number(body.begin(), body.end(), &decimal, &at);
-    check(taken == is_number, "a number: " + quoted(text));
-    if (taken == is_number) {
-        const char* const found = taken ? decimal.end : at;
-        check(found == body.begin() + stop, "the end of the number " + quoted(text));
+    const char* stop = nullptr;
+    bool is_number;
+};
+
+// scan_plain_number() on a text, between bytes that it may read.
+struct PlainScanned {
+    explicit PlainScanned(const std::string& text)
+        : body(std::string(kLookback, '[') + text + ",[["),
+          begin(body.begin() + kLookback),
+          end(begin + text.size()),
+          is_taken(scan_plain_number(begin, end, &decimal)) {}
+
+    const Text body;
+    const char* begin;
+    const char* end;
+    Decimal decimal{};
+    bool is_taken;
+};
+
+// The mark is at the number's end, or at the byte that makes it none.
+void check_scans(bool are_numbers, std::initializer_list<std::string> marked_texts) {
+    for (const std::string& marked_text : marked_texts) {
+        const auto [at, text] = Marked(marked_text);
+        const Scanned scanned(text);
+        check(scanned.is_number == are_numbers, "a number: " + quoted(text));
+        if (scanned.is_number == are_numbers) {
+            const char* const found = are_numbers ? scanned.decimal.end : scanned.stop;
+            check(found == scanned.body.begin() + at, "the end of the number " + quoted(text));
+        }
     }
 }
 
 void test_scan() {
-    struct Case {
-        const char* text;
-        std::size_t stop;
-    };
-    // clang-format off
-    for (const Case& one : {
-             Case{"0", 1}, {"-0", 2}, {"7", 1}, {"-7", 2}, {"10", 2}, {"0.5", 3}, {"-0.5", 4},
-             {"1e5", 3}, {"1E5", 3}, {"1e+5", 4}, {"1e-5", 4}, {"1.25e007", 8}, {"0e0", 3},
-             // The caller checks the text that follows.
-             {"00", 1}, {"01", 1}, {"-01", 2}, {"0x", 1}, {"1,2", 1}, {"1]", 1}, {"1 2", 1},
-             {"1.5.5", 3}, {"1e5.5", 3}, {"1e5e5", 3}, {"12345678", 8}, {"123456789", 9},
-             {"1234567a", 7}, {"12345678.12345678", 17}, {"1234567890123456789012345", 25},
-         }) {
-        // clang-format on
-        check_scan(one.text, true, one.stop);
+    check_scans(true, {"0^", "-0^", "7^", "-7^", "10^", "0.5^", "-0.5^", "1e5^", "1E5^", "1e+5^", "1e-5^",
+                       "1.25e007^", "0e0^"});
+    // The caller checks the text that follows.
+    check_scans(
+        true, {"0^0", "0^1", "-0^1", "0^x", "1^,2", "1^]", "1^ 2", "1.5^.5", "1e5^.5", "1e5^e5", "12345678^",
+               "123456789^", "1234567^a", "12345678.12345678^", "1234567890123456789012345^"});
+    check_scans(false, {"-^", "-^-1", "-^a", "-^.5", "1.^", "1.^e5", "-1.^", "1.^x", "1e^", "1e+^", "1e-^",
+                        "1e^x", "1e+^-5", "0.5e^", "12345678.^", "123456789e^"});
+    check_scans(true, {zeros(1) + "^", "1" + zeros(800) + "^", "0." + zeros(800) + "e" + zeros(800) + "^"});
+    check_scans(false, {"1." + zeros(800) + "e^"});
+}
+
+std::string random_digits(std::mt19937_64& random, std::size_t size) {
+    std::string text;
+    while (text.size() < size) {
+        text += static_cast<char>('0' + random() % 10);
     }
-    // clang-format off
-    for (const Case& one : {
-             Case{"-", 1}, {"--1", 1}, {"-a", 1}, {"-.5", 1}, {"1.", 2}, {"1.e5", 2}, {"-1.", 3},
-             {"1.x", 2}, {"1e", 2}, {"1e+", 3}, {"1e-", 3}, {"1ex", 2}, {"1e+-5", 3}, {"0.5e", 4},
-             {"12345678.", 9}, {"123456789e", 10},
-         }) {
-        // clang-format on
-        check_scan(one.text, false, one.stop);
-    }
-    check_scan(zeros(1), true, 1);
-    check_scan("1" + zeros(800), true, 801);
-    check_scan("0." + zeros(800) + "e" + zeros(800), true, 1603);
-    check_scan("1." + zeros(800) + "e", false, 803);
+    return text;
 }
 
 // scan_plain_number() against scan_number(): it may decline a text unless `must`, but what it accepts must
 // be the same number.
 void check_plain(const std::string& text, bool must) {
-    const std::string padded = std::string(kLookback, '[') + text + ",[[";
-    const Text body(padded);
-    const char* const begin = body.begin() + kLookback;
-    const char* const end = begin + text.size();
-    Decimal plain{};
-    const bool taken = scan_plain_number(begin, end, &plain);
-    check(taken || !must, "plain: " + text);
-    if (!taken) {
+    const PlainScanned scanned(text);
+    check(scanned.is_taken || !must, "plain: " + text);
+    if (!scanned.is_taken) {
         return;
     }
+    const Decimal& plain = scanned.decimal;
     Decimal decimal{};
     const char* stop = nullptr;
-    const bool is_number = scan_number(begin, body.end(), &decimal, &stop);
-    check(is_number && decimal.end == end, "no number: " + text);
-    check(plain.begin == begin && plain.end == end && plain.whole && decimal.whole &&
+    const bool is_number = scan_number(scanned.begin, scanned.body.end(), &decimal, &stop);
+    check(is_number && decimal.end == scanned.end, "no number: " + text);
+    check(plain.begin == scanned.begin && plain.end == scanned.end && plain.whole && decimal.whole &&
               plain.digits == decimal.digits && plain.exponent == decimal.exponent &&
               plain.negative == decimal.negative,
           "the same number: " + text);
@@ -106,20 +121,14 @@ void test_plain() {
         }
     }
     std::mt19937_64 random(1);
-    const auto digits = [&random](std::size_t size) {
-        std::string text;
-        while (text.size() < size) {
-            text += static_cast<char>('0' + random() % 10);
-        }
-        return text;
-    };
     for (int round = 0; round < 50; ++round) {
         for (std::size_t size = 1; size <= 20; ++size) {
             for (const std::string sign : {"", "-"}) {
-                std::string integer = digits(size);
+                std::string integer = random_digits(random, size);
                 integer[0] = static_cast<char>('1' + random() % 9);
                 check_plain(sign + integer, size <= 16);
-                const std::string fraction = sign + digits(1) + "." + digits(size);
+                const std::string fraction = sign + random_digits(random, 1) + "." +
+                                             random_digits(random, size);
                 check_plain(fraction, size <= 18);
                 // Any other byte at any index.
                 for (std::string text : {sign + integer, fraction}) {
@@ -180,12 +189,8 @@ void test_digits() {
 
 // Floats.
 
+using gpux::tests::bits_of_element;
 std::uint64_t bits_of_element(double element) { return bits_of(element); }
-std::uint64_t bits_of_element(float element) {
-    std::uint32_t bits;
-    std::memcpy(&bits, &element, sizeof bits);
-    return bits;
-}
 std::uint64_t bits_of_element(Half element) { return element.bits; }
 std::uint64_t bits_of_element(BFloat element) { return element.bits; }
 
@@ -194,23 +199,20 @@ constexpr std::uint64_t kRejected = ~std::uint64_t{0};
 // The bits of a text's value; kRejected if it is out of range.
 template <class Element>
 std::uint64_t read(const std::string& text) {
-    const Text body(text);
-    Decimal decimal{};
-    const char* stop = nullptr;
-    if (!scan_number(body.begin(), body.end(), &decimal, &stop) || decimal.end != body.end()) {
+    const Scanned scanned(text);
+    if (!scanned.is_whole_text()) {
         check(false, "a number: " + quoted(text));
         return 0;
     }
     Element element;
-    const Outcome outcome = convert(decimal, element);
+    const Outcome outcome = convert(scanned.decimal, element);
     check(outcome != Outcome::not_an_integer, "a float: " + quoted(text));
     const std::uint64_t bits = outcome == Outcome::stored ? bits_of_element(element) : kRejected;
     // The same by scan_plain_number(), unless it declines.
-    const Text padded(std::string(kLookback, '[') + text + ",[[");
-    const char* const begin = padded.begin() + kLookback;
-    if (scan_plain_number(begin, begin + text.size(), &decimal)) {
+    const PlainScanned plain(text);
+    if (plain.is_taken) {
         Element other;
-        const bool stored = convert(decimal, other) == Outcome::stored;
+        const bool stored = convert(plain.decimal, other) == Outcome::stored;
         check((stored ? bits_of_element(other) : kRejected) == bits, "as a plain number: " + text);
     }
     if constexpr (std::is_same_v<Element, float>) {
@@ -227,6 +229,17 @@ double rounded(double value, int significant, int min_ulp) {
     return std::ldexp(std::nearbyint(std::ldexp(value, -ulp)), ulp);
 }
 
+template <class Element>
+void check_16_bit_float(const std::string& type, const std::string& text, double value, double max) {
+    const std::uint64_t bits = read<Element>(text);
+    if (std::fabs(value) > max) {
+        check(bits == kRejected, type + ", out of range: " + quoted(text));
+    } else {
+        const double found = to_double(Element{static_cast<std::uint16_t>(bits)});
+        check(bits_of(found) == bits_of(value), type + ": " + quoted(text));
+    }
+}
+
 // Against strtod(), which rounds correctly, and a second rounding.
 void check_floats(const std::string& text) {
     const double value = std::strtod(text.c_str(), nullptr);
@@ -237,23 +250,8 @@ void check_floats(const std::string& text) {
     check(read<float>(text) == (std::isfinite(single) ? bits_of_element(single) : kRejected),
           "float32: " + quoted(text));
 
-    const double half = is_finite ? rounded(value, 11, -24) : value;
-    const std::uint64_t half_bits = read<Half>(text);
-    if (std::fabs(half) > 65504.0) {
-        check(half_bits == kRejected, "float16, out of range: " + quoted(text));
-    } else {
-        const double found = to_double(Half{static_cast<std::uint16_t>(half_bits)});
-        check(bits_of(found) == bits_of(half), "float16: " + quoted(text));
-    }
-
-    const double brain = is_finite ? rounded(value, 8, -133) : value;
-    const std::uint64_t brain_bits = read<BFloat>(text);
-    if (std::fabs(brain) > 0x1.FEp127) {
-        check(brain_bits == kRejected, "bfloat16, out of range: " + quoted(text));
-    } else {
-        const double found = to_double(BFloat{static_cast<std::uint16_t>(brain_bits)});
-        check(bits_of(found) == bits_of(brain), "bfloat16: " + quoted(text));
-    }
+    check_16_bit_float<Half>("float16", text, is_finite ? rounded(value, 11, -24) : value, 65504.0);
+    check_16_bit_float<BFloat>("bfloat16", text, is_finite ? rounded(value, 8, -133) : value, 0x1.FEp127);
 }
 
 struct FloatCase {
@@ -262,7 +260,7 @@ struct FloatCase {
 };
 
 template <class Element>
-void check_bits(const char* type, const std::vector<FloatCase>& cases) {
+void check_bits(const char* type, std::initializer_list<FloatCase> cases) {
     for (const FloatCase& one : cases) {
         check(read<Element>(one.text) == one.bits, type + (": " + quoted(one.text)));
         check_floats(one.text);
@@ -270,105 +268,64 @@ void check_bits(const char* type, const std::vector<FloatCase>& cases) {
 }
 
 void test_floats() {
-    const std::vector<FloatCase> float64s{
-        {"0", 0},
-        {"-0", 1ull << 63},
-        {"-0.0e5", 1ull << 63},
-        {"1", 0x3FF0000000000000},
-        {"0.1", 0x3FB999999999999A},
-        {"0.30000000000000004", 0x3FD3333333333334},
+    // clang-format off
+    check_bits<double>("float64", {
+        {"0", 0}, {"-0", 1ull << 63}, {"-0.0e5", 1ull << 63}, {"1", 0x3FF0000000000000},
+        {"0.1", 0x3FB999999999999A}, {"0.30000000000000004", 0x3FD3333333333334},
         // Ties, which round to even, and near ties that the 780th digit decides.
-        {"9007199254740993", 0x4340000000000000},
-        {"9007199254740995", 0x4340000000000002},
+        {"9007199254740993", 0x4340000000000000}, {"9007199254740995", 0x4340000000000002},
         {"9007199254740993." + zeros(780), 0x4340000000000000},
         {"9007199254740993." + zeros(780) + "1", 0x4340000000000001},
         {"9007199254740992." + std::string(780, '9'), 0x4340000000000000},
         // The smallest: half of it, 2^-1075, is 2.47032822920623272...e-324.
-        {"4.9406564584124654e-324", 1},
-        {"2.4703282292062328e-324", 1},
-        {"2.4703282292062327e-324", 0},
-        {"-2.4703282292062327e-324", 1ull << 63},
-        {"2.2250738585072011e-308", 0x000FFFFFFFFFFFFF},
+        {"4.9406564584124654e-324", 1}, {"2.4703282292062328e-324", 1}, {"2.4703282292062327e-324", 0},
+        {"-2.4703282292062327e-324", 1ull << 63}, {"2.2250738585072011e-308", 0x000FFFFFFFFFFFFF},
         {"2.2250738585072014e-308", 0x0010000000000000},
         // The largest: the midpoint above it is 1.797693134862315807...e308.
-        {"1.7976931348623157e308", 0x7FEFFFFFFFFFFFFF},
-        {"1.7976931348623158e308", 0x7FEFFFFFFFFFFFFF},
-        {"1.7976931348623159e308", kRejected},
-        {"-1.7976931348623159e308", kRejected},
-        {"1e309", kRejected},
-        {"1e-400", 0},
-        {"-1e-400", 1ull << 63},
+        {"1.7976931348623157e308", 0x7FEFFFFFFFFFFFFF}, {"1.7976931348623158e308", 0x7FEFFFFFFFFFFFFF},
+        {"1.7976931348623159e308", kRejected}, {"-1.7976931348623159e308", kRejected},
+        {"1e309", kRejected}, {"1e-400", 0}, {"-1e-400", 1ull << 63},
         // Exponents that cancel the digits, or overflow an integer.
         {"1" + zeros(400) + "e-400", 0x3FF0000000000000},
         {"1" + zeros(100'000) + "e-100000", 0x3FF0000000000000},
         {"0." + zeros(400) + "1e401", 0x3FF0000000000000},
         {"0." + zeros(100'000) + "1e100001", 0x3FF0000000000000},
-        {zeros(1) + "." + zeros(800) + "e800", 0},
-        {"1e99999999999999999999999999", kRejected},
-        {"1e-99999999999999999999999999", 0},
-        {"0e99999999999999999999999999", 0},
-        {"0e-9999999999999999999999999", 0},
-        {"1e" + zeros(800) + "1", 0x4024000000000000},
+        {zeros(1) + "." + zeros(800) + "e800", 0}, {"1e99999999999999999999999999", kRejected},
+        {"1e-99999999999999999999999999", 0}, {"0e99999999999999999999999999", 0},
+        {"0e-9999999999999999999999999", 0}, {"1e" + zeros(800) + "1", 0x4024000000000000},
         {"0." + std::string(800, '3'), 0x3FD5555555555555},
-    };
-    check_bits<double>("float64", float64s);
-    const std::vector<FloatCase> float32s{
-        {"-0", 0x80000000},
-        {"0.1", 0x3DCCCCCD},
-        {"16777217", 0x4B800000},
-        {"16777219", 0x4B800002},
+    });
+    check_bits<float>("float32", {
+        {"-0", 0x80000000}, {"0.1", 0x3DCCCCCD}, {"16777217", 0x4B800000}, {"16777219", 0x4B800002},
         {"16777217.00000001", 0x4B800001},
         // The nearest float64 is the midpoint: the first rounding loses the rest.
-        {"16777217.0000000000000001", 0x4B800000},
-        {"16777218.9999999999999999", 0x4B800002},
+        {"16777217.0000000000000001", 0x4B800000}, {"16777218.9999999999999999", 0x4B800002},
         {"1.401298464324817e-45", 1},
         {"7.006492321624085e-46", 0},  // nearest to 2^-150, the midpoint
-        {"7.0064923216240863e-46", 1},
-        {"1.1754943508222875e-38", 0x00800000},
-        {"1.1754942106924411e-38", 0x007FFFFF},
-        {"3.4028234663852886e38", 0x7F7FFFFF},
-        {"3.4028235677973362e38", 0x7F7FFFFF},
-        {"3.4028235677973366e38", kRejected},
-        {"1e39", kRejected},
+        {"7.0064923216240863e-46", 1}, {"1.1754943508222875e-38", 0x00800000},
+        {"1.1754942106924411e-38", 0x007FFFFF}, {"3.4028234663852886e38", 0x7F7FFFFF},
+        {"3.4028235677973362e38", 0x7F7FFFFF}, {"3.4028235677973366e38", kRejected}, {"1e39", kRejected},
         {"-1e-60", 0x80000000},
-    };
-    check_bits<float>("float32", float32s);
-    const std::vector<FloatCase> float16s{
-        {"-0", 0x8000},
-        {"0.1", 0x2E66},
-        {"2049", 0x6800},
-        {"2051", 0x6802},
-        {"2049.0000001", 0x6801},
-        {"65504", 0x7BFF},
-        {"65510", 0x7BFF},
-        {"65519.99", 0x7BFF},
-        {"65520", kRejected},
+    });
+    check_bits<Half>("float16", {
+        {"-0", 0x8000}, {"0.1", 0x2E66}, {"2049", 0x6800}, {"2051", 0x6802}, {"2049.0000001", 0x6801},
+        {"65504", 0x7BFF}, {"65510", 0x7BFF}, {"65519.99", 0x7BFF}, {"65520", kRejected},
         {"-65520", kRejected},
         {"65519.9999999999999999", kRejected},  // its float64 is 65520
         {"5.9604644775390625e-08", 1},
         {"2.98023223876953125e-08", 0},  // 2^-25, the midpoint
-        {"2.9802322387695316e-08", 1},
-        {"6.097555160522461e-05", 0x03FF},
+        {"2.9802322387695316e-08", 1}, {"6.097555160522461e-05", 0x03FF},
         {"6.10053539276123046875e-05", 0x0400},  // the midpoint below the smallest normal one
-        {"6.103515625e-05", 0x0400},
-        {"-1e-30", 0x8000},
-        {"1e-310", 0},
-    };
-    check_bits<Half>("float16", float16s);
-    const std::vector<FloatCase> bfloat16s{
-        {"0.1", 0x3DCD},
-        {"257", 0x4380},
-        {"259", 0x4382},
-        {"257.0000001", 0x4381},
-        {"3.3895313892515355e38", 0x7F7F},
-        {"3.3961775292304597e38", 0x7F7F},
-        {"3.3961775292304601e38", kRejected},
-        {"9.183549615799121e-41", 1},
+        {"6.103515625e-05", 0x0400}, {"-1e-30", 0x8000}, {"1e-310", 0},
+    });
+    check_bits<BFloat>("bfloat16", {
+        {"0.1", 0x3DCD}, {"257", 0x4380}, {"259", 0x4382}, {"257.0000001", 0x4381},
+        {"3.3895313892515355e38", 0x7F7F}, {"3.3961775292304597e38", 0x7F7F},
+        {"3.3961775292304601e38", kRejected}, {"9.183549615799121e-41", 1},
         {"4.591774807899561e-41", 0},  // nearest to 2^-134, the midpoint
-        {"4.591774807899562e-41", 1},
-        {"-1e-310", 0x8000},
-    };
-    check_bits<BFloat>("bfloat16", bfloat16s);
+        {"4.591774807899562e-41", 1}, {"-1e-310", 0x8000},
+    });
+    // clang-format on
     // Random ones, of all lengths and near the midpoints of float32.
     std::mt19937_64 random(3);
     for (int round = 0; round < 20'000; ++round) {
@@ -386,11 +343,8 @@ void test_floats() {
             text += written;
         } else {
             const std::size_t size = 1 + random() % (round % 100 == 1 ? 800 : 22);
-            text += static_cast<char>('0' + random() % 10);
-            text += '.';
-            for (std::size_t i = 0; i < size; ++i) {
-                text += static_cast<char>('0' + random() % 10);
-            }
+            text += random_digits(random, 1) + ".";
+            text += random_digits(random, size);
             if (round % 4 == 1) {
                 text += "e" + std::to_string(static_cast<int>(random() % 700) - 350);
             } else if (round % 4 == 2) {
@@ -422,25 +376,21 @@ void test_16_bits(int significant, int min_ulp, unsigned infinity, Element (*con
 
 // Integers.
 
-std::string text_of(Wide number) {
+std::string text_of(Wide magnitude) {
     std::string digits;
-    Wide rest = number < 0 ? -number : number;
     do {
-        digits.insert(digits.begin(), static_cast<char>('0' + static_cast<int>(rest % 10)));
-        rest /= 10;
-    } while (rest > 0);
-    return (number < 0 ? "-" : "") + digits;
+        digits.insert(digits.begin(), static_cast<char>('0' + static_cast<int>(magnitude % 10)));
+        magnitude /= 10;
+    } while (magnitude > 0);
+    return digits;
 }
 
 template <class Element>
 void check_integer(const std::string& text, Outcome wanted, Wide number) {
-    const Text body(text);
-    Decimal decimal{};
-    const char* stop = nullptr;
-    const bool is_number = scan_number(body.begin(), body.end(), &decimal, &stop);
-    check(is_number && decimal.end == body.end(), "a number: " + quoted(text));
+    const Scanned scanned(text);
+    check(scanned.is_whole_text(), "a number: " + quoted(text));
     Element element{};
-    const Outcome outcome = convert(decimal, element);
+    const Outcome outcome = convert(scanned.decimal, element);
     const std::string what = quoted(text) + (std::is_signed_v<Element> ? " as int" : " as uint") +
                              std::to_string(8 * sizeof(Element));
     check(outcome == wanted, what);
@@ -454,9 +404,7 @@ void test_integers_as() {
     std::vector<Wide> numbers{0, 1, 5, 9, 10, 99, 100, 101, 127, 128, 129, 255, 256};
     Wide power = 1000;
     for (int digits = 4; digits <= 38; ++digits, power *= 10) {
-        for (const Wide near : {power - 1, power, power + 1}) {
-            numbers.push_back(near);
-        }
+        numbers.insert(numbers.end(), {power - 1, power, power + 1});
     }
     for (int bits = 15; bits <= 65; ++bits) {
         for (int near = -2; near <= 2; ++near) {
@@ -518,14 +466,7 @@ void test_integers_as() {
 }
 
 void test_integers() {
-    test_integers_as<std::int8_t>();
-    test_integers_as<std::int16_t>();
-    test_integers_as<std::int32_t>();
-    test_integers_as<std::int64_t>();
-    test_integers_as<std::uint8_t>();
-    test_integers_as<std::uint16_t>();
-    test_integers_as<std::uint32_t>();
-    test_integers_as<std::uint64_t>();
+    for_each_integer_type([](Type, auto element) { test_integers_as<decltype(element)>(); });
     constexpr Wide kMax64 = std::numeric_limits<std::int64_t>::max();
     check_integer<std::int64_t>("9223372036854775807.0", Outcome::stored, kMax64);
     check_integer<std::int64_t>("92233720368547758070e-1", Outcome::stored, kMax64);
@@ -539,30 +480,22 @@ void test_integers() {
     check_integer<std::int32_t>("1.0000000000000000000001", Outcome::not_an_integer, 0);
 }
 
-void test_booleans() {
-    struct Case {
-        const char* text;
-        bool fits;
-        unsigned value;
-    };
-    // clang-format off
-    for (const Case& one : {
-             Case{"0", true, 0}, {"-0", true, 0}, {"0.0", true, 0}, {"0e5", true, 0}, {"1", true, 1},
-             {"1.0", true, 1}, {"10e-1", true, 1}, {"0.1e1", true, 1}, {"-1", false, 0},
-             {"2", false, 0}, {"0.5", false, 0}, {"1.0000000000000000000000001", false, 0},
-             {"1e400", false, 0}, {"256", false, 0}, {"18446744073709551617", false, 0},
-         }) {
-        // clang-format on
-        const Text body(one.text);
-        Decimal decimal{};
-        const char* stop = nullptr;
-        check(scan_number(body.begin(), body.end(), &decimal, &stop), one.text);
+void check_booleans(Outcome wanted, unsigned value, std::initializer_list<std::string> texts) {
+    for (const std::string& text : texts) {
+        const Scanned scanned(text);
+        check(scanned.is_number, text);
         Boolean element{7};
-        const Outcome outcome = convert(decimal, element);
-        const std::string what = one.text + std::string(" as a boolean");
-        check(outcome == (one.fits ? Outcome::stored : Outcome::out_of_range), what);
-        check(!one.fits || element.value == one.value, "the value of " + what);
+        const std::string what = text + " as a boolean";
+        check(convert(scanned.decimal, element) == wanted, what);
+        check(wanted != Outcome::stored || element.value == value, "the value of " + what);
     }
+}
+
+void test_booleans() {
+    check_booleans(Outcome::stored, 0, {"0", "-0", "0.0", "0e5"});
+    check_booleans(Outcome::stored, 1, {"1", "1.0", "10e-1", "0.1e1"});
+    check_booleans(Outcome::out_of_range, 0,
+                   {"-1", "2", "0.5", "1.0000000000000000000000001", "1e400", "256", "18446744073709551617"});
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
+#include <initializer_list>
 #include <limits>
 #include <string>
 #include <vector>
@@ -13,6 +13,8 @@
 
 namespace gpux::tests {
 namespace {
+
+using namespace std::string_literals;
 
 // Inputs for each kind of value, most of them open (any shape).
 const Signature& signature() {
@@ -38,187 +40,85 @@ const std::string kSpaces(100, ' ');
 
 // Errors of syntax and of names.
 
-struct ErrorCase {
-    std::string body;
-    ReadError error;
-    std::size_t at;
-    const char* problem;
-};
-
-void check_error(const ErrorCase& one) {
-    // As it is, further back, and far from the end (except if the error is the end itself).
-    for (const bool is_after : {false, true}) {
-        for (const bool is_in_front : {false, true}) {
-            if (is_in_front && one.at >= one.body.size()) {
-                continue;
-            }
-            const std::string body = (is_after ? kSpaces : "") + one.body + (is_in_front ? kSpaces : "");
-            const Reading reading(signature(), body);
-            const Reader& reader = reading.reader();
-            const std::string what = quoted(one.body);
-            check(reader.error() == one.error, "the error of " + what);
-            check(reader.at() == one.at + (is_after ? kSpaces.size() : 0),
-                  "the position of the error of " + what + ": " + std::to_string(reader.at()));
-            if (one.error == ReadError::syntax) {
-                check(std::strcmp(reader.problem(), one.problem) == 0,
-                      "the problem of " + what + ": " + reader.problem());
+// Bodies whose error is at the marked byte.
+void check_errors(ReadError error, std::initializer_list<std::string> marked_bodies,
+                  const char* problem = "") {
+    for (const std::string& marked_body : marked_bodies) {
+        const auto [at, text] = Marked(marked_body);
+        // As it is, further back, and far from the end (except if the error is the end itself).
+        for (const std::string& before : {""s, kSpaces}) {
+            for (const std::string& after : {""s, kSpaces}) {
+                if (!after.empty() && at == text.size()) {
+                    continue;
+                }
+                const Reading reading(signature(), before + text + after);
+                const Reader& reader = reading.reader();
+                const std::string what = quoted(text);
+                check(reader.error() == error, "the error of " + what);
+                check(reader.at() == before.size() + at,
+                      "the position of the error of " + what + ": " + std::to_string(reader.at()));
+                if (error == ReadError::syntax) {
+                    check(reader.problem() == std::string(problem),
+                          "the problem of " + what + ": " + reader.problem());
+                }
             }
         }
     }
 }
 
+void check_syntax_errors(const char* problem, std::initializer_list<std::string> marked_bodies) {
+    check_errors(ReadError::syntax, marked_bodies, problem);
+}
+
 constexpr const char* kEnd = "the body ends here";
-constexpr const char* kObject = "expected an object";
-constexpr const char* kName = "expected an input's name in quotes";
-constexpr const char* kColon = "expected ':'";
-constexpr const char* kValue = "expected a value";
-constexpr const char* kDigit = "expected a digit";
-constexpr const char* kMember = "expected ',' or '}'";
-constexpr const char* kItem = "expected ',' or ']'";
-constexpr const char* kNothing = "nothing may follow the object";
 constexpr const char* kControl = "control characters must be escaped in strings";
-constexpr const char* kEscape = "no such escape";
-constexpr const char* kHex = "expected four hexadecimal digits";
-constexpr const char* kSurrogate = "a lone surrogate is no character";
 constexpr const char* kUtf8 = "not UTF-8";
 
 void test_errors() {
-    constexpr ReadError kSyntax = ReadError::syntax;
-    for (const ErrorCase& one : std::vector<ErrorCase>{
-             // Not an object.
-             {"", kSyntax, 0, kEnd},
-             {" \n\r\t", kSyntax, 4, kEnd},
-             {"x", kSyntax, 0, kObject},
-             {"nul", kSyntax, 0, kObject},
-             {"}", kSyntax, 0, kObject},
-             {"\xEF\xBB\xBF{}", kSyntax, 0, kObject},
-             {"\v{}", kSyntax, 0, kObject},
-             {std::string("\0{}", 3), kSyntax, 0, kObject},
-             {"[]", ReadError::not_an_object, 0, ""},
-             {"[", ReadError::not_an_object, 0, ""},
-             {"1", ReadError::not_an_object, 0, ""},
-             {"-", ReadError::not_an_object, 0, ""},
-             {"\"{}\"", ReadError::not_an_object, 0, ""},
-             {"true", ReadError::not_an_object, 0, ""},
-             {"false", ReadError::not_an_object, 0, ""},
-             {"null", ReadError::not_an_object, 0, ""},
-             // Objects.
-             {"{", kSyntax, 1, kEnd},
-             {"{ ", kSyntax, 2, kEnd},
-             {"{,}", kSyntax, 1, kName},
-             {"{x:1}", kSyntax, 1, kName},
-             {"{1:1}", kSyntax, 1, kName},
-             {"{\"x", kSyntax, 3, kEnd},
-             {"{\"x\"", kSyntax, 4, kEnd},
-             {"{\"x\" 1}", kSyntax, 5, kColon},
-             {"{\"x\",1}", kSyntax, 4, kColon},
-             {"{\"x\":", kSyntax, 5, kEnd},
-             {"{\"x\":}", kSyntax, 5, kValue},
-             {"{\"x\"::1}", kSyntax, 5, kValue},
-             {"{\"x\":1", kSyntax, 6, kEnd},
-             {"{\"x\":1]", kSyntax, 6, kMember},
-             {"{\"x\":1 2}", kSyntax, 7, kMember},
-             {"{\"x\":1 \"i\":2}", kSyntax, 7, kMember},
-             {"{\"x\":1,", kSyntax, 7, kEnd},
-             {"{\"x\":1,}", kSyntax, 7, kName},
-             {"{\"x\":1,,\"i\":2}", kSyntax, 7, kName},
-             {"{} x", kSyntax, 3, kNothing},
-             {"{}{}", kSyntax, 2, kNothing},
-             {std::string("{}\0", 3), kSyntax, 2, kNothing},
-             {"{\"x\":1}}", kSyntax, 7, kNothing},
-             {std::string("{\"x\":1\0}", 8), kSyntax, 6, kMember},
-             // Lists.
-             {"{\"x\":[", kSyntax, 6, kEnd},
-             {"{\"x\":[}", kSyntax, 6, kValue},
-             {"{\"x\":[,1]}", kSyntax, 6, kValue},
-             {"{\"x\":[1,]}", kSyntax, 8, kValue},
-             {"{\"x\":[1,,2]}", kSyntax, 8, kValue},
-             {"{\"x\":[1 2]}", kSyntax, 8, kItem},
-             {"{\"x\":[1, x]}", kSyntax, 9, kValue},
-             {"{\"x\":[1;2]}", kSyntax, 7, kItem},
-             {"{\"x\":[1}", kSyntax, 7, kItem},
-             {"{\"x\":[1", kSyntax, 7, kEnd},
-             {"{\"x\":[1,", kSyntax, 8, kEnd},
-             {"{\"x\":[[1],[2]", kSyntax, 13, kEnd},
-             {"{\"x\":[[1][2]]}", kSyntax, 9, kItem},
-             {"{\"x\":[1]]}", kSyntax, 8, kMember},
-             {std::string("{\"x\":[1\0]}", 10), kSyntax, 7, kItem},
-             // Numbers.
-             {"{\"x\":01}", kSyntax, 6, kMember},
-             {"{\"x\":[01]}", kSyntax, 7, kItem},
-             {"{\"x\":-01}", kSyntax, 7, kMember},
-             {"{\"x\":-}", kSyntax, 6, kDigit},
-             {"{\"x\":[--1]}", kSyntax, 7, kDigit},
-             {"{\"x\":1.}", kSyntax, 7, kDigit},
-             {"{\"x\":1.e5}", kSyntax, 7, kDigit},
-             {"{\"x\":1e}", kSyntax, 7, kDigit},
-             {"{\"x\":1e+}", kSyntax, 8, kDigit},
-             {"{\"x\":1e", kSyntax, 7, kEnd},
-             {"{\"x\":-", kSyntax, 6, kEnd},
-             {"{\"x\":1.", kSyntax, 7, kEnd},
-             {"{\"x\":.5}", kSyntax, 5, kValue},
-             {"{\"x\":+1}", kSyntax, 5, kValue},
-             {"{\"x\":/1}", kSyntax, 5, kValue},
-             {"{\"x\":0x10}", kSyntax, 6, kMember},
-             {"{\"x\":1_000}", kSyntax, 6, kMember},
-             {"{\"x\":[1.5.5]}", kSyntax, 9, kItem},
-             {"{\"x\":-Infinity}", kSyntax, 6, kDigit},
-             {"{\"x\":[1,2,3,-x]}", kSyntax, 13, kDigit},
-             // Literals.
-             {"{\"x\":NaN}", kSyntax, 5, kValue},
-             {"{\"b\":tru}", kSyntax, 5, kValue},
-             {"{\"b\":tru", kSyntax, 5, kValue},
-             {"{\"b\":True}", kSyntax, 5, kValue},
-             {"{\"b\":truex}", kSyntax, 9, kMember},
-             {"{\"b\":[false", kSyntax, 11, kEnd},
-             {"{\"b\":true", kSyntax, 9, kEnd},
-             // Strings.
-             {"{\"s\":\"", kSyntax, 6, kEnd},
-             {"{\"s\":\"abcdefghijk", kSyntax, 17, kEnd},
-             {"{\"s\":'a'}", kSyntax, 5, kValue},
-             {"{\"s\":\"a\"b}", kSyntax, 8, kMember},
-             {"{\"s\":\"\n\"}", kSyntax, 6, kControl},
-             {"{\"s\":\"a\x1F\"}", kSyntax, 7, kControl},
-             {std::string("{\"s\":\"\0\"}", 9), kSyntax, 6, kControl},
-             {"{\"s\":\"\\", kSyntax, 6, kEscape},
-             {"{\"s\":\"\\\"}", kSyntax, 9, kEnd},
-             {"{\"s\":\"a\\x\"}", kSyntax, 7, kEscape},
-             {"{\"s\":\"\\U0041\"}", kSyntax, 6, kEscape},
-             {"{\"s\":\"\\'\"}", kSyntax, 6, kEscape},
-             {std::string("{\"s\":\"\\\0\"}", 10), kSyntax, 6, kEscape},
-             {"{\"s\":\"\\u\"}", kSyntax, 8, kHex},
-             {"{\"s\":\"\\u12g4\"}", kSyntax, 10, kHex},
-             {"{\"s\":\"\\u 123\"}", kSyntax, 8, kHex},
-             {"{\"s\":\"\\u+123\"}", kSyntax, 8, kHex},
-             {"{\"s\":\"\\u12", kSyntax, 10, kEnd},
-             {"{\"s\":\"\\ud800\"}", kSyntax, 6, kSurrogate},
-             {"{\"s\":\"\\uDFFF\"}", kSyntax, 6, kSurrogate},
-             {"{\"s\":\"ab\\udc00\\ud800\"}", kSyntax, 8, kSurrogate},
-             {"{\"s\":\"\\ud800\\ud800\"}", kSyntax, 6, kSurrogate},
-             {"{\"s\":\"\\ud800\\u0041\"}", kSyntax, 6, kSurrogate},
-             {"{\"s\":\"\\ud800\\udbff\"}", kSyntax, 6, kSurrogate},
-             {"{\"s\":\"\\ud800\\ue000\"}", kSyntax, 6, kSurrogate},
-             {"{\"s\":\"\\ud800\\n\"}", kSyntax, 6, kSurrogate},
-             {"{\"s\":\"\\ud800 \\udc00\"}", kSyntax, 6, kSurrogate},
-             {"{\"s\":\"\\ud800\\udc0\"}", kSyntax, 17, kHex},
-             {"{\"s\":\"\\ud800\\", kSyntax, 6, kSurrogate},
-             {"{\"s\":\"\\ud800\\u", kSyntax, 14, kEnd},
-             // Names.
-             {"{\"\":1}", ReadError::unknown_input, 1, ""},
-             {"{\"X\":1}", ReadError::unknown_input, 1, ""},
-             {"{\"xx\":1}", ReadError::unknown_input, 1, ""},
-             {"{\"i\":1,\"a name\" nonsense", ReadError::unknown_input, 7, ""},
-             {"{\"x\\u0000\":1}", ReadError::unknown_input, 1, ""},
-             {"{\"x\":1,\"x\":", ReadError::duplicate_input, 7, ""},
-             {"{\"x\":1,\"\\u0078\":", ReadError::duplicate_input, 7, ""},
-             {"{\"one\":1,\"other\":", ReadError::clashing_inputs, 9, ""},
-             {"{\"other\":1,\"x\":1,\"one\":", ReadError::clashing_inputs, 17, ""},
-             {"{\"\xFF\":1}", kSyntax, 2, kUtf8},
-             {"{\"\n\":1}", kSyntax, 2, kControl},
-             {"{\"\\ud800\":1}", kSyntax, 2, kSurrogate},
-         }) {
-        check_error(one);
-    }
+    check_syntax_errors(kEnd, {"^", " \n\r\t^", "{^", "{ ^", R"({"x^)", R"({"x"^)", R"({"x":^)", R"({"x":1^)",
+                               R"({"x":1,^)"});
+    check_syntax_errors(
+        kEnd, {R"({"x":[^)", R"({"x":[1^)", R"({"x":[1,^)", R"({"x":[[1],[2]^)", R"({"x":1e^)", R"({"x":-^)",
+               R"({"x":1.^)", R"({"b":[false^)", R"({"b":true^)", R"({"s":"^)", R"({"s":"abcdefghijk^)",
+               R"({"s":"\"}^)", R"({"s":"\u12^)", R"({"s":"\ud800\u^)"});
+    check_syntax_errors("expected an object", {"^x", "^nul", "^}", "^\xEF\xBB\xBF{}", "^\v{}", "^\0{}"s});
+    check_errors(ReadError::not_an_object, {"^[]", "^[", "^1", "^-", R"(^"{}")", "^true", "^false", "^null"});
+    check_syntax_errors("expected an input's name in quotes",
+                        {"{^,}", "{^x:1}", "{^1:1}", R"({"x":1,^})", R"({"x":1,^,"i":2})"});
+    check_syntax_errors("expected ':'", {R"({"x" ^1})", R"({"x"^,1})"});
+    check_syntax_errors(
+        "expected a value",
+        {R"({"x":^})", R"({"x":^:1})", R"({"x":[^})", R"({"x":[^,1]})", R"({"x":[1,^]})", R"({"x":[1,^,2]})",
+         R"({"x":[1, ^x]})", R"({"x":^.5})", R"({"x":^+1})", R"({"x":^/1})", R"({"x":^NaN})", R"({"b":^tru})",
+         R"({"b":^tru)", R"({"b":^True})", R"({"s":^'a'})"});
+    check_syntax_errors("expected ',' or '}'",
+                        {R"({"x":1^])", R"({"x":1 ^2})", R"({"x":1 ^"i":2})", "{\"x\":1^\0}"s,
+                         R"({"x":[1]^]})", R"({"x":0^1})", R"({"x":-0^1})", R"({"x":0^x10})",
+                         R"({"x":1^_000})", R"({"b":true^x})", R"({"s":"a"^b})"});
+    check_syntax_errors("nothing may follow the object", {"{} ^x", "{}^{}", "{}^\0"s, R"({"x":1}^})"});
+    check_syntax_errors("expected ',' or ']'",
+                        {R"({"x":[1 ^2]})", R"({"x":[1^;2]})", R"({"x":[1^})", R"({"x":[[1]^[2]]})",
+                         "{\"x\":[1^\0]}"s, R"({"x":[0^1]})", R"({"x":[1.5^.5]})"});
+    check_syntax_errors("expected a digit",
+                        {R"({"x":-^})", R"({"x":[-^-1]})", R"({"x":1.^})", R"({"x":1.^e5})", R"({"x":1e^})",
+                         R"({"x":1e+^})", R"({"x":-^Infinity})", R"({"x":[1,2,3,-^x]})"});
+    check_syntax_errors(kControl,
+                        {"{\"s\":\"^\n\"}", "{\"s\":\"a^\x1F\"}", "{\"s\":\"^\0\"}"s, "{\"^\n\":1}"});
+    check_syntax_errors("no such escape", {R"({"s":"^\)", R"({"s":"a^\x"})", R"({"s":"^\U0041"})",
+                                           R"({"s":"^\'"})", "{\"s\":\"^\\\0\"}"s});
+    check_syntax_errors("expected four hexadecimal digits",
+                        {R"({"s":"\u^"})", R"({"s":"\u12^g4"})", R"({"s":"\u^ 123"})", R"({"s":"\u^+123"})",
+                         R"({"s":"\ud800\udc0^"})"});
+    check_syntax_errors(
+        "a lone surrogate is no character",
+        {R"({"s":"^\ud800"})", R"({"s":"^\uDFFF"})", R"({"s":"ab^\udc00\ud800"})", R"({"s":"^\ud800\ud800"})",
+         R"({"s":"^\ud800\u0041"})", R"({"s":"^\ud800\udbff"})", R"({"s":"^\ud800\ue000"})",
+         R"({"s":"^\ud800\n"})", R"({"s":"^\ud800 \udc00"})", R"({"s":"^\ud800\)", R"({"^\ud800":1})"});
+    check_errors(ReadError::unknown_input, {R"({^"":1})", R"({^"X":1})", R"({^"xx":1})",
+                                            R"({"i":1,^"a name" nonsense)", R"({^"x\u0000":1})"});
+    check_errors(ReadError::duplicate_input, {R"({"x":1,^"x":)", R"({"x":1,^"\u0078":)"});
+    check_errors(ReadError::clashing_inputs, {R"({"one":1,^"other":)", R"({"other":1,"x":1,^"one":)"});
+    check_syntax_errors(kUtf8, {"{\"^\xFF\":1}"});
     {
         const Reading reading(signature(), "{\"\\u00e9 \\\"\":1}");
         check(reading.reader().name() == "\xC3\xA9 \"", "an unknown name is decoded");
@@ -232,115 +132,98 @@ void test_errors() {
 struct ValueCase {
     std::string body;
     std::size_t input;
-    Error error;
-    std::vector<std::int64_t> path;
-    std::string number;
+    Sizes path = {};
+    std::string number = "";
 };
 
-void check_value_error(const ValueCase& one) {
-    for (const std::string& after : {std::string(), kSpaces}) {
-        const Reading reading(signature(), one.body + after);
-        const Reader& reader = reading.reader();
-        const std::string what = quoted(one.body);
-        check(reader.error() == ReadError::value, "an error of a value: " + what);
-        if (reader.error() != ReadError::value) {
-            continue;
+void check_value_errors(Error error, std::initializer_list<ValueCase> cases) {
+    for (const ValueCase& one : cases) {
+        for (const std::string& after : {""s, kSpaces}) {
+            const Reading reading(signature(), one.body + after);
+            const Reader& reader = reading.reader();
+            const std::string what = quoted(one.body);
+            check(reader.error() == ReadError::value, "an error of a value: " + what);
+            if (reader.error() != ReadError::value) {
+                continue;
+            }
+            check(reader.input() == one.input, "whose value it is: " + what);
+            check(reader.sink().error() == error, "the error of the value: " + what);
+            check(path_of(reader.sink()) == one.path, "its path: " + what);
+            check(std::string(reader.number(), reader.number_size()) == one.number, "its text: " + what);
         }
-        check(reader.input() == one.input, "whose value it is: " + what);
-        check(reader.sink().error() == one.error, "the error of the value: " + what);
-        const std::vector<std::int64_t> path(reader.sink().path(),
-                                             reader.sink().path() + reader.sink().path_size());
-        check(path == one.path, "its path: " + what);
-        check(std::string(reader.number(), reader.number_size()) == one.number, "its text: " + what);
     }
 }
 
 void test_errors_of_values() {
-    for (const ValueCase& one : std::vector<ValueCase>{
-             {"{\"x\":null}", 0, Error::wrong_type_at_top, {}, ""},
-             {"{\"x\":\"1\"}", 0, Error::wrong_type_at_top, {}, ""},
-             {"{\"x\":\"1", 0, Error::wrong_type_at_top, {}, ""},
-             {"{\"x\":{", 0, Error::wrong_type_at_top, {}, ""},
-             {"{\"s\":1}", 2, Error::wrong_type_at_top, {}, ""},
-             {"{\"fixed\":1}", 4, Error::wrong_type_at_top, {}, ""},
-             {"{\"x\":[1,true]}", 0, Error::wrong_type, {1}, ""},
-             {"{\"x\":[[1],[2,null]]}", 0, Error::wrong_type, {1, 1}, ""},
-             {"{\"x\":[1,2,3,[4]]}", 0, Error::wrong_type, {3}, ""},
-             {"{\"x\":[[1],2]}", 0, Error::wrong_type, {1}, ""},
-             {"{\"s\":[\"a\",2]}", 2, Error::wrong_type, {1}, ""},
-             {"{\"b\":[true,\"a\"]}", 3, Error::wrong_type, {1}, ""},
-             {"{\"x\":[1e999]}", 0, Error::out_of_range, {0}, "1e999"},
-             {"{\"x\":[1,2,-1e309,4]}", 0, Error::out_of_range, {2}, "-1e309"},
-             {"{\"i\":9223372036854775808}", 1, Error::out_of_range, {}, "9223372036854775808"},
-             {"{\"i\":[0,1,1.5]}", 1, Error::not_an_integer, {2}, "1.5"},
-             {"{\"i\":[0,1,1.5", 1, Error::not_an_integer, {2}, "1.5"},
-             {"{\"b\":[1,0,2]}", 3, Error::out_of_range, {2}, "2"},
-             {"{\"fixed\":[[1,2,3],[4,5,256]]}", 4, Error::out_of_range, {1, 2}, "256"},
-             {"{\"fixed\":[[1,2,3],[4,-5,6]]}", 4, Error::out_of_range, {1, 1}, "-5"},
-             {"{\"fixed\":[[1,2,3,4],", 4, Error::outgrown, {0, 3}, ""},
-             {"{\"fixed\":[[1,2,3],[1,2,3],[", 4, Error::outgrown, {2}, ""},
-             {"{\"fixed\":[[[", 4, Error::too_deep, {0, 0}, ""},
-             {"{\"fixed\":[[1,2],[3,4]]}", 4, Error::wrong_shape, {}, ""},
-             {"{\"fixed\":[]}", 4, Error::wrong_shape, {}, ""},
-             {"{\"batch\":[]}", 5, Error::wrong_shape, {}, ""},
-             {"{\"batch\":[[1,2],[3]]}", 5, Error::ragged, {1}, ""},
-             {"{\"x\":[[1,2],[3]]}", 0, Error::ragged, {1}, ""},
-             {"{\"x\":[[[]],[[],[]]]}", 0, Error::ragged, {1}, ""},
-             {"{\"\xC3\xA9\":[\"\xC3\xA9\",\"ab\"]}", 8, Error::too_long, {1}, ""},
-             {"{\"x\":1,\"i\":[2],\"s\":[null]}", 2, Error::wrong_type, {0}, ""},
-             // No nesting overflows the stack.
-             {"{\"x\":" + std::string(100'000, '['), 0, Error::too_deep,
-              std::vector<std::int64_t>(kMaxAxes, 0), ""},
-         }) {
-        check_value_error(one);
-    }
+    // clang-format off
+    check_value_errors(Error::wrong_type_at_top, {
+        {R"({"x":null})", 0}, {R"({"x":"1"})", 0}, {R"({"x":"1)", 0}, {R"({"x":{)", 0}, {R"({"s":1})", 2},
+        {R"({"fixed":1})", 4}
+    });
+    check_value_errors(Error::wrong_type, {
+        {R"({"x":[1,true]})", 0, {1}}, {R"({"x":[[1],[2,null]]})", 0, {1, 1}},
+        {R"({"x":[1,2,3,[4]]})", 0, {3}}, {R"({"x":[[1],2]})", 0, {1}}, {R"({"s":["a",2]})", 2, {1}},
+        {R"({"b":[true,"a"]})", 3, {1}}, {R"({"x":1,"i":[2],"s":[null]})", 2, {0}}
+    });
+    check_value_errors(Error::out_of_range, {
+        {R"({"x":[1e999]})", 0, {0}, "1e999"}, {R"({"x":[1,2,-1e309,4]})", 0, {2}, "-1e309"},
+        {R"({"i":9223372036854775808})", 1, {}, "9223372036854775808"}, {R"({"b":[1,0,2]})", 3, {2}, "2"},
+        {R"({"fixed":[[1,2,3],[4,5,256]]})", 4, {1, 2}, "256"},
+        {R"({"fixed":[[1,2,3],[4,-5,6]]})", 4, {1, 1}, "-5"}
+    });
+    check_value_errors(Error::not_an_integer, {
+        {R"({"i":[0,1,1.5]})", 1, {2}, "1.5"}, {R"({"i":[0,1,1.5)", 1, {2}, "1.5"}
+    });
+    check_value_errors(Error::outgrown, {
+        {R"({"fixed":[[1,2,3,4],)", 4, {0, 3}}, {R"({"fixed":[[1,2,3],[1,2,3],[)", 4, {2}}
+    });
+    check_value_errors(Error::too_deep, {
+        {R"({"fixed":[[[)", 4, {0, 0}}
+    });
+    check_value_errors(Error::wrong_shape, {
+        {R"({"fixed":[[1,2],[3,4]]})", 4}, {R"({"fixed":[]})", 4}, {R"({"batch":[]})", 5}
+    });
+    check_value_errors(Error::ragged, {
+        {R"({"batch":[[1,2],[3]]})", 5, {1}}, {R"({"x":[[1,2],[3]]})", 0, {1}},
+        {R"({"x":[[[]],[[],[]]]})", 0, {1}}
+    });
+    check_value_errors(Error::too_long, {
+        {"{\"\xC3\xA9\":[\"\xC3\xA9\",\"ab\"]}", 8, {1}}
+    });
+    // clang-format on
+    // No nesting overflows the stack.
+    check_value_errors(Error::too_deep, {{"{\"x\":" + std::string(100'000, '['), 0, Sizes(kMaxAxes, 0)}});
 }
 
 // Valid values.
 
-const Value* value_of(const Reading& reading, const std::string& body) {
-    check(reading.done(), "read: " + quoted(body));
-    if (!reading.done() || reading.reader().values().empty()) {
-        return nullptr;
+// Reads a body near its end and far from it, and compares its last value.
+template <class Compare>
+void check_value(const std::string& body, const Sizes& shape, Compare compare) {
+    for (const std::string& after : {""s, kSpaces}) {
+        const Reading reading(signature(), body + after);
+        check(reading.done(), "read: " + quoted(body));
+        if (reading.done() && !reading.reader().values().empty()) {
+            const Value& value = reading.reader().values().back();
+            check(shape_of(value) == shape, "the shape of " + quoted(body));
+            compare(reading, value);
+        }
     }
-    return &reading.reader().values().back();
 }
 
 template <class Element>
-void check_elements(const std::string& body, const std::vector<std::int64_t>& shape,
-                    const std::vector<Element>& wanted) {
-    for (const std::string& after : {std::string(), kSpaces}) {
-        const Reading reading(signature(), body + after);
-        const Value* const value = value_of(reading, body);
-        if (value == nullptr) {
-            continue;
-        }
-        check(std::vector<std::int64_t>(value->shape, value->shape + value->axes) == shape,
-              "the shape of " + quoted(body));
-        const std::size_t bytes = wanted.size() * sizeof(Element);
-        check(reading.bytes_of(*value) == bytes, "how many elements: " + quoted(body));
-        check(bytes == 0 || (reading.bytes_of(*value) == bytes &&
-                             std::memcmp(reading.elements_of(*value), wanted.data(), bytes) == 0),
-              "the elements of " + quoted(body));
-    }
+void check_elements(const std::string& body, const Sizes& shape, const std::vector<Element>& wanted) {
+    check_value(body, shape, [&](const Reading& reading, const Value& value) {
+        const std::string_view found = reading.elements_of(value);
+        check(found.size() == bytes_of(wanted).size(), "how many elements: " + quoted(body));
+        check(found == bytes_of(wanted), "the elements of " + quoted(body));
+    });
 }
 
-void check_strings(const std::string& body, const std::vector<std::int64_t>& shape,
-                   const std::vector<std::string>& wanted) {
-    for (const std::string& after : {std::string(), kSpaces}) {
-        const Reading reading(signature(), body + after);
-        const Value* const value = value_of(reading, body);
-        if (value == nullptr) {
-            continue;
-        }
-        check(std::vector<std::int64_t>(value->shape, value->shape + value->axes) == shape,
-              "the shape of " + quoted(body));
-        std::vector<std::string> found;
-        for (std::size_t i = 0; i < value->strings; ++i) {
-            found.push_back(reading.text_of(reading.reader().strings()[value->first_string + i]));
-        }
-        check(found == wanted, "the strings of " + quoted(body));
-    }
+void check_strings(const std::string& body, const Sizes& shape, const std::vector<std::string>& wanted) {
+    check_value(body, shape, [&](const Reading& reading, const Value& value) {
+        check(reading.strings_of(value) == wanted, "the strings of " + quoted(body));
+    });
 }
 
 void test_values() {
@@ -356,8 +239,8 @@ void test_values() {
     check_elements<double>("{\"x\":[[1,2],[3,4],[5,6]]}", {3, 2}, {1, 2, 3, 4, 5, 6});
     check_elements<double>("{\"x\":[]}", {0}, {});
     check_elements<double>("{\"x\":[[ ],[]]}", {2, 0}, {});
-    check_elements<double>("{\"x\":" + std::string(32, '[') + "7" + std::string(32, ']') + "}",
-                           std::vector<std::int64_t>(32, 1), {7});
+    check_elements<double>("{\"x\":" + std::string(32, '[') + "7" + std::string(32, ']') + "}", Sizes(32, 1),
+                           {7});
     check_elements<std::int64_t>(
         "{\"i\":[9223372036854775807,-9223372036854775808,1e3,12.0,0]}", {5},
         {std::numeric_limits<std::int64_t>::max(), std::numeric_limits<std::int64_t>::min(), 1000, 12, 0});
@@ -416,12 +299,12 @@ void test_strings() {
             check_strings("{\"s\":\"" + front + "\\n" + back + "\"}", {}, {front + "\n" + back});
             check_strings("{\"s\":\"" + front + "\\\"" + back + "\"}", {}, {front + "\"" + back});
             check_strings("{\"s\":\"" + front + "\xC3\xA9" + back + "\"}", {}, {front + "\xC3\xA9" + back});
+            const std::string start = "{\"s\":\"" + front + "^";
             for (const char control : {'\x01', '\x1F', '\0'}) {
-                check_error(
-                    {"{\"s\":\"" + front + control + back + "\"}", ReadError::syntax, 6 + index, kControl});
+                check_syntax_errors(kControl, {start + control + back + "\"}"});
             }
-            check_error({"{\"s\":\"" + front + "\x80" + back + "\"}", ReadError::syntax, 6 + index, kUtf8});
-            check_error({"{\"s\":\"" + front, ReadError::syntax, 6 + index, kEnd});
+            check_syntax_errors(kUtf8, {start + "\x80" + back + "\"}"});
+            check_syntax_errors(kEnd, {start});
         }
     }
 }
@@ -540,12 +423,11 @@ void test_claims() {
                         continue;
                     }
                     const std::string before = texts[index];
+                    const Sizes path{static_cast<std::int64_t>(index)};
                     texts[index] = "1e999";
-                    check_value_error(
-                        {body_of(), 0, Error::out_of_range, {static_cast<std::int64_t>(index)}, "1e999"});
+                    check_value_errors(Error::out_of_range, {{body_of(), 0, path, "1e999"}});
                     texts[index] = "null";
-                    check_value_error(
-                        {body_of(), 0, Error::wrong_type, {static_cast<std::int64_t>(index)}, ""});
+                    check_value_errors(Error::wrong_type, {{body_of(), 0, path}});
                     texts[index] = before;
                 }
             }

@@ -13,6 +13,7 @@
 #include <initializer_list>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -62,10 +63,35 @@ struct Signature {
     }
 };
 
+// A tensor's memory, of exactly the requested size.
 struct Block {
     std::unique_ptr<unsigned char[]> bytes;
     std::size_t size = 0;
+
+    void grow(Memory* memory, std::size_t needed) {
+        require(needed > memory->capacity, "more is needed");
+        require(memory->capacity == size, "it grows what it was given");
+        std::unique_ptr<unsigned char[]> larger(new unsigned char[needed]);
+        std::memset(larger.get(), 0xC3, needed);
+        if (size > 0) {
+            std::memcpy(larger.get(), bytes.get(), size);
+        }
+        bytes = std::move(larger);
+        size = needed;
+        memory->data = bytes.get();
+        memory->capacity = needed;
+    }
 };
+
+template <class Element>
+std::string_view bytes_of(const std::vector<Element>& elements) {
+    return {reinterpret_cast<const char*>(elements.data()), elements.size() * sizeof(Element)};
+}
+
+using Sizes = std::vector<std::int64_t>;
+
+inline Sizes path_of(const Sink& sink) { return Sizes(sink.path(), sink.path() + sink.path_size()); }
+inline Sizes shape_of(const Value& value) { return Sizes(value.shape, value.shape + value.axes); }
 
 // One reading and its result.
 class Reading {
@@ -94,43 +120,31 @@ public:
         return std::string(from + string.start, string.size);
     }
 
-    const unsigned char* elements_of(const Value& value) const { return blocks_[value.input].bytes.get(); }
-
-    std::size_t bytes_of(const Value& value) const {
+    std::string_view elements_of(const Value& value) const {
         std::size_t bytes = element_bytes(signature_.specs[value.input].type);
-        for (int axis = 0; axis < value.axes; ++axis) {
-            bytes *= static_cast<std::size_t>(value.shape[axis]);
+        for (const std::int64_t size : shape_of(value)) {
+            bytes *= static_cast<std::size_t>(size);
         }
-        return bytes;
+        return {reinterpret_cast<const char*>(blocks_[value.input].bytes.get()), bytes};
+    }
+
+    std::vector<std::string> strings_of(const Value& value) const {
+        std::vector<std::string> strings;
+        for (std::size_t i = 0; i < value.strings; ++i) {
+            strings.push_back(text_of(reader_->strings()[value.first_string + i]));
+        }
+        return strings;
     }
 
     bool is_equal(const Reading& other) const {
+        const auto is_same = [&](const Value& a, const Value& b) {
+            return a.input == b.input && a.as_items == b.as_items && a.as_one_item == b.as_one_item &&
+                   shape_of(a) == shape_of(b) && elements_of(a) == other.elements_of(b) &&
+                   strings_of(a) == other.strings_of(b);
+        };
         const std::vector<Value>& values = reader_->values();
         const std::vector<Value>& others = other.reader_->values();
-        if (values.size() != others.size()) {
-            return false;
-        }
-        for (std::size_t i = 0; i < values.size(); ++i) {
-            const Value& a = values[i];
-            const Value& b = others[i];
-            if (a.input != b.input || a.axes != b.axes || a.as_items != b.as_items ||
-                a.as_one_item != b.as_one_item || a.strings != b.strings ||
-                !std::equal(a.shape, a.shape + a.axes, b.shape)) {
-                return false;
-            }
-            const std::size_t bytes = bytes_of(a);
-            if (bytes > 0 &&
-                std::memcmp(blocks_[a.input].bytes.get(), other.blocks_[b.input].bytes.get(), bytes) != 0) {
-                return false;
-            }
-            for (std::size_t j = 0; j < a.strings; ++j) {
-                if (text_of(reader_->strings()[a.first_string + j]) !=
-                    other.text_of(other.reader_->strings()[b.first_string + j])) {
-                    return false;
-                }
-            }
-        }
-        return true;
+        return std::equal(values.begin(), values.end(), others.begin(), others.end(), is_same);
     }
 
     bool has_same_error(const Reading& other) const {
@@ -146,25 +160,14 @@ public:
             return true;
         }
         return a.input() == b.input() && a.sink().error() == b.sink().error() &&
-               a.sink().path_size() == b.sink().path_size() &&
-               std::equal(a.sink().path(), a.sink().path() + a.sink().path_size(), b.sink().path()) &&
+               path_of(a.sink()) == path_of(b.sink()) &&
                std::string(a.number(), a.number_size()) == std::string(b.number(), b.number_size());
     }
 
 private:
     static bool grow(void* owner, Memory* memory, std::size_t needed) {
         Reading& reading = *static_cast<Reading*>(owner);
-        Block& block = reading.blocks_[reading.reader_->current()];
-        require(needed > memory->capacity, "more is needed");
-        require(memory->capacity == block.size, "it grows what it was given");
-        Block larger{std::unique_ptr<unsigned char[]>(new unsigned char[needed]), needed};
-        std::memset(larger.bytes.get(), 0xC3, needed);
-        if (block.size > 0) {
-            std::memcpy(larger.bytes.get(), block.bytes.get(), block.size);
-        }
-        block = std::move(larger);
-        memory->data = block.bytes.get();
-        memory->capacity = needed;
+        reading.blocks_[reading.reader_->current()].grow(memory, needed);
         return true;
     }
 
@@ -179,10 +182,10 @@ private:
                     "fixed sizes are kept");
             elements *= static_cast<std::size_t>(value.shape[axis]);
         }
-        require(bytes_of(value) <= blocks_[value.input].size, "its elements are in its block");
+        require(elements_of(value).size() <= blocks_[value.input].size, "its elements are in its block");
         if (spec.type == Type::boolean) {
-            for (std::size_t i = 0; i < elements; ++i) {
-                require(blocks_[value.input].bytes[i] <= 1, "booleans are 0 or 1");
+            for (const char element : elements_of(value)) {
+                require(element == 0 || element == 1, "booleans are 0 or 1");
             }
         }
         if (spec.type != Type::string) {
@@ -191,9 +194,7 @@ private:
         }
         require(value.strings == elements, "as many strings as elements");
         require(value.first_string + value.strings <= reader_->strings().size(), "the strings are there");
-        for (std::size_t i = 0; i < value.strings; ++i) {
-            (void)text_of(reader_->strings()[value.first_string + i]);
-        }
+        (void)strings_of(value);
     }
 
     const Signature& signature_;

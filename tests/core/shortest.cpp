@@ -7,6 +7,7 @@
 // std::to_chars finds the digits (the shortest, and among those the nearest to the value); the layout is
 // a second, simple implementation. `make core` runs samples of all three, with the sanitizers; the
 // first without arguments takes two cores about five minutes without them.
+#include <algorithm>
 #include <atomic>
 #include <charconv>
 #include <cinttypes>
@@ -17,6 +18,7 @@
 #include <iterator>
 #include <random>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -29,82 +31,58 @@ using gpux::Type;
 
 std::atomic<std::uint64_t> wrong{0};
 
-// A tensor's text by this processor's best instruction set; wrong if another set's differs.
-void write_by_all(std::vector<char>& text, std::size_t* size, Type type,
-                  const std::vector<std::int64_t>& shape, const void* data) {
+// Writes a tensor to `memory`, of exactly max_bytes(), so that the sanitizers see each overrun.
+std::string_view write_by(int set, std::vector<char>& memory, Type type,
+                          const std::vector<std::int64_t>& shape, const void* data) {
     const int axes = static_cast<int>(shape.size());
+    memory.resize(gpux::max_bytes(type, axes, shape.data()));
+    const char* const end = gpux::write_tensor(memory.data(), type, axes, shape.data(), data,
+                                               static_cast<Instructions>(set));
+    return {memory.data(), static_cast<std::size_t>(end - memory.data())};
+}
+
+// A tensor's text by this processor's best instruction set; wrong if another set's differs.
+std::string_view write_by_all(std::vector<char>& memory, Type type, const std::vector<std::int64_t>& shape,
+                              const void* data) {
+    const int best = static_cast<int>(gpux::best_instructions());
+    const std::string_view text = write_by(best, memory, type, shape, data);
     std::vector<char> other;
-    for (int set = static_cast<int>(gpux::best_instructions()); set >= 0; --set) {
-        std::vector<char>& target = set == static_cast<int>(gpux::best_instructions()) ? text : other;
-        // Exactly max_bytes(), so that the sanitizers see each overrun.
-        target.resize(gpux::max_bytes(type, axes, shape.data()));
-        const char* const end = gpux::write_tensor(target.data(), type, axes, shape.data(), data,
-                                                   static_cast<Instructions>(set));
-        const std::size_t bytes = static_cast<std::size_t>(end - target.data());
-        if (&target == &text) {
-            *size = bytes;
-        } else if (bytes != *size || std::memcmp(text.data(), other.data(), bytes) != 0) {
+    for (int set = best - 1; set >= 0; --set) {
+        if (write_by(set, other, type, shape, data) != text) {
             ++wrong;
             std::fprintf(stderr, "type %d: the set %d writes something else\n", static_cast<int>(type), set);
         }
     }
+    return text;
 }
 
 // Python's repr() layout of the digits from std::to_chars.
 template <class Float>
-std::size_t expected(char* out, Float value) {
-    char* const start = out;
-    const auto put = [&out](const char* text, std::size_t size) {
-        std::memcpy(out, text, size);
-        out += size;
-    };
+std::string expected(Float value) {
     if (!std::isfinite(value)) {
-        put("null", 4);
-        return 4;
+        return "null";
     }
-    if (std::signbit(value)) {
-        *out++ = '-';
-    }
+    const std::string sign = std::signbit(value) ? "-" : "";
     if (value == 0) {
-        put("0.0", 3);
-        return static_cast<std::size_t>(out - start);
+        return sign + "0.0";
     }
-    char text[64];
-    char* const end =
-        std::to_chars(text, text + sizeof text, std::fabs(value), std::chars_format::scientific).ptr;
-    char* const e = static_cast<char*>(std::memchr(text, 'e', static_cast<std::size_t>(end - text)));
-    *end = 0;
-    const int exponent = std::atoi(e + 1);
-    // "d.ddd" → "dddd"
-    char digits[64];
-    std::size_t count = 0;
-    for (char* digit = text; digit != e; ++digit) {
-        if (*digit != '.') {
-            digits[count++] = *digit;
-        }
-    }
+    char buffer[64];
+    const std::string text(
+        buffer,
+        std::to_chars(buffer, buffer + sizeof buffer, std::fabs(value), std::chars_format::scientific).ptr);
+    const std::size_t e = text.find('e');
+    const int exponent = std::atoi(text.c_str() + e + 1);
     if (exponent < -4 || exponent >= 16) {
-        // Its exponent has at least two digits, too.
-        put(text, static_cast<std::size_t>(end - text));
-        return static_cast<std::size_t>(out - start);
+        return sign + text;  // its exponent has at least two digits, too
     }
+    std::string digits = text.substr(0, e);
+    digits.erase(1, 1);  // the point
     if (exponent < 0) {
-        put("0.", 2);
-        put("000", static_cast<std::size_t>(-exponent - 1));
-        put(digits, count);
-        return static_cast<std::size_t>(out - start);
+        return sign + "0." + std::string(static_cast<std::size_t>(-exponent - 1), '0') + digits;
     }
     const std::size_t whole = static_cast<std::size_t>(exponent) + 1;
-    for (std::size_t i = 0; i < whole; ++i) {
-        *out++ = i < count ? digits[i] : '0';
-    }
-    *out++ = '.';
-    if (count > whole) {
-        put(digits + whole, count - whole);
-    } else {
-        *out++ = '0';
-    }
-    return static_cast<std::size_t>(out - start);
+    digits.resize(std::max(digits.size(), whole + 1), '0');
+    return sign + digits.insert(whole, ".");
 }
 
 // Writes values as one tensor and compares the whole text.
@@ -133,18 +111,17 @@ private:
         if (values_.empty()) {
             return;
         }
-        std::size_t bytes = 0;
-        std::vector<char>& text = text_;
-        write_by_all(text, &bytes, kType, {static_cast<std::int64_t>(values_.size())}, values_.data());
-        const char* const end = text.data() + bytes;
+        const std::string_view text = write_by_all(text_, kType, {static_cast<std::int64_t>(values_.size())},
+                                                   values_.data());
+        const char* const end = text.data() + text.size();
         const char* at = text.data() + 1;
         for (const Float value : values_) {
-            char right[64];
-            const std::size_t size = expected(right, value);
-            if (std::memcmp(at, right, size) != 0 || (at[size] != ',' && at[size] != ']')) {
+            const std::string right = expected(value);
+            const std::size_t size = right.size();
+            if (std::string_view(at, size) != right || (at[size] != ',' && at[size] != ']')) {
                 if (++wrong <= 20) {
-                    std::fprintf(stderr, "%a: expected %.*s, got %.*s\n", static_cast<double>(value),
-                                 static_cast<int>(size), right, 30, at);
+                    std::fprintf(stderr, "%a: expected %s, got %.*s\n", static_cast<double>(value),
+                                 right.c_str(), 30, at);
                 }
                 at = static_cast<const char*>(std::memchr(at, ',', static_cast<std::size_t>(end - at)));
                 if (at == nullptr) {
@@ -233,7 +210,6 @@ void check_types(std::uint64_t count, std::uint64_t seed) {
     std::mt19937_64 random(seed);
     std::vector<char> text;
     std::vector<std::uint64_t> words;
-    std::size_t size = 0;
     for (std::uint64_t i = 0; i < count; ++i) {
         const Type type = kTypes[random() % std::size(kTypes)];
         // Rows of all lengths, ending anywhere in a block.
@@ -246,14 +222,14 @@ void check_types(std::uint64_t count, std::uint64_t seed) {
             word = random() % 4 == 0 && type != Type::boolean ? 0 - word : word;
         }
         // A word is at least as large as any element.
-        write_by_all(text, &size, type, shape, words.data());
+        write_by_all(text, type, shape, words.data());
     }
     for (const Type type : {Type::float16, Type::bfloat16, Type::int16, Type::uint16}) {
         std::vector<std::uint16_t> all(1 << 16);
         for (std::size_t bits = 0; bits < all.size(); ++bits) {
             all[bits] = static_cast<std::uint16_t>(bits);
         }
-        write_by_all(text, &size, type, {1 << 16}, all.data());
+        write_by_all(text, type, {1 << 16}, all.data());
     }
     std::printf("types: %" PRIu64 " random tensors, seed %" PRIu64 "\n", count, seed);
 }

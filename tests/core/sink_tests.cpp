@@ -4,8 +4,11 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
+#include <initializer_list>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -17,8 +20,6 @@
 namespace gpux::tests {
 namespace {
 
-using Path = std::vector<std::int64_t>;
-
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // A sink, and the block that it fills, of exactly the requested size.
@@ -26,9 +27,11 @@ class Filling {
 public:
     explicit Filling(const Spec& spec, std::size_t max_bytes = std::size_t{1} << 30)
         : spec_(spec), max_bytes_(max_bytes), sink_(spec_, Memory{nullptr, 0, this, grow}) {}
+    Filling(const Spec& spec, const std::string& events) : Filling(spec) { feed(events); }
     Filling(const Filling&) = delete;
 
     Sink& sink() { return sink_; }
+    const Sink& sink() const { return sink_; }
 
     // Feeds events, a character each: `[` and `]`, a digit for a number, t and f for booleans, s for a
     // string of one character, S for one of nine, n for null, o for an object, h for an integer beyond
@@ -42,15 +45,15 @@ public:
         return sink_.finish();
     }
 
-    Path path() const { return Path(sink_.path(), sink_.path() + sink_.path_size()); }
-    Path shape() const { return Path(sink_.shape(), sink_.shape() + sink_.axes()); }
-    Path got() const { return Path(sink_.got_sizes(), sink_.got_sizes() + sink_.got_axes()); }
+    Sizes path() const { return path_of(sink_); }
+    Sizes shape() const { return Sizes(sink_.shape(), sink_.shape() + sink_.axes()); }
+    Sizes got() const { return Sizes(sink_.got_sizes(), sink_.got_sizes() + sink_.got_axes()); }
 
     template <class Element>
     std::vector<Element> elements() const {
         std::vector<Element> elements(sink_.elements());
         if (!elements.empty()) {
-            std::memcpy(elements.data(), block_.get(), elements.size() * sizeof(Element));
+            std::memcpy(elements.data(), block_.bytes.get(), elements.size() * sizeof(Element));
         }
         return elements;
     }
@@ -75,23 +78,16 @@ private:
 
     static bool grow(void* owner, Memory* memory, std::size_t needed) {
         Filling& filling = *static_cast<Filling*>(owner);
-        require(needed > memory->capacity, "more is needed");
         if (needed > filling.max_bytes_) {
             return false;
         }
-        std::unique_ptr<unsigned char[]> larger(new unsigned char[needed]);
-        if (memory->capacity > 0) {
-            std::memcpy(larger.get(), memory->data, memory->capacity);
-        }
-        filling.block_ = std::move(larger);
-        memory->data = filling.block_.get();
-        memory->capacity = needed;
+        filling.block_.grow(memory, needed);
         return true;
     }
 
     const Spec spec_;
     std::size_t max_bytes_;
-    std::unique_ptr<unsigned char[]> block_;
+    Block block_;
     Sink sink_;
 };
 
@@ -100,7 +96,7 @@ private:
 struct AcceptedCase {
     Spec spec;
     std::string events;
-    Path shape;
+    Sizes shape;
     bool as_items;
     bool as_one_item;
 };
@@ -118,7 +114,7 @@ void test_accepted() {
              {open, "[]", {0}, false, false},
              {open, "[[][]]", {2, 0}, false, false},
              {open, "[[[1][2]]]", {1, 2, 1}, false, false},
-             {open, std::string(32, '[') + "1" + std::string(32, ']'), Path(32, 1), false, false},
+             {open, std::string(32, '[') + "1" + std::string(32, ']'), Sizes(32, 1), false, false},
              {batch, "[[123][456]]", {2, 3}, false, false},
              {batch, "[123]", {1, 3}, true, true},
              {batch, "[]", {1, 0}, true, true},
@@ -141,10 +137,8 @@ void test_accepted() {
         check(filling.shape() == one.shape, "the shape of " + one.events);
         check(filling.sink().as_items() == one.as_items, "as items: " + one.events);
         check(filling.sink().as_one_item() == one.as_one_item, "as one item: " + one.events);
-        std::size_t elements = 1;
-        for (const std::int64_t size : one.shape) {
-            elements *= static_cast<std::size_t>(size);
-        }
+        const auto elements = std::accumulate(one.shape.begin(), one.shape.end(), std::size_t{1},
+                                              std::multiplies<>());
         check(filling.sink().elements() == elements, "the elements of " + one.events);
         if (one.spec.type == kFloat) {
             std::vector<float> wanted;
@@ -163,9 +157,17 @@ void test_accepted() {
 struct RejectedCase {
     Spec spec;
     std::string events;
-    Error error;
-    Path path;
+    Sizes path = {};
 };
+
+void check_rejected(Error error, std::initializer_list<RejectedCase> cases) {
+    for (const RejectedCase& one : cases) {
+        Filling filling(one.spec);
+        check(!filling.feed(one.events), "rejected: " + one.events);
+        check(filling.sink().error() == error, "the error of " + one.events);
+        check(filling.path() == one.path, "the path of " + one.events);
+    }
+}
 
 void test_rejected() {
     constexpr Type kFloat = Type::float32;
@@ -177,86 +179,50 @@ void test_rejected() {
     const Spec words = spec_of(Type::string, {-1});
     Spec short_words = words;
     short_words.max_characters = 8;
-    for (const RejectedCase& one : std::vector<RejectedCase>{
-             // The type of the whole value.
-             {open, "n", Error::wrong_type_at_top, {}},
-             {open, "s", Error::wrong_type_at_top, {}},
-             {open, "t", Error::wrong_type_at_top, {}},
-             {open, "o", Error::wrong_type_at_top, {}},
-             {batch, "1", Error::wrong_type_at_top, {}},
-             {batch, "h", Error::wrong_type_at_top, {}},
-             {words, "1", Error::wrong_type_at_top, {}},
-             {words, "h", Error::wrong_type_at_top, {}},
-             // The type of an element, lists among elements, elements among lists.
-             {open, "[1n", Error::wrong_type, {1}},
-             {open, "[1[", Error::wrong_type, {1}},
-             {open, "[[1]2", Error::wrong_type, {1}},
-             {open, "[[1][[", Error::wrong_type, {1, 0}},
-             {open, "[[][[", Error::wrong_type, {1, 0}},
-             {batch, "[[1][2s", Error::wrong_type, {1, 1}},
-             {batch, "[12[", Error::wrong_type, {2}},
-             {words, "[s1", Error::wrong_type, {1}},
-             {words, "[sh", Error::wrong_type, {1}},
-             {spec_of(Type::boolean, {-1}), "[ts", Error::wrong_type, {1}},
-             // Numbers.
-             {open, "[12h", Error::out_of_range, {2}},
-             {open, "h", Error::out_of_range, {}},
-             {spec_of(Type::boolean, {-1}), "[t12", Error::out_of_range, {2}},
-             // Strings.
-             {short_words, "[sS", Error::too_long, {1}},
-             {short_words, "S", Error::too_long, {}},
-             // Siblings.
-             {open, "[[12][3]", Error::ragged, {1}},
-             {open, "[[12][345]", Error::ragged, {1}},
-             {open, "[[[1][2]][[3]]", Error::ragged, {1}},
-             {open, "[[][1]", Error::ragged, {1}},
-             // Fixed sizes: as soon as a list outgrows them, otherwise in finish().
-             {fixed, "[[1234", Error::outgrown, {0, 3}},
-             {fixed, "[[123n", Error::outgrown, {0, 3}},
-             {fixed, "[[123h", Error::outgrown, {0, 3}},
-             {fixed, "[[12n", Error::wrong_type, {0, 2}},
-             {fixed, "[[123][123][", Error::outgrown, {2}},
-             {fixed, "[[123][123]1", Error::outgrown, {2}},
-             {fixed, "[[123]]", Error::wrong_shape, {}},
-             {fixed, "[[12][12]]", Error::wrong_shape, {}},
-             {fixed, "[]", Error::wrong_shape, {}},
-             {fixed, "[[][]]", Error::wrong_shape, {}},
-             {image, "[[123][123][", Error::outgrown, {2}},
-             {image, "[[[123][123]][", Error::outgrown, {1}},
-             {image, "[123]", Error::wrong_shape, {}},
-             {column, "[[12", Error::outgrown, {0, 1}},
-             {column, "[[][]]", Error::wrong_shape, {}},
-             // Depth.
-             {fixed, "[[[", Error::too_deep, {0, 0}},
-             {batch, "[[1][[", Error::wrong_type, {1, 0}},
-             {open, std::string(33, '['), Error::too_deep, Path(32, 0)},
-             // Batches.
-             {column, "[]", Error::empty_batch, {}},
-             {spec_of(kFloat, {-1, 2}), "[]", Error::wrong_shape, {}},
-             {spec_of(kFloat, {-1}), "[]", Error::empty_batch, {}},
-         }) {
-        Filling filling(one.spec);
-        check(!filling.feed(one.events), "rejected: " + one.events);
-        check(filling.sink().error() == one.error, "the error of " + one.events);
-        check(filling.path() == one.path, "the path of " + one.events);
-    }
+    // clang-format off
+    check_rejected(Error::wrong_type_at_top, {
+        {open, "n"}, {open, "s"}, {open, "t"}, {open, "o"}, {batch, "1"}, {batch, "h"}, {words, "1"},
+        {words, "h"},
+    });
+    check_rejected(Error::wrong_type, {
+        {open, "[1n", {1}}, {open, "[1[", {1}}, {open, "[[1]2", {1}}, {open, "[[1][[", {1, 0}},
+        {open, "[[][[", {1, 0}}, {batch, "[[1][2s", {1, 1}}, {batch, "[12[", {2}}, {words, "[s1", {1}},
+        {words, "[sh", {1}}, {spec_of(Type::boolean, {-1}), "[ts", {1}}, {fixed, "[[12n", {0, 2}},
+        {batch, "[[1][[", {1, 0}},
+    });
+    check_rejected(Error::out_of_range, {
+        {open, "[12h", {2}}, {open, "h"}, {spec_of(Type::boolean, {-1}), "[t12", {2}},
+    });
+    check_rejected(Error::too_long, {
+        {short_words, "[sS", {1}}, {short_words, "S"},
+    });
+    check_rejected(Error::ragged, {
+        {open, "[[12][3]", {1}}, {open, "[[12][345]", {1}}, {open, "[[[1][2]][[3]]", {1}},
+        {open, "[[][1]", {1}},
+    });
+    // Fixed sizes: as soon as a list outgrows them, otherwise in finish().
+    check_rejected(Error::outgrown, {
+        {fixed, "[[1234", {0, 3}}, {fixed, "[[123n", {0, 3}}, {fixed, "[[123h", {0, 3}},
+        {fixed, "[[123][123][", {2}}, {fixed, "[[123][123]1", {2}}, {image, "[[123][123][", {2}},
+        {image, "[[[123][123]][", {1}}, {column, "[[12", {0, 1}},
+    });
+    check_rejected(Error::wrong_shape, {
+        {fixed, "[[123]]"}, {fixed, "[[12][12]]"}, {fixed, "[]"}, {fixed, "[[][]]"}, {image, "[123]"},
+        {column, "[[][]]"}, {spec_of(kFloat, {-1, 2}), "[]"},
+    });
+    check_rejected(Error::too_deep, {
+        {fixed, "[[[", {0, 0}}, {open, std::string(33, '['), Sizes(32, 0)},
+    });
+    check_rejected(Error::empty_batch, {
+        {column, "[]"}, {spec_of(kFloat, {-1}), "[]"},
+    });
+    // clang-format on
     // The details for messages.
-    {
-        Filling filling(open);
-        filling.feed("[[12][345]");
-        check(filling.sink().expected_values() == 2 && filling.sink().got_values() == 3, "2 and 3 values");
-    }
-    {
-        Filling filling(short_words);
-        filling.feed("S");
-        check(filling.sink().expected_values() == 8 && filling.sink().got_values() == 9,
-              "8 and 9 characters");
-    }
-    {
-        Filling filling(fixed);
-        filling.feed("[[12][12]]");
-        check(filling.got() == Path{2, 2}, "the axes as they came");
-    }
+    const Filling ragged(open, "[[12][345]");
+    check(ragged.sink().expected_values() == 2 && ragged.sink().got_values() == 3, "2 and 3 values");
+    const Filling too_long(short_words, "S");
+    check(too_long.sink().expected_values() == 8 && too_long.sink().got_values() == 9, "8 and 9 characters");
+    check(Filling(fixed, "[[12][12]]").got() == Sizes{2, 2}, "the axes as they came");
     struct Expectation {
         Spec spec;
         const char* events;
@@ -273,8 +239,7 @@ void test_rejected() {
              {open, "[1[", JsonKind::array, false},
              {words, "[1", JsonKind::number, false},
          }) {
-        Filling filling(one.spec);
-        filling.feed(one.events);
+        const Filling filling(one.spec, one.events);
         check(filling.sink().got() == one.got, std::string("got: ") + one.events);
         check(filling.sink().expected_array() == one.expected_array,
               std::string("whether a list is expected: ") + one.events);
@@ -316,7 +281,7 @@ void check_number(Type type, bool (Sink::*event)(const Native*, std::size_t) noe
                         : is_integer         ? Error::out_of_range
                                              : Error::not_an_integer;
     check(filling.sink().error() == error, "the error of " + text);
-    check(filling.path() == Path{2} && elements.size() == 2, "the path of " + text);
+    check(filling.path() == Sizes{2} && elements.size() == 2, "the path of " + text);
     const Number rejected = filling.sink().number();
     const bool is_same = rejected.kind == Number::float64 ? std::isnan(wide) ? std::isnan(rejected.as_float64)
                                                                              : rejected.as_float64 == wide
@@ -355,14 +320,7 @@ void test_numbers_as(Type type) {
 }
 
 void test_numbers_of_all_kinds() {
-    test_numbers_as<std::int8_t>(Type::int8);
-    test_numbers_as<std::int16_t>(Type::int16);
-    test_numbers_as<std::int32_t>(Type::int32);
-    test_numbers_as<std::int64_t>(Type::int64);
-    test_numbers_as<std::uint8_t>(Type::uint8);
-    test_numbers_as<std::uint16_t>(Type::uint16);
-    test_numbers_as<std::uint32_t>(Type::uint32);
-    test_numbers_as<std::uint64_t>(Type::uint64);
+    for_each_integer_type([](Type type, auto element) { test_numbers_as<decltype(element)>(type); });
     test_numbers_as<float>(Type::float32);
     test_numbers_as<double>(Type::float64);
     // A few values for the types that C++ lacks.
@@ -372,7 +330,7 @@ void test_numbers_of_all_kinds() {
         filling.sink().open();
         check(!filling.sink().doubles(reals, 3), "rejected");
         check(filling.sink().error() == Error::out_of_range, "out of range");
-        check(filling.path() == Path{2}, "the third");
+        check(filling.path() == Sizes{2}, "the third");
     }
 }
 
@@ -396,7 +354,7 @@ void test_claims() {
         check(filling.elements<std::int16_t>() == std::vector<std::int16_t>{7, 7, 8, 8, 8}, "claimed");
         room = 1;
         check(sink.claim(&room) == nullptr, "none is left");
-        check(sink.error() == Error::outgrown && filling.path() == Path{0, 5}, "outgrown");
+        check(sink.error() == Error::outgrown && filling.path() == Sizes{0, 5}, "outgrown");
     }
     {
         Filling filling(spec_of(Type::int16, {}));
@@ -405,7 +363,7 @@ void test_claims() {
         check(filling.sink().claim(&room) != nullptr, "claimed");
         check(!filling.sink().reject_number(true), "rejected");
         check(filling.sink().error() == Error::out_of_range, "out of range");
-        check(filling.path() == Path{0}, "the first");
+        check(filling.path() == Sizes{0}, "the first");
     }
     {
         Filling filling(spec_of(Type::int16, {}));
@@ -435,7 +393,7 @@ void test_claims() {
         Filling filling(spec_of(Type::float64, {}), 40);
         check(!filling.feed("[123456"), "no memory for six");
         check(filling.sink().error() == Error::out_of_memory, "out of memory");
-        check(filling.path() == Path{5}, "the sixth");
+        check(filling.path() == Sizes{5}, "the sixth");
         check(filling.elements<double>() == std::vector<double>{1, 2, 3, 4, 5}, "what was there is");
     }
 }
@@ -447,7 +405,7 @@ void test_axes_below() {
         Sink& sink = filling.sink();
         check(sink.open() && sink.axes_below(2, sizes), "axes that no list shows");
         check(sink.open() && sink.close() && sink.close() && sink.finish(), "a list without elements");
-        check(filling.shape() == Path{1, 0, 4}, "its shape");
+        check(filling.shape() == Sizes{1, 0, 4}, "its shape");
     }
     {
         Filling filling(spec_of(Type::float32, {-1, -1}));
@@ -505,12 +463,8 @@ void check_array(Type type, const std::vector<std::ptrdiff_t>& sizes,
     const bool taken = feed(filling.sink(), start, type, static_cast<int>(sizes.size()), sizes.data(),
                             strides.data());
     check(taken && filling.sink().finish(), what);
-    std::vector<unsigned char> found(filling.sink().elements() * sizeof(Element));
-    if (!found.empty()) {
-        std::memcpy(found.data(), filling.sink().memory().data, found.size());
-    }
-    check(found == wanted, "the elements of " + what);
-    Path shape(sizes.begin(), sizes.end());
+    check(bytes_of(filling.elements<Element>()) == bytes_of(wanted), "the elements of " + what);
+    Sizes shape(sizes.begin(), sizes.end());
     const auto empty = std::find(shape.begin(), shape.end(), 0);
     if (empty != shape.end()) {
         shape.erase(empty + 1, shape.end());  // an empty list has no axes below it
@@ -551,6 +505,14 @@ void test_arrays_of(Type type) {
     check_array<Element>(type, std::vector<std::ptrdiff_t>(32, 1), std::vector<std::ptrdiff_t>(32, -7));
 }
 
+// Feeds a one-dimensional array.
+template <class Element>
+bool feed_row(Filling& filling, Type type, const Element* start, std::size_t count,
+              std::ptrdiff_t stride = sizeof(Element)) {
+    const auto size = static_cast<std::ptrdiff_t>(count);
+    return feed(filling.sink(), reinterpret_cast<const unsigned char*>(start), type, 1, &size, &stride);
+}
+
 // A contiguous row of the input's own type is copied, but its invalid elements are rejected.
 template <class Element>
 void test_not_finite(Type type, Element one, const std::vector<Element>& rejected) {
@@ -559,27 +521,21 @@ void test_not_finite(Type type, Element one, const std::vector<Element>& rejecte
             std::vector<Element> row(600, one);
             row[static_cast<std::size_t>(index)] = bad;
             Filling filling(spec_of(type, {}));
-            const std::ptrdiff_t size = 600;
-            const std::ptrdiff_t stride = sizeof(Element);
-            const auto* const data = reinterpret_cast<const unsigned char*>(row.data());
-            check(!feed(filling.sink(), data, type, 1, &size, &stride), "rejected");
+            check(!feed_row(filling, type, row.data(), row.size()), "rejected");
             check(filling.sink().error() == Error::not_finite, "not finite");
-            check(filling.path() == Path{index}, "the path of what is not finite");
+            check(filling.path() == Sizes{index}, "the path of what is not finite");
             check(filling.sink().elements() == static_cast<std::size_t>(index), "those in front of it");
         }
     }
 }
 
 template <class Element, std::size_t kCount>
-void check_rejected_array(const Spec& spec, Type type, const Element (&elements)[kCount], bool backwards,
-                          Error error, const Path& path) {
+void check_rejected_array(const Spec& spec, Type type, const Element (&elements)[kCount], Error error,
+                          const Sizes& path, bool backwards = false) {
     Filling filling(spec);
-    const std::ptrdiff_t sizes[] = {static_cast<std::ptrdiff_t>(kCount)};
     const std::ptrdiff_t width = sizeof(Element);
-    const std::ptrdiff_t strides[] = {backwards ? -width : width};
-    const Element* const start = backwards ? elements + kCount - 1 : elements;
-    const bool taken = feed(filling.sink(), reinterpret_cast<const unsigned char*>(start), type, 1, sizes,
-                            strides);
+    const bool taken = backwards ? feed_row(filling, type, elements + kCount - 1, kCount, -width)
+                                 : feed_row(filling, type, elements, kCount);
     check(!taken && filling.sink().error() == error, "an array that is rejected");
     check(filling.path() == path, "the path of what is rejected in an array");
 }
@@ -595,34 +551,25 @@ void test_sink() {
 }
 
 void test_strided() {
-    test_arrays_of<float>(Type::float32);
-    test_arrays_of<double>(Type::float64);
-    test_arrays_of<Half>(Type::float16);
-    test_arrays_of<BFloat>(Type::bfloat16);
-    test_arrays_of<std::int8_t>(Type::int8);
-    test_arrays_of<std::int16_t>(Type::int16);
-    test_arrays_of<std::int32_t>(Type::int32);
-    test_arrays_of<std::int64_t>(Type::int64);
-    test_arrays_of<std::uint8_t>(Type::uint8);
-    test_arrays_of<std::uint16_t>(Type::uint16);
-    test_arrays_of<std::uint32_t>(Type::uint32);
-    test_arrays_of<std::uint64_t>(Type::uint64);
+    const auto test = [](Type type, auto element) { test_arrays_of<decltype(element)>(type); };
+    for_each_float_type(test);
+    for_each_integer_type(test);
     test_arrays_of<Boolean>(Type::boolean);
 
     // Other types than the input's, and values that it cannot hold.
     double reals[600] = {};
     reals[300] = 0.5;
-    check_rejected_array(spec_of(Type::int8, {}), Type::float64, reals, false, Error::not_an_integer, {300});
-    check_rejected_array(spec_of(Type::int8, {}), Type::float64, reals, true, Error::not_an_integer, {299});
+    check_rejected_array(spec_of(Type::int8, {}), Type::float64, reals, Error::not_an_integer, {300});
+    check_rejected_array(spec_of(Type::int8, {}), Type::float64, reals, Error::not_an_integer, {299}, true);
     reals[300] = kInfinity;
-    check_rejected_array(spec_of(Type::float32, {}), Type::float64, reals, false, Error::not_finite, {300});
+    check_rejected_array(spec_of(Type::float32, {}), Type::float64, reals, Error::not_finite, {300});
     const std::int64_t integers[] = {0, 255, 256, -1};
-    check_rejected_array(spec_of(Type::uint8, {}), Type::int64, integers, false, Error::out_of_range, {2});
-    check_rejected_array(spec_of(Type::uint8, {}), Type::int64, integers, true, Error::out_of_range, {0});
-    check_rejected_array(spec_of(Type::uint8, {3}), Type::int64, integers, false, Error::out_of_range, {2});
-    check_rejected_array(spec_of(Type::int64, {3}), Type::int64, integers, false, Error::outgrown, {3});
-    check_rejected_array(spec_of(Type::string, {}), Type::int64, integers, false, Error::wrong_type, {0});
-    check_rejected_array(spec_of(Type::float32, {3}), Type::int64, integers, false, Error::outgrown, {3});
+    check_rejected_array(spec_of(Type::uint8, {}), Type::int64, integers, Error::out_of_range, {2});
+    check_rejected_array(spec_of(Type::uint8, {}), Type::int64, integers, Error::out_of_range, {0}, true);
+    check_rejected_array(spec_of(Type::uint8, {3}), Type::int64, integers, Error::out_of_range, {2});
+    check_rejected_array(spec_of(Type::int64, {3}), Type::int64, integers, Error::outgrown, {3});
+    check_rejected_array(spec_of(Type::string, {}), Type::int64, integers, Error::wrong_type, {0});
+    check_rejected_array(spec_of(Type::float32, {3}), Type::int64, integers, Error::outgrown, {3});
     constexpr float kInfinite = std::numeric_limits<float>::infinity();
     constexpr float kNone = std::numeric_limits<float>::quiet_NaN();
     test_not_finite<float>(Type::float32, std::numeric_limits<float>::max(), {kInfinite, -kInfinite, kNone});
@@ -634,22 +581,16 @@ void test_strided() {
         // Nonzero is true.
         Filling filling(spec_of(Type::boolean, {}));
         const unsigned char truths[] = {1, 0, 7, 128, 0};
-        const std::ptrdiff_t size = 5;
-        const std::ptrdiff_t stride = 1;
-        check(feed(filling.sink(), truths, Type::boolean, 1, &size, &stride), "booleans");
+        check(feed_row(filling, Type::boolean, truths, 5), "booleans");
         check(filling.elements<std::uint8_t>() == std::vector<std::uint8_t>{1, 0, 1, 1, 0}, "0 or 1");
     }
     const Boolean booleans[] = {{1}, {0}};
-    check_rejected_array(spec_of(Type::boolean, {1}), Type::boolean, booleans, false, Error::outgrown, {1});
-    check_rejected_array(spec_of(Type::int8, {}), Type::boolean, booleans, false, Error::wrong_type, {0});
+    check_rejected_array(spec_of(Type::boolean, {1}), Type::boolean, booleans, Error::outgrown, {1});
+    check_rejected_array(spec_of(Type::int8, {}), Type::boolean, booleans, Error::wrong_type, {0});
     // Integers fit a float type.
     Filling filling(spec_of(Type::float32, {}));
     const std::uint16_t naturals[] = {0, 1, 65535};
-    const std::ptrdiff_t size = 3;
-    const std::ptrdiff_t stride = -2;
-    check(feed(filling.sink(), reinterpret_cast<const unsigned char*>(naturals + 2), Type::uint16, 1, &size,
-               &stride),
-          "integers for floats");
+    check(feed_row(filling, Type::uint16, naturals + 2, 3, -2), "integers for floats");
     check(filling.elements<float>() == std::vector<float>{65535, 1, 0}, "backwards");
 }
 

@@ -17,7 +17,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,7 +27,13 @@ import pytest
 from PIL import Image
 
 from tests.support import bert_models, client_programs, onnx_models
-from tests.support.servers import PATIENCE_SECONDS, ServerProcess, environment, wait_until
+from tests.support.servers import (
+    PATIENCE_SECONDS,
+    ServerProcess,
+    environment,
+    free_port,
+    wait_until,
+)
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs"
@@ -102,12 +107,6 @@ def prepare(text: str, folder: Path) -> None:
     if "from 'axios'" in text:
         modules = client_programs.find_node_folder("axios") / "node_modules"
         (folder / "node_modules").symlink_to(modules)
-
-
-def free_port() -> int:
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class Reader:
@@ -252,7 +251,18 @@ def same(expected: str, actual: str) -> bool:
     return expected == actual
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+# `make full` runs the page with programs in Go and JavaScript.
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(
+            page,
+            id=name_of(page),
+            marks=[pytest.mark.full] if re.search("^```(js|go)$", page.read_text(), re.M) else [],
+        )
+        for page in PAGES
+    ],
+)
 def test_examples(page: Path, tmp_path: Path) -> None:
     text = page.read_text()
     # Outside CI, skips the page if a tool is missing.

@@ -11,9 +11,7 @@ import numpy
 import pytest
 
 from gpux._fastpath import InputSpec, walk
-from gpux.errors import (
-    ClientError,
-)
+from gpux.errors import ClientError
 from gpux.tensors.signature import Dim
 from tests.support import oracle
 from tests.support.walk_cases import (
@@ -26,6 +24,7 @@ from tests.support.walk_cases import (
     callback_array,
     check,
     expected,
+    refused,
     run_in_subprocess,
     spec,
     walked,
@@ -33,22 +32,8 @@ from tests.support.walk_cases import (
 
 NATIVE = ["?", "b", "h", "i", "l", "q", "B", "H", "I", "L", "Q", "e", "f", "d"]
 FOREIGN = [
-    ">h",
-    ">i",
-    ">q",
-    ">H",
-    ">I",
-    ">Q",
-    ">e",
-    ">f",
-    ">d",
-    "U3",
-    "S3",
-    "O",
-    "F",
-    "D",
-    "g",
-    "G",
+    *(">h", ">i", ">q", ">H", ">I", ">Q", ">e", ">f", ">d"),
+    *("U3", "S3", "O", "F", "D", "g", "G"),
 ]
 
 
@@ -97,15 +82,8 @@ def test_an_array_is_the_equal_nested_list(dtype: str, type_name: str) -> None:
 def test_an_array_without_elements_still_has_its_axes(shape: tuple[int, ...], dtype: str) -> None:
     empty = numpy.zeros(shape, dtype)
     type_name = "string" if dtype == "U3" else "float32" if dtype != "?" else "bool"
-    for dims in (
-        (),
-        ("n", "m"),
-        ("n", 3),
-        ("n", "m", 3),
-        ("n", "m", "k"),
-        (1, "m", 3),
-        (2, "m", 3),
-    ):
+    three: list[tuple[Dim, ...]] = [("n", "m", 3), ("n", "m", "k"), (1, "m", 3), (2, "m", 3)]
+    for dims in ((), ("n", "m"), ("n", 3), *three):
         check(spec(type_name, *dims), empty)
     outcome = walked(spec(type_name), empty)
     assert outcome == oracle.Converted(shape, [], False, False)
@@ -116,15 +94,8 @@ def test_an_array_without_elements_still_has_its_axes(shape: tuple[int, ...], dt
 @pytest.mark.parametrize(
     "item",
     [
-        1,
-        2.5,
-        True,
-        "text",
-        None,
-        [1, 2],
-        numpy.float64(2.5),
-        numpy.str_("text"),
-        numpy.float32(2.5),
+        *(1, 2.5, True, "text", None, [1, 2]),
+        *(numpy.float64(2.5), numpy.str_("text"), numpy.float32(2.5)),
     ],
     ids=repr,
 )
@@ -186,14 +157,8 @@ def test_an_array_of_the_input_s_own_type_fits_bit_by_bit(dtype: str) -> None:
         memory[size - 1 :: size] &= 0x3F  # small enough to be finite
     values = memory.view(dtype).reshape(6, 7)
     name = numpy.dtype(dtype).name
-    for laid_out in (
-        values,
-        values[1:, 2:],
-        values[::-2],
-        values[:, ::-1],
-        values.T,
-        values[:, :1],
-    ):
+    parts = [values[1:, 2:], values[::-2], values[:, ::-1], values[:, :1]]
+    for laid_out in (values, values.T, *parts):
         for dims in ((), ("n", "m"), ("n", 7), (6, 7), (5, "m"), ("n", 5)):
             outcome = check(spec(name, *dims), laid_out)
             if isinstance(outcome, oracle.Converted):
@@ -217,9 +182,8 @@ def test_an_array_may_lie_anywhere_in_memory() -> None:
     ):
         outcome = check(spec("float32"), view)
         assert isinstance(outcome, oracle.Converted)
-        assert b"".join(
-            bytes(element) for element in outcome.elements if isinstance(element, bytes)
-        ) == (view.tobytes())
+        elements = [element for element in outcome.elements if isinstance(element, bytes)]
+        assert b"".join(elements) == view.tobytes()
 
 
 def test_a_row_of_an_array_of_any_length_is_stored_whole() -> None:
@@ -270,12 +234,8 @@ def buffers_without_strides() -> None:
     assert isinstance(walked(spec("uint8", "n"), (ctypes.c_char * 2)(b"a", b"b")), Refusal)
     # NumPy exports the buffer of a date as bytes.
     for date in (numpy.datetime64("2020-01-01"), numpy.timedelta64(3, "s")):
-        for declared in (
-            spec("uint8", "n"),
-            spec("float32", "n", "m"),
-            spec("string"),
-            spec("bool"),
-        ):
+        rows = [spec("uint8", "n"), spec("float32", "n", "m")]
+        for declared in (*rows, spec("string"), spec("bool")):
             assert walked(declared, [date]) == expected(declared, [date])
             assert walked(declared, date) == expected(declared, date)
 
@@ -309,9 +269,8 @@ def test_more_axes_than_any_tensor_are_refused() -> None:
 )
 def test_what_has_no_buffer_of_numbers_is_no_value(value: object, word: str) -> None:
     for type_name in NUMBER_TYPES:
-        outcome = walked(spec(type_name, "n"), value)
-        assert isinstance(outcome, Refusal)
-        assert outcome.message == "Invalid input type for 'x': expected number"
+        message = refused(walked(spec(type_name, "n"), value)).message
+        assert message == "Invalid input type for 'x': expected number"
         outcome = walked(spec(type_name, "n", "m"), [[0, value]])
         assert isinstance(outcome, Refusal)
         problem = f"expected number, got {word}"
@@ -321,9 +280,8 @@ def test_what_has_no_buffer_of_numbers_is_no_value(value: object, word: str) -> 
 def test_a_memoryview_that_was_released_is_no_value() -> None:
     view = memoryview(b"ab")
     view.release()
-    outcome = walked(spec("uint8", "n"), [view])
-    assert isinstance(outcome, Refusal)
-    assert outcome.message == "Invalid value for 'x' at [0]: expected number, got memoryview"
+    message = refused(walked(spec("uint8", "n"), [view])).message
+    assert message == "Invalid value for 'x' at [0]: expected number, got memoryview"
 
 
 def test_a_buffer_is_released_again() -> None:
@@ -359,6 +317,4 @@ def test_arrays_within_arrays_without_end_are_refused() -> None:
     assert pool.in_use == []
     in_a_list = numpy.empty(1, object)
     in_a_list[0] = in_a_list
-    outcome = walked(spec("float32"), in_a_list)
-    assert isinstance(outcome, Refusal)
-    assert outcome.message.endswith("got more than 32 axes")
+    assert refused(walked(spec("float32"), in_a_list)).message.endswith("got more than 32 axes")

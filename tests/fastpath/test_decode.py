@@ -16,7 +16,6 @@ from gpux.errors import (
 )
 from gpux.tensors.signature import Dim
 from tests.support.decode_cases import (
-    Outcome,
     Syntax,
     an_input,
     body,
@@ -32,7 +31,7 @@ from tests.support.decode_cases import (
 )
 from tests.support.oracle import INTEGERS, TextInput, batch_kind
 from tests.support.sanitizer import fewer
-from tests.support.walk_cases import TYPE_NAMES, Refusal
+from tests.support.walk_cases import TYPE_NAMES, Refusal, refused
 
 NAMES = ["x", "ids", "é", "", 'a"b\\', "long name " * 12, "\0", "😀", "y", "z"]
 CHARACTERS = 'abc ,]}[{:"\\/\n\t\0\x1f\x7f\x80é߿ࠀ\u2028\ud7ff\ue000\uffff😀\U0010ffff'
@@ -309,21 +308,17 @@ def test_every_byte_may_be_left_out_or_be_another(case: int) -> None:
     ids=repr,
 )
 def test_a_fault_of_the_text_is_at_its_first_byte(text: bytes, byte: int) -> None:
-    assert check(text, an_input("float32", "n")) == Syntax(byte)
-    assert check(text + b" " * 100, an_input("float32", "n")) == (
-        Syntax(byte)
-        if byte < len(text)
-        else expected(text + b" " * 100, [an_input("float32", "n")])
-    )
+    one = an_input("float32", "n")
+    assert check(text, one) == Syntax(byte)
+    longer = text + b" " * 100
+    assert check(longer, one) == (Syntax(byte) if byte < len(text) else expected(longer, [one]))
 
 
 @pytest.mark.parametrize(
     "text", [b"[]", b"[", b"1", b"-", b'"', b"true!", b"null", b" false", b"0x"]
 )
 def test_what_starts_as_another_value_is_no_object(text: bytes) -> None:
-    outcome = check(text, an_input("float32"))
-    assert isinstance(outcome, Refusal)
-    assert outcome.error is InvalidBodyError
+    assert refused(check(text, an_input("float32"))).error is InvalidBodyError
 
 
 @pytest.mark.parametrize(
@@ -348,9 +343,7 @@ def test_what_starts_as_another_value_is_no_object(text: bytes) -> None:
     ],
 )
 def test_the_first_fault_of_the_text_is_named(value: str, message: str) -> None:
-    outcome = check(f'{{"x":{value}'.encode(), an_input("uint8", 3))
-    assert isinstance(outcome, Refusal)
-    assert outcome.message == message
+    assert refused(check(f'{{"x":{value}'.encode(), an_input("uint8", 3))).message == message
 
 
 @pytest.mark.parametrize(
@@ -366,9 +359,8 @@ def test_the_first_fault_of_the_text_is_named(value: str, message: str) -> None:
     ],
 )
 def test_a_string_may_not_stand_there_whatever_it_is(value: str, message: str) -> None:
-    outcome = check(f'{{"x":{value}}}'.encode(), an_input("string", 2, max_characters=9))
-    assert isinstance(outcome, Refusal)
-    assert outcome.message == message
+    one = an_input("string", 2, max_characters=9)
+    assert refused(check(f'{{"x":{value}}}'.encode(), one)).message == message
 
 
 # Names.
@@ -421,9 +413,7 @@ def test_a_name_at_fault_is_named(text: str, error: type[Exception]) -> None:
         an_input("int32", name="ids", group=2),
         an_input("int32", name="made", group=2),
     ]
-    outcome = check(text.encode(), *inputs)
-    assert isinstance(outcome, Refusal)
-    assert outcome.error is error
+    assert refused(check(text.encode(), *inputs)).error is error
 
 
 def test_texts_stand_together_and_so_does_what_is_made_of_them() -> None:
@@ -480,18 +470,11 @@ def test_characters_cut_or_broken_anywhere(damaged: str) -> None:
 
 def test_every_first_and_second_byte_of_a_character() -> None:
     seconds = (0x00, 0x22, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xFF)
+    rests = (b"", b"\x80", b"\x80\x80", b"\xbf\xbf", b"\x80a", b"\x7f\x80", b"\x80" * 4)
     one = an_input("string", "n")
     for first in range(0x80, 0x100):
         for second in seconds:
-            for rest in (
-                b"",
-                b"\x80",
-                b"\x80\x80",
-                b"\xbf\xbf",
-                b"\x80a",
-                b"\x7f\x80",
-                b"\x80" * 4,
-            ):
+            for rest in rests:
                 check(b'{"x":["' + bytes([first, second]) + rest + b'"]}', one)
                 check(b'{"' + bytes([first, second]) + rest + b'":1}', one)
 
@@ -561,14 +544,10 @@ def test_a_list_of_lists_of_every_small_size() -> None:
             check(f'{{"x":[{lists}]}}'.encode(), one)
 
 
-def kind_of(outcome: Outcome) -> object:
-    return type(outcome).__name__
-
-
 def test_the_tests_see_all_outcomes() -> None:
     random = Random(0)
     seen = set()
     for _ in range(300):
         text, inputs = some_body(random)
-        seen.add(kind_of(read(damage(random, text), inputs)))
+        seen.add(type(read(damage(random, text), inputs)).__name__)
     assert seen == {"list", "Refusal", "Syntax"}

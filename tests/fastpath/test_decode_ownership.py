@@ -6,6 +6,8 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -16,18 +18,15 @@ import pytest
 from gpux._fastpath import InputSpec, InputTable, decode, encode
 from gpux.errors import ClientError
 from gpux.tensors.memory import Block, Pool
-from tests.support.decode_cases import (
-    ExactPool,
-    Outcome,
-    an_input,
-    elements,
-    expected,
-    read,
-    table,
-)
+from tests.support.decode_cases import ExactPool, Outcome, an_input, elements, expected, read, table
 from tests.support.oracle import TextInput
 from tests.support.sanitizer import SANITIZED, fewer
-from tests.support.walk_cases import GuardedBlock, Refusal
+from tests.support.walk_cases import (
+    GuardedBlock,
+    Refusal,
+    check_pool_failures,
+    check_references,
+)
 
 X = an_input("float32", "n")
 INPUTS = (
@@ -102,17 +101,8 @@ def test_what_the_pool_raises_comes_through_as_itself(
     failure: BaseException, behind: bytes
 ) -> None:
     for body in (LONG, b'{"empty":[[],[]],"flag":true,"x":[1],"ids":[1]}'):
-        pool = ExactPool()
-        read(body + behind, INPUTS, pool)
-        assert pool.calls >= 3
-        for call in range(pool.calls):
-            failing = ExactPool({call: failure})
-            with pytest.raises(type(failure)) as caught:
-                decode(body + behind, table(*INPUTS), failing)
-            assert caught.value is failure
-            assert failing.calls == call + 1
-            assert failing.in_use == []
-            failing.check()
+        decode_body = partial(decode, body + behind, table(*INPUTS))
+        assert check_pool_failures(decode_body, failure, ExactPool) >= 3
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), ValueError("?")], ids=repr)
@@ -140,18 +130,7 @@ def test_a_pool_that_fails_to_take_a_block_back_is_asked_once(failure: BaseExcep
 @pytest.mark.parametrize(
     "bad",
     [
-        "null",
-        '"x"',
-        "[]",
-        "{}",
-        "1e999",
-        "01",
-        "1.",
-        "",
-        "]",
-        "x",
-        '1]}{"x":[1',
-        '1],"x":[1',
+        *("null", '"x"', "[]", "{}", "1e999", "01", "1.", "", "]", "x", '1]}{"x":[1', '1],"x":[1'),
         '1],"y":[1',
     ],
 )
@@ -253,14 +232,8 @@ def test_reading_leaves_all_reference_counts_as_they_were(body: bytes) -> None:
     body = bytes(bytearray(body)) or body
     counted = [body, input_table, pool, pool.take, pool.give, input_table.specs, *input_table.specs]
     counted += [spec.name for spec in input_table.specs]
-    rounds = 20 if body == LONG else 1000
-    decode_once(body, input_table, pool)
-    before = [sys.getrefcount(one) for one in counted]
-    blocks_before = sys.getallocatedblocks()
-    for _ in range(rounds):
-        decode_once(body, input_table, pool)
-    assert [sys.getrefcount(one) for one in counted] == before
-    assert sys.getallocatedblocks() - blocks_before < 500
+    once = partial(decode_once, body, input_table, pool)
+    check_references(once, counted, rounds=20 if body == LONG else 1000)
 
 
 def test_strings_belong_to_the_caller_alone() -> None:
@@ -350,7 +323,10 @@ def test_nothing_grows_over_many_requests() -> None:
 ROUNDS = fewer(20)
 
 
-def bodies(seed: int) -> Iterator[tuple[bytes, tuple[TextInput, ...], Outcome]]:
+Case = tuple[bytes, tuple[TextInput, ...], Outcome]
+
+
+def bodies(seed: int) -> Iterator[Case]:
     """Long bodies, which are read without the GIL, and short ones; valid and invalid."""
     random = Random(seed)
     for count in (3, 300, 3000):
@@ -373,29 +349,20 @@ def test_threads_read_at_once() -> None:
     """Each thread has its own pool and bodies; the table and some bodies are shared."""
     work = [list(bodies(seed)) for seed in range(4)]
     shared = work[0]
-    failures: list[object] = []
     started = threading.Barrier(len(work))
-    done = [0] * len(work)
 
-    def run(number: int) -> None:
+    def run(own: list[Case]) -> int:
         started.wait()
-        try:
-            for _ in range(ROUNDS):
-                for body, inputs, reference in (*work[number], *shared):
-                    if read(body, inputs, ExactPool()) != reference:
-                        failures.append(body)
-                    done[number] += 1
-        except BaseException as error:
-            failures.append(error)
-            raise
+        done = 0
+        for _ in range(ROUNDS):
+            for body, inputs, reference in (*own, *shared):
+                assert read(body, inputs, ExactPool()) == reference, body
+                done += 1
+        return done
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(work))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    assert done == [ROUNDS * 2 * len(shared)] * len(work)
+    with ThreadPoolExecutor(len(work)) as executor:
+        # Raises the error of a thread.
+        assert list(executor.map(run, work)) == [ROUNDS * 2 * len(shared)] * len(work)
 
 
 def ran_during_decode(body: bytes) -> bool:

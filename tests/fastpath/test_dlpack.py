@@ -36,24 +36,13 @@ from tests.support.walk_cases import LAYOUTS, Array, run_in_subprocess
 
 EXPORTABLE = [element for element in ELEMENT_TYPES if element.nbytes > 0]
 SHAPES: list[tuple[int, ...]] = [
-    (),
-    (1,),
-    (7,),
-    (0,),
-    (2, 3),
-    (0, 3),
-    (3, 0, 2),
-    (1, 1, 1),
-    (2, 1, 3, 4),
-    (1,) * 32,
+    *((), (1,), (7,), (0,), (2, 3), (0, 3), (3, 0, 2), (1, 1, 1), (2, 1, 3, 4), (1,) * 32),
 ]
 
 
 def dense_strides(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
-    return tuple(
-        itemsize * math.prod(max(size, 1) for size in shape[axis + 1 :])
-        for axis in range(len(shape))
-    )
+    sizes = [max(size, 1) for size in shape[1:]]
+    return tuple(itemsize * math.prod(sizes[axis:]) for axis in range(len(shape)))
 
 
 def content(view: View) -> bytes:
@@ -89,11 +78,10 @@ def test_what_is_lent_is_taken_as_it_is(element: Any, versioned: bool) -> None:
             size = math.prod(shape) * element.nbytes
             assert content(view) == owner.memory.tobytes()[:size]
             # The view's memory, exported again.
-            again = take(
-                StubProducer(
-                    capsule(view, view.address, view.type_code, view.shape, view.device, versioned)
-                )
+            exported = capsule(
+                view, view.address, view.type_code, view.shape, view.device, versioned
             )
+            again = take(StubProducer(exported))
             assert (again.address, again.shape, again.device) == (view.address, shape, device)
 
 
@@ -119,17 +107,8 @@ def test_a_tensor_without_elements_needs_no_memory() -> None:
 @pytest.mark.parametrize(
     ("type_code", "shape"),
     [
-        (0, (1,)),
-        (8, (1,)),
-        (14, (1,)),
-        (-1, (1,)),
-        (1, (1,) * 33),
-        (1, (-1,)),
-        (1, (2, -3)),
-        (1, (2**63,)),
-        (1, (2**61,)),
-        (1, (0, 2**61)),
-        (1, (-(2**70),)),
+        *((0, (1,)), (8, (1,)), (14, (1,)), (-1, (1,)), (1, (1,) * 33), (1, (-1,)), (1, (2, -3))),
+        *((1, (2**63,)), (1, (2**61,)), (1, (0, 2**61)), (1, (-(2**70),))),
         (1, (2**32, 2**32, 2**32)),
     ],
 )
@@ -162,10 +141,8 @@ def test_what_is_no_number_is_not_lent(shape: Any, device: Any) -> None:
 def test_numpy_takes_what_is_lent(type_name: str, device: tuple[int, int]) -> None:
     for shape in SHAPES:
         count = math.prod(shape)
-        array = (numpy.arange(count) % 2 if type_name == "bool" else numpy.arange(count)).astype(
-            type_name
-        )
-        array = array.reshape(shape)
+        numbers = numpy.arange(count) % 2 if type_name == "bool" else numpy.arange(count)
+        array = numbers.astype(type_name).reshape(shape)
         tensor = Tensor(array, device)
         code = BY_NAME[type_name].code
         for versioned in (True, False):

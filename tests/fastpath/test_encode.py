@@ -19,7 +19,7 @@ from gpux._fastpath import encode
 from gpux.tensors.signature import BY_NAME, ELEMENT_TYPES
 from tests.support import oracle
 from tests.support.sanitizer import fewer
-from tests.support.walk_cases import Array, run_in_subprocess
+from tests.support.walk_cases import Array, check_references, run_in_subprocess
 
 TYPE_NAMES = [element.name for element in ELEMENT_TYPES if element.nbytes > 0]
 # NumPy's unsigned types for the bits of an element, by its size in bytes.
@@ -58,12 +58,9 @@ def read_back(type_name: str, texts: Sequence[str]) -> list[int | None]:
             bits.append(None)
             continue
         value = float(text)
-        magnitude = oracle.round_to_bits(
-            oracle.exact_value(
-                int.from_bytes(struct.pack("<d", abs(value)), "little"), oracle.FLOATS["float64"]
-            ),
-            target,
-        )
+        in_float64 = int.from_bytes(struct.pack("<d", abs(value)), "little")
+        exact = oracle.exact_value(in_float64, oracle.FLOATS["float64"])
+        magnitude = oracle.round_to_bits(exact, target)
         bits.append(magnitude | (target.sign if math.copysign(1, value) < 0 else 0))
     return bits
 
@@ -323,30 +320,13 @@ def examples(type_name: str) -> list[int]:
         target = oracle.FLOATS[type_name]
         one, ulp = oracle.round_to_bits(Fraction(1), target), 1
         positive = [0, 1, one, one + 3 * ulp, 2 * one - 1, one // 2, target.infinity - 1]
-        return [
-            *positive,
-            target.infinity,
-            target.infinity + 1,
-            *(b | target.sign for b in positive),
-        ]
+        negative = [bits | target.sign for bits in positive]
+        return [*positive, target.infinity, target.infinity + 1, *negative]
     if type_name == "bool":
         return [0, 1]
     low, high = oracle.INTEGERS[type_name]
-    numbers = [
-        0,
-        7,
-        -8,
-        123,
-        -120,
-        2**19 - 1,
-        2**19,
-        -(10**6),
-        10**8,
-        10**16 - 1,
-        10**16,
-        low,
-        high,
-    ]
+    numbers = [0, 7, -8, 123, -120, 2**19 - 1, 2**19, -(10**6), 10**8, 10**16 - 1, 10**16]
+    numbers += [low, high]
     return [number % (high - low + 1) for number in numbers if low <= number <= high]
 
 
@@ -385,22 +365,8 @@ def test_a_tensor_need_not_be_aligned(type_name: str) -> None:
 # Nesting.
 
 SHAPES: list[tuple[int, ...]] = [
-    (),
-    (1,),
-    (3,),
-    (2, 3),
-    (3, 1, 2),
-    (1, 1, 1, 1),
-    (2, 2, 2, 2, 2),
-    (0,),
-    (0, 3),
-    (3, 0),
-    (2, 0, 3),
-    (0, 0),
-    (2, 3, 0),
-    (1,) * 31,
-    (1,) * 32,
-    (2,) + (1,) * 30 + (2,),
+    *((), (1,), (3,), (2, 3), (3, 1, 2), (1, 1, 1, 1), (2, 2, 2, 2, 2), (0,), (0, 3), (3, 0)),
+    *((2, 0, 3), (0, 0), (2, 3, 0), (1,) * 31, (1,) * 32, (2,) + (1,) * 30 + (2,)),
     (1,) * 30 + (2, 0),
 ]
 
@@ -570,13 +536,7 @@ def test_an_answer_leaves_all_reference_counts_as_they_were() -> None:
             return
         raise AssertionError("strings are not written from memory")
 
-    once()
-    before = [sys.getrefcount(one) for one in counted]
-    objects_before = sys.getallocatedblocks()
-    for _ in range(1000):
-        once()
-    assert [sys.getrefcount(one) for one in counted] == before
-    assert sys.getallocatedblocks() - objects_before < 500
+    check_references(once, counted, rounds=1000)
 
 
 # Threads.

@@ -11,7 +11,7 @@ from gpux._fastpath import InputSpec, fit, walk
 from gpux.errors import ClientError, EmptyBatchError, InvalidShapeError
 from gpux.tensors.signature import Dim, TensorSpec
 from tests.support import oracle
-from tests.support.walk_cases import NUMBER_TYPES, GuardedPool, Refusal, refusal, spec
+from tests.support.walk_cases import NUMBER_TYPES, GuardedPool, Refusal, refusal, refused, spec
 
 Fitted = tuple[tuple[int, ...], bool, bool]
 
@@ -89,36 +89,27 @@ def test_the_type_of_the_elements_does_not_matter(type_name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dims", "shape", "message"),
+    ("dims", "shape", "problem"),
     [
-        (("batch", 3), (2, 4), "Invalid shape for 'x': expected [batch, 3], got [2, 4]"),
-        (("batch", 3), (), "Invalid shape for 'x': expected [batch, 3], got []"),
+        (("batch", 3), (2, 4), "expected [batch, 3], got [2, 4]"),
+        (("batch", 3), (), "expected [batch, 3], got []"),
         (("batch", 3), (0, 3), None),
-        (
-            ("batch", 3),
-            (1, 2, 3),
-            "Invalid shape for 'x': expected [batch, 3], got more than 2 axes",
-        ),
-        (("n",), (1, 1), "Invalid shape for 'x': expected [n], got more than 1 axis"),
-        ((), (1,) * 33, "Invalid shape for 'x': expected at most 32 axes, got more than 32 axes"),
-        ((), (1,) * 5000, "Invalid shape for 'x': expected at most 32 axes, got more than 32 axes"),
-        (("n", 3), (-1, 3), "Invalid shape for 'x': expected [n, 3], got [-1, 3]"),
-        (
-            (),
-            (2, -(2**70)),
-            f"Invalid shape for 'x': expected at most 32 axes, got [2, {-(2**70)}]",
-        ),
+        (("batch", 3), (1, 2, 3), "expected [batch, 3], got more than 2 axes"),
+        (("n",), (1, 1), "expected [n], got more than 1 axis"),
+        ((), (1,) * 33, "expected at most 32 axes, got more than 32 axes"),
+        ((), (1,) * 5000, "expected at most 32 axes, got more than 32 axes"),
+        (("n", 3), (-1, 3), "expected [n, 3], got [-1, 3]"),
+        ((), (2, -(2**70)), f"expected at most 32 axes, got [2, {-(2**70)}]"),
     ],
 )
 def test_a_shape_that_does_not_fit_is_refused(
-    dims: tuple[Dim, ...], shape: tuple[int, ...], message: str | None
+    dims: tuple[Dim, ...], shape: tuple[int, ...], problem: str | None
 ) -> None:
     outcome = fitted(spec("float32", *dims), shape)
-    assert isinstance(outcome, Refusal)
-    if message is None:
-        assert outcome.error is EmptyBatchError
+    if problem is None:
+        assert refused(outcome).error is EmptyBatchError
     else:
-        assert outcome == Refusal(InvalidShapeError, message, ())
+        assert outcome == Refusal(InvalidShapeError, f"Invalid shape for 'x': {problem}", ())
 
 
 def test_a_shape_may_be_larger_than_memory() -> None:

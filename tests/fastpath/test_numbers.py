@@ -9,14 +9,7 @@ import pytest
 
 from gpux.tensors.signature import BY_NAME
 from tests.support import oracle
-from tests.support.walk_cases import (
-    NUMBER_TYPES,
-    Refusal,
-    SubInt,
-    expected,
-    spec,
-    walked,
-)
+from tests.support.walk_cases import NUMBER_TYPES, Refusal, SubInt, expected, spec, walked
 
 
 def stored_bits(type_name: str, value: object) -> int | str:

@@ -2,16 +2,14 @@
 
 import math
 import sys
+from functools import partial
 from itertools import pairwise
 
 import numpy
 import pytest
 
 from gpux._fastpath import Body, InputSpec, walk
-from gpux.errors import (
-    ClientError,
-    InvalidValueError,
-)
+from gpux.errors import ClientError, InvalidValueError
 from gpux.tensors.memory import Block, Pool
 from gpux.tensors.signature import TensorSpec
 from tests.support.walk_cases import (
@@ -21,6 +19,8 @@ from tests.support.walk_cases import (
     SubFloat,
     SubInt,
     SubStr,
+    check_pool_failures,
+    check_references,
     expected,
     refusal,
     spec,
@@ -103,19 +103,8 @@ def test_every_block_comes_back_when_a_value_is_refused(bad: object) -> None:
     "failure", [MemoryError("none left"), KeyboardInterrupt(), ValueError("?")]
 )
 def test_what_the_pool_raises_comes_through_as_itself(failure: BaseException) -> None:
-    value = growing(30)
-    native = InputSpec(spec("float32", "n", "m"))
-    pool = GuardedPool()
-    walk(native, value, pool)
-    assert pool.calls > 3
-    for call in range(pool.calls):
-        failing = GuardedPool({call: failure})
-        with pytest.raises(type(failure)) as caught:
-            walk(native, value, failing)
-        assert caught.value is failure
-        assert failing.calls == call + 1
-        assert failing.in_use == []
-        failing.check()
+    walk_rows = partial(walk, InputSpec(spec("float32", "n", "m")), growing(30))
+    assert check_pool_failures(walk_rows, failure, GuardedPool) > 3
 
 
 def test_strings_take_no_block() -> None:
@@ -210,15 +199,7 @@ def test_a_walk_leaves_all_reference_counts_as_they_were(case: int) -> None:
             if not isinstance(content, list):
                 pool.give(content)
 
-    once()
-    before = [sys.getrefcount(one) for one in counted]
-    objects_before = sys.getallocatedblocks()
-    for _ in range(1000):
-        once()
-    after = [sys.getrefcount(one) for one in counted]
-    assert after == before
-    # Nothing else leaked; the lists above account for a few blocks.
-    assert sys.getallocatedblocks() - objects_before < 500
+    check_references(once, counted, rounds=1000)
 
 
 def test_the_strings_of_a_tensor_are_those_of_the_value() -> None:

@@ -12,9 +12,7 @@ import numpy
 import pytest
 
 from gpux._fastpath import InputSpec, walk
-from gpux.errors import (
-    ClientError,
-)
+from gpux.errors import ClientError
 from gpux.tensors.memory import Pool
 from gpux.tensors.signature import TensorSpec
 from tests.support import oracle

@@ -12,12 +12,7 @@ from hypothesis import strategies as st
 from numpy.exceptions import ComplexWarning
 
 from gpux._fastpath import InputSpec, walk
-from gpux.errors import (
-    EmptyBatchError,
-    InvalidShapeError,
-    InvalidTypeError,
-    InvalidValueError,
-)
+from gpux.errors import EmptyBatchError, InvalidShapeError, InvalidTypeError, InvalidValueError
 from gpux.tensors.signature import BY_NAME, Dim, TensorSpec
 from tests.support import oracle
 from tests.support.sanitizer import fewer
@@ -35,6 +30,7 @@ from tests.support.walk_cases import (
     SubTuple,
     check,
     expected,
+    refused,
     spec,
     walked,
 )
@@ -89,32 +85,15 @@ odd = st.one_of(
     st.booleans(),
     st.sampled_from(
         [
-            None,
-            {},
-            {"a": 1},
-            b"bytes",
-            bytearray(3),
-            1j,
-            numpy.True_,
-            numpy.complex64(1),
-            numpy.datetime64("2020-01-01"),
-            "\ud800",
-            "a\udfff",
-            {1},
-            range(3),
-            len,
+            *(None, {}, {"a": 1}, b"bytes", bytearray(3), 1j, numpy.True_, numpy.complex64(1)),
+            *(numpy.datetime64("2020-01-01"), "\ud800", "a\udfff", {1}, range(3), len),
         ]
     ),
     st.sampled_from([[], (), [[]], [[], []], [1], ["a"], [[1, 2], [3, 4]], [[1], [2, 3]], [None]]),
     st.sampled_from(
         [
-            numpy.zeros(0),
-            numpy.zeros((2, 0), "i4"),
-            numpy.zeros((0, 3), "f4"),
-            numpy.ones(2),
-            numpy.ones((2, 2), "u1"),
-            numpy.array(1.5),
-            numpy.array(True),
+            *(numpy.zeros(0), numpy.zeros((2, 0), "i4"), numpy.zeros((0, 3), "f4")),
+            *(numpy.ones(2), numpy.ones((2, 2), "u1"), numpy.array(1.5), numpy.array(True)),
         ]
     ),
 )
@@ -159,15 +138,8 @@ def specs(draw: st.DrawFn) -> TensorSpec:
             st.lists(dims, min_size=1, max_size=2),
             st.sampled_from(
                 [
-                    ["batch"],
-                    ["batch", 1],
-                    [None, 1],
-                    ["batch", 3],
-                    ["batch", "seq"],
-                    ["batch", 2, None],
-                    [1, 2, 3],
-                    [2, 3],
-                    [],
+                    *(["batch"], ["batch", 1], [None, 1], ["batch", 3], ["batch", "seq"]),
+                    *(["batch", 2, None], [1, 2, 3], [2, 3], []),
                 ]
             ),
         )
@@ -536,14 +508,12 @@ def test_a_list_that_contains_itself_is_too_deep() -> None:
     endless: list[object] = []
     endless.append(endless)
     for dims, limit in (((), "32 axes"), (("n",), "1 axis"), (("n", 2, 2), "3 axes")):
-        outcome = walked(spec("float32", *dims), endless)
-        assert isinstance(outcome, Refusal)
-        assert outcome.message.endswith(f"got more than {limit}")
+        message = refused(walked(spec("float32", *dims), endless)).message
+        assert message.endswith(f"got more than {limit}")
     values: list[object] = [1.0, 2.0]
     values.append(values)
-    outcome = walked(spec("float32"), values)
-    assert isinstance(outcome, Refusal)
-    assert outcome.message == "Invalid value for 'x' at [2]: expected number, got array"
+    message = refused(walked(spec("float32"), values)).message
+    assert message == "Invalid value for 'x' at [2]: expected number, got array"
     values[:] = [{}]
     values.insert(0, values)
     assert isinstance(walked(spec("float32", "n", "m"), values), Refusal)

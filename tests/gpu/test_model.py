@@ -1,7 +1,6 @@
 """Models on a real GPU give the same results as on the CPU."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,15 @@ from gpux.execution.deadline import Watchdog
 from gpux.execution.gpu import GpuExecution
 from gpux.model import Model, load
 from gpux.serving.engine import Engine
-from tests.support.onnx_models import BUILDERS, NUMBER_TYPES
+from tests.support.gpu_cases import (
+    LOADED,
+    check_alias,
+    check_boxes,
+    check_doubled,
+    check_sixteen_threads,
+)
+from tests.support.onnx_models import NUMBER_TYPES
 
-LOADED = [name for name in BUILDERS if not name.startswith("takes_") and "slow" not in name]
 Load = Callable[..., Model]
 
 
@@ -78,32 +83,15 @@ def test_zero_sizes(on_gpu: Load) -> None:
 
 
 def test_sizes_that_only_the_run_knows(on_gpu: Load) -> None:
-    model = on_gpu("boxes")
-    corners = [[[0, 0, 1, 1], [5, 5, 6, 6], [0, 0, 1, 1.1]]]
-    for scores, chosen in (
-        ([0.9, 0.8, 0.7], [[0, 0, 0], [0, 0, 1]]),
-        ([0.9, 0.0, 0.0], [[0, 0, 0]]),
-        ([0.0, 0.0, 0.0], []),
-    ):
-        selected = model.predict({"boxes": corners, "scores": [[scores]]})["selected"]
-        assert selected.tolist() == chosen
-        assert selected.shape == (len(chosen), 3)
+    check_boxes(on_gpu("boxes"))
 
 
 def test_names_that_promise_what_the_nodes_do_not_keep(on_gpu: Load) -> None:
-    model = on_gpu("doubled")
-    for number in range(8):
-        outputs = model.predict({"x": [[number], [7.0]]})
-        assert outputs["twice"].tolist() == [[number], [7.0], [number], [7.0]]
-        assert outputs["negative"].tolist() == [[-number], [-7.0]]
+    check_doubled(on_gpu("doubled"))
 
 
 def test_an_output_that_is_an_input(on_gpu: Load) -> None:
-    model = on_gpu("alias")
-    for number in range(8):
-        outputs = model.predict({"x": [[number, 1.5]]})
-        assert outputs["x"].tolist() == [[number, 1.5]]
-        assert outputs["doubled"].tolist() == [[2 * number, 3.0]]
+    check_alias(on_gpu("alias"))
 
 
 def test_shapes_that_are_read_by_the_host(on_gpu: Load) -> None:
@@ -182,21 +170,7 @@ def test_what_does_not_fit_fails_alone(on_gpu: Load) -> None:
 
 @pytest.mark.usefixtures("eager_threads")
 def test_sixteen_threads_get_their_own_answers(on_gpu: Load) -> None:
-    engine = Engine(on_gpu("alias"))
-    wrong: list[object] = []
-
-    def predict(thread: int) -> None:
-        for turn in range(100):
-            rows = [[float(thread), float(turn)]] * (1 + (thread + turn) % 5)
-            text = str(rows).replace(" ", "")
-            doubled = str([[2 * value for value in row] for row in rows]).replace(" ", "")
-            response = engine.predict(f'{{"x":{text}}}'.encode())
-            if response != f'{{"doubled":{doubled},"x":{text}}}'.encode():
-                wrong.append((rows, response))
-
-    with ThreadPoolExecutor(16) as callers:
-        list(callers.map(predict, range(16)))
-    assert wrong == []
+    check_sixteen_threads(on_gpu("alias"), turns=100)
 
 
 def test_nothing_is_allocated_in_the_steady_state(on_gpu: Load) -> None:

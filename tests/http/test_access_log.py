@@ -1,12 +1,10 @@
 """The access log of a running server: one line per response, and no forged lines."""
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,23 +13,28 @@ import pytest
 
 from gpux.config.settings import cores
 from tests.support.servers import (
+    ENDLESS,
     JSON_HEADERS,
     PATIENCE_SECONDS,
+    QUICK,
     Client,
+    Find,
+    Serve,
     ServerProcess,
+    connect,
     environment,
     head,
+    in_flight,
     metric,
     post,
     serve,
+    serve_wsgi,
+    start_run,
     wait_until,
 )
 
-Find = Callable[[str], Path]
-
 NEW_ID = re.compile(r"[0-9a-f]{32}")
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-ENDLESS = b'{"steps": 100000000}'
 
 
 def lines(server: ServerProcess) -> list[str]:
@@ -47,11 +50,10 @@ def entries(server: ServerProcess) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines(server)]
 
 
-def test_without_being_asked_nothing_is_written(server: Callable[[str], ServerProcess]) -> None:
+def test_without_being_asked_nothing_is_written(server: Serve) -> None:
     running = server("matrix")
     before = running.stdout.text
-    headers = {**JSON_HEADERS, "X-Request-Id": "mine"}
-    response = running.request("POST", "/predict", b'{"x": [[1.0]]}', headers)
+    response = running.post(b'{"x": [[1.0]]}', {"X-Request-Id": "mine"})
     assert response.status == 200
     assert "X-Request-Id" not in response.headers
     assert "gpux_unrecorded" not in running.request("GET", "/metrics").body.decode()
@@ -87,41 +89,35 @@ def test_a_line_of_json_has_what_was_measured(model_file: Find) -> None:
 def test_whoever_answers_there_is_a_line(model_file: Find) -> None:
     """Responses of the app, responses of the server itself, and requests that cannot be parsed."""
     options = ("--access-log", "json", "--max-body", "100", "--max-queue", "0", "--timeout", "2")
+    runs = cores()
     with (
         serve(model_file("slow"), *options, "--cors-origins", "https://a.example") as server,
+        connect(server, runs) as busy,
         Client(server) as client,
     ):
-        runs = cores()
-        busy = [Client(server) for _ in range(runs)]
         for each in busy:
             each.send(post(ENDLESS))
-        wait_until(lambda: metric(server, "gpux_in_flight_requests") == runs, "all cores are busy")
-        responses = [
-            server.post(b'{"steps": 1}'),  # the queue is full
-            # Rejected by its Content-Length.
-            server.request(
-                "POST", "/predict", b" " * 101, {**JSON_HEADERS, "Origin": "https://a.example"}
-            ),
-        ]
-        rejected, too_large = responses
+        wait_until(lambda: in_flight(server) == runs, "all cores are busy")
+        rejected = server.post(QUICK)  # the queue is full
+        # Rejected by its Content-Length.
+        too_large = server.post(b" " * 101, {"Origin": "https://a.example"})
         assert "X-Request-Id" in too_large.headers["Access-Control-Expose-Headers"]
         assert rejected.headers["Access-Control-Expose-Headers"] is None
         assert rejected.headers["Retry-After"]
         assert NEW_ID.fullmatch(too_large.headers["X-Request-Id"])
         chunked = ("Transfer-Encoding: chunked", "X-Request-Id: chunks")
-        client.send(head(None, *chunked), b"65\r\n", b" " * 101)
-        responses.append(client.read())
-        responses += [each.read() for each in busy]
-        for each in busy:
-            each.close()
-        responses.append(server.post(b'{"steps": 1}'))
-        responses.append(server.post(b"["))
-        responses.append(server.request("POST", "/predict", b"{}", {"Content-Type": "text/plain"}))
-        responses.append(server.request("GET", "/predict"))
-        responses.append(server.request("GET", "/health/live"))
-        with Client(server) as unreadable:
-            unreadable.send(b"GET\r\n\r\n")
-            responses.append(unreadable.read())
+        responses = [
+            rejected,
+            too_large,
+            client.exchange(head(None, *chunked), b"65\r\n", b" " * 101),
+            *[each.read() for each in busy],
+            server.post(QUICK),
+            server.post(b"["),
+            server.post(b"{}", {"Content-Type": "text/plain"}),
+            server.request("GET", "/predict"),
+            server.request("GET", "/health/live"),
+            server.exchange(b"GET\r\n\r\n"),
+        ]
         statuses = {
             status: metric(server, "gpux_requests_total", status=status)
             for status in ("200", "400", "405", "413", "415", "503", "504")
@@ -147,22 +143,19 @@ def test_whoever_answers_there_is_a_line(model_file: Find) -> None:
 
 def test_who_left_before_a_thread_was_free_is_counted(model_file: Find) -> None:
     options = ("--threads", "1", "--timeout", "2")
-    with serve(model_file("slow"), *options) as server, Client(server) as first:
-        first.send(post(ENDLESS))
-        wait_until(lambda: metric(server, "gpux_in_flight_requests") == 1, "the thread is busy")
-        leavers = [Client(server), Client(server)]
+    with serve(model_file("slow"), *options) as server, connect(server, 3) as clients:
+        first, *leavers = clients
+        start_run(server, first, post(ENDLESS))
         for client in leavers:
             client.send(post(ENDLESS))
-        wait_until(lambda: metric(server, "gpux_in_flight_requests") == 3, "they wait for it")
+        wait_until(lambda: in_flight(server) == 3, "they wait for it")
         leavers[0].reset()
         leavers[1].close()
         assert first.read().status == 504
-        wait_until(lambda: metric(server, "gpux_in_flight_requests") == 0, "nobody is here")
-        counted = [
-            metric(server, "gpux_requests_total", status=status) for status in ("499", "504")
-        ]
-        assert sum(counted) == 3
-        assert counted[0] >= 1
+        wait_until(lambda: in_flight(server) == 0, "nobody is here")
+        left = metric(server, "gpux_requests_total", status="499")
+        assert left + metric(server, "gpux_requests_total", status="504") == 3
+        assert left >= 1
 
 
 @pytest.mark.parametrize(
@@ -201,13 +194,12 @@ def test_nobody_writes_lines_of_his_own(model_file: Find, tmp_path: Path) -> Non
     (folder / "model.onnx").symlink_to(model_file("matrix"))
     (folder / "gpux.yml").write_text("serving: {access_log: text}")
     with serve(folder) as server:
-        with Client(server) as client:
-            client.send(
-                b"GET /a%0Ab%22c%5C%1b[31m%C3%A9 HTTP/1.1\r\nHost: x\r\n",
-                b'User-Agent: "\x9b[2J\\\t' + b"u" * 300 + b"\r\nReferer: http://page\r\n\r\n",
-            )
-            assert client.read().status == 404
-        server.request("POST", "/predict", b'{"x": [[1.0]]}', {**JSON_HEADERS, "X-Request-Id": "b"})
+        response = server.exchange(
+            b"GET /a%0Ab%22c%5C%1b[31m%C3%A9 HTTP/1.1\r\nHost: x\r\n",
+            b'User-Agent: "\x9b[2J\\\t' + b"u" * 300 + b"\r\nReferer: http://page\r\n\r\n",
+        )
+        assert response.status == 404
+        server.post(b'{"x": [[1.0]]}', {"X-Request-Id": "b"})
         first, second = lines(server)
     stamp = r"\[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d \+0000\]"
     agent = rf'"\\x22\\x9b\[2J\\x5c\\x09{"u" * 193}"'
@@ -226,8 +218,8 @@ def test_nobody_writes_lines_of_his_own(model_file: Find, tmp_path: Path) -> Non
 def test_nothing_that_was_answered_is_missing_at_the_end(model_file: Find) -> None:
     with serve(model_file("matrix"), "--access-log", "json") as server, Client(server) as client:
         for number in range(300):
-            client.send(head(14, f"X-Request-Id: {number}"), b'{"x": [[1.0]]}')
-            assert client.read().status == 200
+            request = head(14, f"X-Request-Id: {number}") + b'{"x": [[1.0]]}'
+            assert client.exchange(request).status == 200
         assert [entry["request_id"] for entry in entries(server)] == [*map(str, range(300))]
 
 
@@ -248,8 +240,7 @@ def test_a_reader_that_stands_still_stops_nothing(model_file: Find) -> None:
         reached: Any = type("Reached", (), {"port": int(ready[1])})
         with Client(reached) as client:
             for _ in range(200):
-                client.send(post(b'{"x": [[1.0]]}'))
-                assert client.read().status == 200
+                assert client.exchange(post(b'{"x": [[1.0]]}')).status == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_SECONDS) == 0
         assert process.stderr is not None
@@ -261,8 +252,7 @@ def test_a_reader_that_stands_still_stops_nothing(model_file: Find) -> None:
 
 def test_what_failed_names_the_request(model_file: Find) -> None:
     with serve(model_file("table"), "--access-log", "json") as server:
-        headers = {**JSON_HEADERS, "X-Request-Id": "failing"}
-        assert server.request("POST", "/predict", '{"ids": [9]}', headers).status == 500
+        assert server.post('{"ids": [9]}', {"X-Request-Id": "failing"}).status == 500
         logged = server.stderr.wait_for(r"ERROR gpux\.serving\.engine: Inference failed: .*")
         assert logged
         assert logged[0].endswith(" [request failing]")
@@ -272,10 +262,8 @@ def test_what_failed_names_the_request(model_file: Find) -> None:
 
 
 def test_the_log_is_the_same_under_another_server(model_file: Find) -> None:
-    command = [str(Path(sys.executable).parent / "waitress-serve"), "--port=0", "gpux.wsgi:app"]
     variables = {"GPUX_MODEL": str(model_file("matrix")), "GPUX_ACCESS_LOG": "json"}
-    with ServerProcess(command, r"http://\S+:(\d+)", variables, "stderr") as server:
-        server.request("POST", "/predict", b'{"x": [[1.0]]}', JSON_HEADERS)
+    with serve_wsgi(variables) as server:
+        server.post(b'{"x": [[1.0]]}')
         assert server.stdout.wait_for(r'"status":200,"bytes_in":14,"bytes_out":13,.*"rows":1')
-        os.kill(server.process.pid, signal.SIGKILL)
-        server.wait()
+        server.kill()

@@ -3,9 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -14,10 +12,7 @@ import pytest
 
 from tests.support.onnx_models import NUMBER_TYPES
 from tests.support.ort import ortvalue, run, run_bfloat16, same_bits
-from tests.support.servers import Response, ServerProcess
-
-Serve = Callable[[str], ServerProcess]
-Find = Callable[[str], Path]
+from tests.support.servers import Find, Response, Serve
 
 INTEGERS = {
     name: (int(numpy.iinfo(name).min), int(numpy.iinfo(name).max))
@@ -104,14 +99,7 @@ EDGES: dict[str, dict[str, float]] = {
     "bool": {"true": True, "false": False, "1": True, "0": False},
 }
 for name in FLOATS:
-    EDGES[name] |= {
-        "0": 0.0,
-        "-0.0": -0.0,
-        "0e5": 0.0,
-        "1": 1.0,
-        "-1E+0": -1.0,
-        "25e-1": 2.5,
-    }
+    EDGES[name] |= {"0": 0.0, "-0.0": -0.0, "0e5": 0.0, "1": 1.0, "-1E+0": -1.0, "25e-1": 2.5}
 for name, (low, high) in INTEGERS.items():
     EDGES[name] = {str(low): low, str(high): high, "0": 0, "1.0": 1, "1e1": 10, "0.5E+1": 5}
     EDGES[name] |= {"1200e-2": 12, "-0": 0, "-0.0": 0}
@@ -125,14 +113,18 @@ def post_number(server: Serve, name: str, text: str) -> Response:
     return server("numbers").post(f"{{{', '.join(members)}}}")
 
 
-def run_number(model_file: Find, name: str, array: Any) -> Any:
-    """The output of ONNX Runtime itself for one input of the model `numbers`."""
+def check_number(server: Serve, model_file: Find, name: str, text: str, array: Any) -> None:
+    """Posts a text for one input of the model `numbers`, which is this array to ONNX Runtime."""
+    response = post_number(server, name, text)
+    assert response.status == 200, response
     feeds = {other: numpy.zeros((1, 1), dtype_of(other)) for other in NUMBER_TYPES} | {name: array}
     file, output = model_file("numbers"), f"{name}_out"
     if name == "bfloat16":
-        return run_bfloat16(file, feeds, output, array)
-    bfloat16 = ortvalue(feeds["bfloat16"])
-    return run(file, feeds | {"bfloat16": bfloat16}, [output])[output]
+        expected = run_bfloat16(file, feeds, output, array)
+    else:
+        bfloat16 = ortvalue(feeds["bfloat16"])
+        expected = run(file, feeds | {"bfloat16": bfloat16}, [output])[output]
+    assert same_bits(response.json[output], expected)
 
 
 @pytest.mark.parametrize("name", NUMBER_TYPES)
@@ -140,9 +132,7 @@ def test_edge_values(server: Serve, model_file: Find, name: str) -> None:
     array = numpy.array([list(EDGES[name].values())], dtype_of(name))
     exact = [float(value) if name in FLOATS else int(value) for value in array[0]]
     assert exact == list(EDGES[name].values())  # checks the table itself
-    response = post_number(server, name, f"[[{', '.join(EDGES[name])}]]")
-    assert response.status == 200, response
-    assert same_bits(response.json[f"{name}_out"], run_number(model_file, name, array))
+    check_number(server, model_file, name, f"[[{', '.join(EDGES[name])}]]", array)
 
 
 @pytest.mark.parametrize("name", NUMBER_TYPES)
@@ -166,9 +156,8 @@ def test_any_bits(server: Serve, model_file: Find, name: str) -> None:
     with numpy.errstate(invalid="ignore"):  # ml_dtypes warns about signalling NaNs
         numbers = numbers[numpy.isfinite(numbers)][numpy.newaxis]
     assert numbers.size > 2000
-    response = post_number(server, name, json.dumps(numbers.astype("float64").tolist()))
-    assert response.status == 200, response
-    assert same_bits(response.json[f"{name}_out"], run_number(model_file, name, numbers))
+    text = json.dumps(numbers.astype("float64").tolist())
+    check_number(server, model_file, name, text, numbers)
 
 
 @pytest.mark.parametrize("name", INTEGERS)
@@ -176,8 +165,7 @@ def test_any_integers(server: Serve, model_file: Find, name: str) -> None:
     low, high = INTEGERS[name]
     rng = numpy.random.default_rng(6)
     numbers = rng.integers(low, high, (20, 50), numpy.dtype(name), endpoint=True)
-    response = post_number(server, name, json.dumps(numbers.tolist()))
-    assert same_bits(response.json[f"{name}_out"], run_number(model_file, name, numbers))
+    check_number(server, model_file, name, json.dumps(numbers.tolist()), numbers)
 
 
 OUT_OF_RANGE = {name: (str(low - 1), str(high + 1)) for name, (low, high) in INTEGERS.items()}
@@ -199,18 +187,16 @@ OUT_OF_RANGE["int64"] = ("-9223372036854777856", str(2**63))
     ],
 )
 def test_out_of_range(server: Serve, name: str, text: str) -> None:
-    response = post_number(server, name, f"[[0, {text}]]")
-    assert response.status == 400
+    detail = post_number(server, name, f"[[0, {text}]]").error(400)
     pattern = rf"Invalid value for '{name}' at \[0\]\[1\]: .+ is out of range for {name}"
-    assert re.fullmatch(pattern, response.detail)
+    assert re.fullmatch(pattern, detail)
 
 
 @pytest.mark.parametrize("name", INTEGERS)
 @pytest.mark.parametrize("text", ["1.5", "0.1", "1e-1", "-0.5", "127.00001"])
 def test_not_an_integer(server: Serve, name: str, text: str) -> None:
-    response = post_number(server, name, f"[[0, {text}]]")
-    assert response.status == 400
-    assert response.detail.startswith(f"Invalid value for '{name}' at [0][1]: ")
+    detail = post_number(server, name, f"[[0, {text}]]").error(400)
+    assert detail.startswith(f"Invalid value for '{name}' at [0][1]: ")
 
 
 @pytest.mark.parametrize("name", NUMBER_TYPES)
@@ -229,16 +215,14 @@ def test_no_number(server: Serve, name: str, text: str, got: str) -> None:
         assert response.json["bool_out"] == [[False, True]]
         return
     expected = "boolean" if name == "bool" else "number"
-    assert response.status == 400
     message = f"Invalid value for '{name}' at [0][1]: expected {expected}, got {got}"
-    assert response.detail == message
+    assert response.error(400) == message
 
 
 @pytest.mark.parametrize("text", ["2", "-1", "0.5", "255", "256", "1e30"])
 def test_numbers_that_are_no_boolean(server: Serve, text: str) -> None:
-    response = post_number(server, "bool", f"[[0, {text}]]")
-    assert response.status == 400
-    assert response.detail.startswith("Invalid value for 'bool' at [0][1]: ")
+    detail = post_number(server, "bool", f"[[0, {text}]]").error(400)
+    assert detail.startswith("Invalid value for 'bool' at [0][1]: ")
 
 
 # The text of the response.
@@ -281,19 +265,13 @@ def test_floats_are_as_short_as_numpys(server: Serve, name: str) -> None:
 @pytest.mark.parametrize("name", INTEGERS)
 def test_integers_are_integers(server: Serve, name: str) -> None:
     texts = [str(bound) for bound in INTEGERS[name]]
-    assert elements(post_number(server, name, f"[[{', '.join(texts)}, 1.0]]"), f"{name}_out") == [
-        *texts,
-        "1",
-    ]
+    response = post_number(server, name, f"[[{', '.join(texts)}, 1.0]]")
+    assert elements(response, f"{name}_out") == [*texts, "1"]
 
 
 def test_booleans(server: Serve) -> None:
-    assert elements(post_number(server, "bool", "[[true, 0, 1, false]]"), "bool_out") == [
-        "true",
-        "false",
-        "true",
-        "false",
-    ]
+    response = post_number(server, "bool", "[[true, 0, 1, false]]")
+    assert elements(response, "bool_out") == ["true", "false", "true", "false"]
 
 
 def test_what_is_not_finite_is_null(server: Serve) -> None:

@@ -1,22 +1,13 @@
 """Request values to tensors, and the axes of the response: items, batches, and neither."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
 
 from tests.support.ort import run, same_bits
-from tests.support.servers import ServerProcess
-
-Serve = Callable[[str], ServerProcess]
-
-
-def same(actual: object, expected: object) -> bool:
-    """Whether values and types are equal: `1` is not `1.0`, and `[]` is not `[[]]`."""
-    return json.dumps(actual) == json.dumps(expected)
+from tests.support.servers import Find, Serve, same_json
 
 
 @pytest.mark.parametrize(
@@ -39,11 +30,7 @@ def same(actual: object, expected: object) -> bool:
         ("cube", {"x": [[[]]]}, {"y": [[[]]]}),
         ("cube", {"x": [[[], []], [[], []]]}, {"y": [[[], []], [[], []]]}),
         # [batch] and [batch, 1]: an item is a bare value, and a flat list is a list of items.
-        (
-            "items",
-            {"a": 1.5, "b": 2, "c": True},
-            {"a_out": 1.5, "b_out": [2], "c_out": [True]},
-        ),
+        ("items", {"a": 1.5, "b": 2, "c": True}, {"a_out": 1.5, "b_out": [2], "c_out": [True]}),
         (
             "items",
             {"a": [1.5], "b": [2], "c": [True]},
@@ -165,7 +152,7 @@ def same(actual: object, expected: object) -> bool:
 )
 def test_nesting(server: Serve, model: str, request_: Any, expected: object) -> None:
     result = server(model).predict(request_)
-    assert same(result, expected), result
+    assert same_json(result, expected), result
 
 
 def test_one_text_three_texts_and_a_list_of_one(server: Serve) -> None:
@@ -179,9 +166,7 @@ def test_one_text_three_texts_and_a_list_of_one(server: Serve) -> None:
     assert predict({"text": [[love], [hate]]}) == {"sentiment": [positive, negative]}
 
 
-def test_items_answer_as_rows_of_the_batch(
-    server: Serve, model_file: Callable[[str], Path]
-) -> None:
+def test_items_answer_as_rows_of_the_batch(server: Serve, model_file: Find) -> None:
     rng = numpy.random.default_rng(2)
     ids = rng.integers(0, 30_000, (5, 9))
     mask = rng.integers(0, 2, (5, 9))
@@ -198,16 +183,14 @@ def test_items_answer_as_rows_of_the_batch(
 
 
 @pytest.mark.parametrize("nesting", [0, 1])
-def test_an_image_answers_one_flat_list(
-    server: Serve, model_file: Callable[[str], Path], nesting: int
-) -> None:
+def test_an_image_answers_one_flat_list(server: Serve, model_file: Find, nesting: int) -> None:
     pixels = numpy.random.default_rng(3).random((1, 3, 8, 8), numpy.float32)
     image = pixels.tolist()[0] if nesting == 0 else pixels.tolist()
     result = server("image").predict({"image": image})["probabilities"]
     assert same_bits([result], run(model_file("image"), {"image": pixels})["probabilities"])
 
 
-def test_images_of_a_batch(server: Serve, model_file: Callable[[str], Path]) -> None:
+def test_images_of_a_batch(server: Serve, model_file: Find) -> None:
     pixels = numpy.random.default_rng(4).random((2, 3, 224, 224), numpy.float32)
     expected = run(model_file("photos"), {"image": pixels})["probabilities"]
     predict = server("photos").predict

@@ -6,47 +6,29 @@ Commands that start no server mostly run inside the test process, and a sample a
 import json
 import os
 import re
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import gpux
 from tests.support.servers import (
-    JSON_HEADERS,
-    PATIENCE_SECONDS,
-    Client,
+    WAITRESS_SERVE,
+    Command,
+    Failure,
+    Find,
+    Serve,
     ServerProcess,
-    environment,
+    failed_start,
     head,
     run_gpux,
+    run_program,
     serve,
+    serve_wsgi,
     wait_until,
 )
 
-Find = Callable[[str], Path]
-Command = Callable[..., tuple[int, str, str]]
-Failure = Callable[..., str]
-
 ROW = '{"x": [1, 2.5]}'
-
-
-def reason(code: int, stdout: str, stderr: str) -> str:
-    """Checks that a command failed to start; returns its one-line error message."""
-    assert (code, stdout) == (2, "")
-    lines = stderr.splitlines()
-    assert len(lines) == 1, stderr
-    assert lines[0].startswith("gpux: ")
-    return lines[0]
-
-
-@pytest.fixture
-def failure(command: Command) -> Failure:
-    """Runs a command that fails to start; returns its one-line error message."""
-    return lambda *arguments, **variables: reason(*command(*arguments, variables=variables))
-
 
 # Files that are not models.
 
@@ -56,8 +38,7 @@ COMMANDS = [("serve", "--port", "0"), ("run", "--input", "{}"), ("inspect",)]
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
 def test_no_such_file(tmp_path: Path, words: tuple[str, ...]) -> None:
     missing = tmp_path / "missing.onnx"
-    done = run_gpux(words[0], str(missing), *words[1:])
-    assert str(missing) in reason(done.returncode, done.stdout, done.stderr)
+    assert str(missing) in failed_start(words[0], str(missing), *words[1:])
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
@@ -177,10 +158,7 @@ def test_version() -> None:
 
 def test_the_script_is_the_module() -> None:
     script = Path(sys.executable).with_name("gpux")
-    done = subprocess.run(
-        [script, "--version"], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
-    )
-    assert done.stdout == run_gpux("--version").stdout
+    assert run_program(str(script), "--version").stdout == run_gpux("--version").stdout
 
 
 @pytest.mark.parametrize("words", ["--help", "serve --help", "run --help", "inspect --help"])
@@ -190,16 +168,10 @@ def test_help(command: Command, words: str) -> None:
     assert stdout.startswith("usage: gpux")
 
 
-# Providers. With CUDA, these commands would succeed.
+# Providers.
 
 
-def can_use_cuda() -> bool:
-    import onnxruntime
-
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-
-
-@pytest.mark.skipif(can_use_cuda(), reason="this ONNX Runtime has CUDA")
+@pytest.mark.usefixtures("without_cuda")
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
 def test_cuda_is_refused_where_there_is_none(
     failure: Failure, model_file: Find, words: tuple[str, ...]
@@ -232,9 +204,7 @@ def test_run(model_file: Find, tmp_path: Path) -> None:
         assert json.loads(done.stdout) == {"y": [1.0, 2.5]}
 
 
-def test_run_prints_what_the_server_answers(
-    model_file: Find, server: Callable[[str], ServerProcess]
-) -> None:
+def test_run_prints_what_the_server_answers(model_file: Find, server: Serve) -> None:
     body = json.dumps({"texts": ["é 😀\n", "\0"]}, ensure_ascii=False)
     done = run_gpux("run", str(model_file("strings")), "--input", body)
     assert done.stdout.rstrip("\n").encode() == server("strings").post(body).body
@@ -296,26 +266,17 @@ def test_serve_a_folder(model_file: Find, tmp_path: Path) -> None:
 def test_host(model_file: Find) -> None:
     with serve(model_file("matrix"), "--host", "127.0.0.1") as server:
         assert f"http://127.0.0.1:{server.port}/predict" in server.stdout.text
-        assert server.request("POST", "/predict", ROW, JSON_HEADERS).status == 200
+        assert server.post(ROW).status == 200
         with pytest.raises(ConnectionError):
             server.request("GET", "/health", host="127.0.0.2")
     with serve(model_file("matrix"), "--host", "0.0.0.0") as server:
         assert server.request("GET", "/health", host="127.0.0.2").status == 200
 
 
-@pytest.mark.parametrize(
-    ("text", "limit"),
-    [
-        ("100", 100),
-        ("2 KiB", 2048),
-    ],
-)
+@pytest.mark.parametrize(("text", "limit"), [("100", 100), ("2 KiB", 2048)])
 def test_max_body(model_file: Find, text: str, limit: int) -> None:
-    with serve(model_file("matrix"), "--max-body", text) as server, Client(server) as client:
-        client.send(head(limit + 1))
-        response = client.read()
-        assert response.status == 413
-        assert str(limit) in response.detail
+    with serve(model_file("matrix"), "--max-body", text) as server:
+        assert str(limit) in server.exchange(head(limit + 1)).error(413)
 
 
 def test_options_go_over_variables(model_file: Find) -> None:
@@ -362,26 +323,16 @@ def test_empty_variables_are_as_if_unset(model_file: Find) -> None:
 # gpux.wsgi:app
 
 
-def waitress_serve() -> str:
-    return str(Path(sys.executable).with_name("waitress-serve"))
-
-
 def test_waitress_serves_the_app(model_file: Find) -> None:
-    command = [waitress_serve(), "--listen=127.0.0.1:0", "gpux.wsgi:app"]
     variables = {"GPUX_MODEL": str(model_file("matrix")), "GPUX_MAX_BODY": "50"}
-    with ServerProcess(
-        command, r"[Ss]erving on http://127\.0\.0\.1:(\d+)", variables, stream="stderr"
-    ) as server:
+    with serve_wsgi(variables) as server:
         assert server.predict(ROW) == {"y": [1.0, 2.5]}
         assert server.post("nonsense").detail.startswith("Invalid JSON at byte 0: ")
         assert server.request("GET", "/nowhere").status == 404
-        response = server.post(ROW.ljust(51))
-        assert (response.status, response.headers["Content-Type"]) == (413, "application/json")
-        with Client(server) as client:
-            body = ROW.encode()
-            client.send(head(None, "Transfer-Encoding: chunked"))
-            client.send(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
-            assert client.read().json == {"y": [1.0, 2.5]}
+        assert server.post(ROW.ljust(51)).error(413)
+        chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(ROW), ROW.encode())
+        response = server.exchange(head(None, "Transfer-Encoding: chunked"), chunks)
+        assert response.json == {"y": [1.0, 2.5]}
         server.kill()  # the shutdown of waitress-serve is not under test
 
 
@@ -396,14 +347,7 @@ def test_waitress_serves_the_app(model_file: Find) -> None:
     ids=["missing", "nowhere", "null", "limit"],
 )
 def test_waitress_ends_with_the_reason(variables: dict[str, str], said: str) -> None:
-    done = subprocess.run(
-        [waitress_serve(), "--listen=127.0.0.1:0", "gpux.wsgi:app"],
-        capture_output=True,
-        text=True,
-        env=environment(**variables),
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
+    done = run_program(*WAITRESS_SERVE, variables=variables)
     assert done.returncode != 0
     assert re.search(rf"^gpux: .*{re.escape(said)}", done.stderr, re.MULTILINE)
     assert "Traceback" not in done.stderr

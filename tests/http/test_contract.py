@@ -2,34 +2,26 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import pytest
 
-from tests.support.servers import JSON_HEADERS, Client, ServerProcess, head
-
-Serve = Callable[[str], ServerProcess]
+from tests.support.servers import JSON_HEADERS, Client, Find, Serve, ServerFor, ServerProcess, head
 
 GOOD = '{"input_ids": [1, 2], "attention_mask": [1, 1]}'
 
 
 @pytest.fixture(params=["waitress", "granian"])
 def sentiment(
-    request: pytest.FixtureRequest,
-    model_file: Callable[[str], Path],
-    server_for: Callable[..., ServerProcess],
+    request: pytest.FixtureRequest, model_file: Find, server_for: ServerFor
 ) -> ServerProcess:
     """A server of each kind: the HTTP that clients see is the same."""
     return server_for(model_file("sentiment"), "--server", request.param)
 
 
-def rejection(server: ServerProcess, body: bytes | str, status: int = 400) -> str:
+def rejection(server: ServerProcess, body: object) -> str:
     """Posts a body that is rejected; returns the error message."""
-    response = server.request("POST", "/predict", body, JSON_HEADERS)
-    assert response.status == status, response
-    assert response.headers["Content-Type"] == "application/json"
-    return response.detail
+    return server.post(body).error(400)
 
 
 def nested(*shape: int) -> object:
@@ -96,7 +88,6 @@ def test_lone_surrogates(server: Serve, escape: str) -> None:
 @pytest.mark.parametrize(
     ("body", "detail"),
     [
-        ("{}", "Missing required input: 'input_ids'"),
         ('{"attention_mask": [1, 1, 1]}', "Missing required input: 'input_ids'"),
         ('{"input_ids": [1, 1, 1]}', "Missing required input: 'attention_mask'"),
         (
@@ -214,17 +205,14 @@ def test_the_place_is_left_out_at_the_top(server: Serve) -> None:
     ],
 )
 def test_ragged(server: Serve, value: object, place: str, problem: str) -> None:
-    detail = rejection(server("matrix"), json.dumps({"x": value}))
+    detail = rejection(server("matrix"), {"x": value})
     assert detail == f"Invalid shape for 'x' at {place}: {problem}"
 
 
 def test_ragged_between_lists_of_lists(server: Serve) -> None:
-    body = {"x": [[[1, 2], [3, 4]], [[5, 6]]]}
-    expected = "Invalid shape for 'x' at [1]: expected 2 values, got 1"
-    assert rejection(server("cube"), json.dumps(body)) == expected
-    body = {"x": [[[1, 2], [3, 4]], [[5, 6], [7, 8, 9]]]}
-    expected = "Invalid shape for 'x' at [1][1]: expected 2 values, got 3"
-    assert rejection(server("cube"), json.dumps(body)) == expected
+    for second, place, got in (([[5, 6]], "[1]", 1), ([[5, 6], [7, 8, 9]], "[1][1]", 3)):
+        detail = rejection(server("cube"), {"x": [[[1, 2], [3, 4]], second]})
+        assert detail == f"Invalid shape for 'x' at {place}: expected 2 values, got {got}"
 
 
 @pytest.mark.parametrize(
@@ -245,7 +233,7 @@ def test_ragged_between_lists_of_lists(server: Serve) -> None:
     ids=str,
 )
 def test_shape(server: Serve, sizes: tuple[int, ...], got: str) -> None:
-    detail = rejection(server("photos"), json.dumps({"image": nested(*sizes)}))
+    detail = rejection(server("photos"), {"image": nested(*sizes)})
     assert detail == f"Invalid shape for 'image': expected [batch, 3, 224, 224], got {got}"
 
 
@@ -277,12 +265,12 @@ def test_got_more_comes_before_what_follows(server: Serve) -> None:
 def test_an_open_input_takes_32_axes(server: Serve, axes: int, status: int) -> None:
     value = "[" * axes + "1" + "]" * axes
     response = server("opened").post(f'{{"scalar": 1, "free": {value}}}')
-    assert response.status == status
     if status == 400:
-        assert response.detail.startswith("Invalid shape for 'free': ")
-        assert response.detail.endswith("got more than 32 axes")
+        detail = response.error(400)
+        assert detail.startswith("Invalid shape for 'free': ")
+        assert detail.endswith("got more than 32 axes")
     else:
-        assert response.json["free_out"] == json.loads(value)
+        assert (response.status, response.json["free_out"]) == (200, json.loads(value))
 
 
 @pytest.mark.parametrize(("model", "name"), [("text", "text"), ("items", "a"), ("items", "c")])
@@ -305,7 +293,7 @@ def test_named_sizes_disagree(
 ) -> None:
     body = {"input_ids": ids, "attention_mask": mask}
     expected = "Inputs disagree on '{}': 'input_ids' has {}, 'attention_mask' has {}"
-    assert rejection(sentiment, json.dumps(body)) == expected.format(axis, *sizes)
+    assert rejection(sentiment, body) == expected.format(axis, *sizes)
 
 
 def test_unnamed_leading_axes_disagree(server: Serve) -> None:
@@ -385,8 +373,7 @@ def test_missing_comes_before_disagreement(server: Serve) -> None:
     ],
 )
 def test_content_type_accepted(sentiment: ServerProcess, kind: str) -> None:
-    response = sentiment.request("POST", "/predict", GOOD, {"Content-Type": kind})
-    assert response.status == 200
+    assert sentiment.post(GOOD, {"Content-Type": kind}).status == 200
 
 
 @pytest.mark.parametrize(
@@ -413,15 +400,11 @@ def test_content_type_accepted(sentiment: ServerProcess, kind: str) -> None:
 def test_content_type_refused(
     sentiment: ServerProcess, headers: Mapping[str, str], named: str
 ) -> None:
-    response = sentiment.request("POST", "/predict", GOOD, headers)
-    assert response.status == 415
-    assert response.headers["Content-Type"] == "application/json"
-    assert named in response.detail
+    assert named in sentiment.request("POST", "/predict", GOOD, headers).error(415)
 
 
 def test_headers_come_before_the_body(sentiment: ServerProcess) -> None:
-    response = sentiment.request("POST", "/predict", "nonsense", {})
-    assert response.status == 415
+    assert sentiment.request("POST", "/predict", "nonsense", {}).status == 415
 
 
 @pytest.mark.parametrize("accept", ["text/html", "application/xml", "text/xml;q=1", "*/*", "x"])
@@ -450,10 +433,8 @@ def test_errors_are_json_whatever_the_client_accepts(sentiment: ServerProcess, a
     ],
 )
 def test_no_such_route(sentiment: ServerProcess, method: str, path: str) -> None:
-    response = sentiment.request(method, path)
-    assert response.status == 404
-    assert response.headers["Content-Type"] == "application/json"
-    assert path[:9] in response.detail or "%" in path
+    detail = sentiment.request(method, path).error(404)
+    assert path[:9] in detail or "%" in path
 
 
 @pytest.mark.parametrize(
@@ -471,11 +452,10 @@ def test_no_such_route(sentiment: ServerProcess, method: str, path: str) -> None
 )
 def test_wrong_method(sentiment: ServerProcess, method: str, path: str, allowed: str) -> None:
     response = sentiment.request(method, path, GOOD, JSON_HEADERS)
-    assert response.status == 405
-    assert response.headers["Content-Type"] == "application/json"
     assert allowed in [name.strip() for name in response.headers["Allow"].split(",")]
-    assert method in response.detail
-    assert path in response.detail
+    detail = response.error(405)
+    assert method in detail
+    assert path in detail
 
 
 def test_an_answer_to_head_has_no_body(sentiment: ServerProcess) -> None:
@@ -496,7 +476,7 @@ def test_health(sentiment: ServerProcess) -> None:
         assert response.json == {"status": "healthy", "model": "sentiment"}
 
 
-def test_info(sentiment: ServerProcess, model_file: Callable[[str], Path]) -> None:
+def test_info(sentiment: ServerProcess, model_file: Find) -> None:
     response = sentiment.request("GET", "/info")
     assert response.status == 200
     assert response.headers["Content-Type"] == "application/json"
@@ -531,13 +511,11 @@ def test_info(sentiment: ServerProcess, model_file: Callable[[str], Path]) -> No
 def test_what_the_model_refuses_is_a_500(
     server: Serve, model: str, body: object, told: str
 ) -> None:
-    response = server(model).post(body)
-    assert response.status == 500
-    assert response.headers["Content-Type"] == "application/json"
-    assert response.detail.startswith("Inference failed: ")
-    assert told in response.detail
+    detail = server(model).post(body).error(500)
+    assert detail.startswith("Inference failed: ")
+    assert told in detail
     # No traceback and no file path; the node's name is part of the model.
-    reason = response.detail.replace("/look/up", "")
+    reason = detail.replace("/look/up", "")
     assert not re.search(r"Traceback|[/\\]\w|\w::\w|\n", reason), reason
     # The log has the full cause.
     assert server(model).stderr.wait_for(rf"Inference failed: .*{re.escape(told)}")
@@ -562,21 +540,19 @@ def test_a_body_in_chunks(sentiment: ServerProcess) -> None:
     body = GOOD.encode()
     pieces = [body[i : i + 7] for i in range(0, len(body), 7)]
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
-    with Client(sentiment) as client:
-        client.send(head(None, "Transfer-Encoding: chunked"), chunks, b"0\r\n\r\n")
-        assert client.read().json == sentiment.predict(GOOD)
+    response = sentiment.exchange(head(None, "Transfer-Encoding: chunked"), chunks, b"0\r\n\r\n")
+    assert response.json == sentiment.predict(GOOD)
 
 
 def test_no_body_at_all(sentiment: ServerProcess) -> None:
     with Client(sentiment) as client:
-        client.send(head(None))
-        assert client.read().detail.startswith("Invalid JSON at byte 0: ")
-        client.send(head(0))
-        assert client.read().detail.startswith("Invalid JSON at byte 0: ")
+        for length in (None, 0):
+            detail = client.exchange(head(length)).detail
+            assert detail.startswith("Invalid JSON at byte 0: ")
 
 
 def test_http_1_0(sentiment: ServerProcess) -> None:
     with Client(sentiment) as client:
-        client.send(head(len(GOOD)).replace(b"HTTP/1.1", b"HTTP/1.0"), GOOD.encode())
-        assert client.read().json == sentiment.predict(GOOD)
+        request = head(len(GOOD)).replace(b"HTTP/1.1", b"HTTP/1.0") + GOOD.encode()
+        assert client.exchange(request).json == sentiment.predict(GOOD)
         assert client.at_end()

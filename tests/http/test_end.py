@@ -1,19 +1,24 @@
 """Server shutdown: signals and requests in flight; also ports already in use."""
 
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from tests.support.servers import Client, ServerProcess, post, run_gpux, serve, wait_until
-
-Find = Callable[[str], Path]
-
-# Matrix products: about a second, and longer than any test waits.
-A_WHILE = b'{"steps": 25000}'
-ENDLESS = b'{"steps": 100000000}'
+from tests.support.servers import (
+    A_WHILE,
+    ENDLESS,
+    QUICK,
+    Client,
+    Find,
+    ServerProcess,
+    connect,
+    failed_start,
+    post,
+    serve,
+    start_run,
+    wait_until,
+)
 
 
 @pytest.fixture
@@ -21,13 +26,6 @@ def slow(model_file: Find) -> Iterator[ServerProcess]:
     """A server whose model runs for the requested number of steps."""
     with serve(model_file("slow")) as server:
         yield server
-
-
-def start_run(server: ServerProcess, client: Client, body: bytes) -> None:
-    """Sends a request; returns once the model is running."""
-    computed = server.cpu_seconds()
-    client.send(post(body))
-    wait_until(lambda: server.cpu_seconds() > computed + 0.05, "the model runs")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -44,10 +42,9 @@ def test_a_server_without_requests_ends(slow: ServerProcess, number: int) -> Non
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_requests_in_flight_are_answered(slow: ServerProcess, number: int) -> None:
-    with ExitStack() as stack:
-        clients = [stack.enter_context(Client(slow)) for _ in range(3)]
+    with connect(slow, 3) as clients:
         for client in clients:
-            start_run(slow, client, A_WHILE)
+            start_run(slow, client, post(A_WHILE))
         # The fourth thread responds: the other three have what was sent before.
         assert slow.request("GET", "/health").status == 200
         slow.process.send_signal(number)
@@ -62,17 +59,14 @@ def test_requests_in_flight_are_answered(slow: ServerProcess, number: int) -> No
 
 def test_while_it_drains_nothing_new_is_taken(slow: ServerProcess) -> None:
     with Client(slow) as running, Client(slow) as kept:
-        kept.send(post(b'{"steps": 1}'))
-        assert kept.read().status == 200
-        start_run(slow, running, ENDLESS)
+        assert kept.exchange(post(QUICK)).status == 200
+        start_run(slow, running, post(ENDLESS))
         slow.process.send_signal(signal.SIGTERM)
         wait_until(lambda: not slow.listens(), "connections are refused")
-        kept.send(post(b'{"steps": 1}'), b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        rejected = kept.read()
-        assert rejected.status == 503
-        assert rejected.headers["Content-Type"] == "application/json"
+        get = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        rejected = kept.exchange(post(QUICK), get)
+        assert rejected.error(503)
         assert int(rejected.headers["Retry-After"]) > 0
-        assert rejected.detail
         health = kept.read()
         assert health.status == 503
         assert health.json == {"status": "draining", "model": "slow"}
@@ -85,13 +79,12 @@ def test_a_request_that_waits_for_a_thread_is_answered(model_file: Find) -> None
         Client(server) as running,
         Client(server) as waiting,
     ):
-        start_run(server, running, A_WHILE)
-        waiting.send(post(b'{"steps": 1}'))
+        start_run(server, running, post(A_WHILE))
+        waiting.send(post(QUICK))
         server.process.send_signal(signal.SIGTERM)
         assert running.read().status == 200
-        response = waiting.read()
         # 200 if the request was read in full before the shutdown began, else 503.
-        assert response.status in (200, 503)
+        assert waiting.read().status in (200, 503)
         assert server.wait() == 0
 
 
@@ -99,7 +92,7 @@ def test_a_request_that_waits_for_a_thread_is_answered(model_file: Find) -> None
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_at_once(slow: ServerProcess, number: int, second: int) -> None:
     with Client(slow) as client:
-        start_run(slow, client, ENDLESS)
+        start_run(slow, client, post(ENDLESS))
         slow.process.send_signal(number)
         wait_until(lambda: not slow.listens(), "connections are refused")
         assert slow.process.poll() is None
@@ -110,11 +103,7 @@ def test_a_second_signal_ends_at_once(slow: ServerProcess, number: int, second: 
 
 
 def test_a_port_in_use(slow: ServerProcess, model_file: Find) -> None:
-    done = run_gpux("serve", str(model_file("matrix")), "--port", str(slow.port))
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("gpux: ")
-    assert str(slow.port) in done.stderr
-    assert "in use" in done.stderr
+    line = failed_start("serve", str(model_file("matrix")), "--port", str(slow.port))
+    assert str(slow.port) in line
+    assert "in use" in line
     assert slow.post({"steps": 1}).status == 200

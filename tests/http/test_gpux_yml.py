@@ -1,18 +1,12 @@
 """gpux.yml: entries about the model, its inputs and its outputs, over a real socket."""
 
-import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
 
 import gpux
-from tests.support.servers import ServerProcess
-
-FolderFor = Callable[[str, str], Path]
-Described = Callable[[str, str], ServerProcess]
+from tests.support.servers import Described, FolderFor, same_json
 
 # How the model is presented.
 
@@ -66,10 +60,6 @@ EXPECTED = {
 }
 
 
-def without(values: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in names}
-
-
 def test_info_and_health_tell_what_the_file_says(described: Described) -> None:
     server = described("described", EVERYTHING)
     assert server.request("GET", "/health").json == {"status": "healthy", "model": "everything"}
@@ -83,47 +73,20 @@ def test_info_and_health_tell_what_the_file_says(described: Described) -> None:
 
 def test_info_has_the_inputs_in_the_model_s_order(described: Described) -> None:
     info = described("described", EVERYTHING).request("GET", "/info").json
-    plain = {"required": True, "description": None, "labels": None}
+    plain = {"kind": "batched", "required": True, "description": None, "labels": None}
+    word = {"description": "At most three letters", "max_length": 3}
+    rate = {"kind": "open", "required": False, "default": 16000}
+    points = {"description": "Two numbers", "labels": ["across", "2"]}
     assert info["inputs"] == [
-        {"name": "ids", "type": "int64", "shape": ["batch", 4], "kind": "batched", **plain},
-        {"name": "mask", "type": "int64", "shape": ["batch", 4], "kind": "batched", **plain},
-        {
-            "name": "image",
-            "type": "float32",
-            "shape": ["batch", 3, "width"],
-            "kind": "batched",
-            **plain,
-        },
-        {
-            "name": "word",
-            "type": "string",
-            "shape": ["batch", 1],
-            "kind": "batched",
-            **plain,
-            "description": "At most three letters",
-            "max_length": 3,
-        },
-        {"name": "flag", "type": "bool", "shape": ["batch"], "kind": "batched", **plain},
-        {"name": "state", "type": "float32", "shape": [2, None, 4], "kind": "fixed", **plain},
-        {
-            "name": "rate",
-            "type": "int64",
-            "shape": [],
-            "kind": "open",
-            **plain,
-            "required": False,
-            "default": 16000,
-        },
-        {"name": "weight", "type": "float32", "shape": ["batch"], "kind": "batched", **plain},
-        {
-            "name": "points",
-            "type": "float32",
-            "shape": ["batch", 2],
-            "kind": "batched",
-            **plain,
-            "description": "Two numbers",
-            "labels": ["across", "2"],
-        },
+        {**plain, "name": "ids", "type": "int64", "shape": ["batch", 4]},
+        {**plain, "name": "mask", "type": "int64", "shape": ["batch", 4]},
+        {**plain, "name": "image", "type": "float32", "shape": ["batch", 3, "width"]},
+        {**plain, "name": "word", "type": "string", "shape": ["batch", 1], **word},
+        {**plain, "name": "flag", "type": "bool", "shape": ["batch"]},
+        {**plain, "name": "state", "type": "float32", "shape": [2, None, 4], "kind": "fixed"},
+        {**plain, "name": "rate", "type": "int64", "shape": [], **rate},
+        {**plain, "name": "weight", "type": "float32", "shape": ["batch"]},
+        {**plain, "name": "points", "type": "float32", "shape": ["batch", 2], **points},
     ]
 
 
@@ -201,13 +164,13 @@ def test_a_list_is_as_good_as_a_map(
 def test_requests_must_fit_what_the_file_says(
     described: Described, changed: dict[str, Any], message: str
 ) -> None:
-    response = described("described", EVERYTHING).post({**BODY, **changed})
-    assert (response.status, response.detail) == (400, message)
+    assert described("described", EVERYTHING).post({**BODY, **changed}).error(400) == message
 
 
 def test_missing_and_unknown_inputs_stay_wrong(described: Described) -> None:
     server = described("described", EVERYTHING)
-    assert server.post(without(BODY, "mask")).detail == "Missing required input: 'mask'"
+    unmasked = {name: value for name, value in BODY.items() if name != "mask"}
+    assert server.post(unmasked).detail == "Missing required input: 'mask'"
     assert server.post({**BODY, "rates": 1}).detail.startswith("Unknown input: 'rates'; did you")
 
 
@@ -249,9 +212,8 @@ def test_a_text_that_is_too_long_is_refused_where_it_stands(
 ) -> None:
     name = {"text": "text", "strings": "texts", "string": "word"}[model]
     server = described(model, f"inputs: {{{name}: {{max_length: 5}}}}")
-    response = server.post({name: text})
     message = f"Invalid value for '{name}'{place}: expected at most 5 characters, got {got}"
-    assert (response.status, response.detail) == (400, message)
+    assert server.post({name: text}).error(400) == message
 
 
 def test_a_text_may_be_as_long_as_the_file_says(described: Described) -> None:
@@ -290,12 +252,7 @@ def test_a_text_may_be_as_long_as_the_file_says(described: Described) -> None:
             {"x": [1] * 3},
             {"same": [1.0] * 3, "twice": [[1.0] * 3] * 2, "sum": 3.0},
         ),
-        (
-            "single",
-            "outputs: {same: {batched: false}}",
-            {"x": [1] * 3},
-            {"same": [[1.0] * 3]},
-        ),
+        ("single", "outputs: {same: {batched: false}}", {"x": [1] * 3}, {"same": [[1.0] * 3]}),
         # The leading axis of a recurrent model's state is its layers.
         (
             "unnamed",
@@ -339,4 +296,4 @@ def test_the_file_says_what_is_a_batch(
         assert expected in str(caught.value)
         return
     result = {name: numpy.asarray(value).tolist() for name, value in loaded.predict(body).items()}
-    assert json.dumps(result) == json.dumps(expected)
+    assert same_json(result, expected)

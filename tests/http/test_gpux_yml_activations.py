@@ -1,7 +1,5 @@
 """Activations in gpux.yml, compared with their definitions computed in float64."""
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -9,10 +7,7 @@ import numpy
 import pytest
 
 from tests.support import oracle, ort
-from tests.support.servers import ServerProcess
-
-FolderFor = Callable[[str, str], Path]
-Described = Callable[[str, str], ServerProcess]
+from tests.support.servers import Described, FolderFor
 
 ACTIVATIONS = ("softmax", "sigmoid", "normalize")
 TYPES = {
@@ -63,9 +58,10 @@ def as_quotients(rows: Any) -> dict[str, Any]:
     return {"a": dividends.tolist(), "b": numpy.where(special, 0.0, 1.0).tolist()}
 
 
-def check_activations(server: ServerProcess, model: Path, rows: Any) -> None:
+def check_activations(described: Described, folder_for: FolderFor, rows: Any) -> None:
+    model = folder_for("quotients", ACTIVATED) / "model.onnx"
     body = as_quotients(rows)
-    result = server.predict(body)
+    result = described("quotients", ACTIVATED).predict(body)
     feeds = {name: numpy.array(value) for name, value in body.items()}
     names = [name for name in TYPES if name != "bfloat16"]
     raw = ort.run(model, feeds, names)
@@ -87,8 +83,7 @@ def check_activations(server: ServerProcess, model: Path, rows: Any) -> None:
 
 
 def test_activations_of_all_there_is(described: Described, folder_for: FolderFor) -> None:
-    model = folder_for("quotients", ACTIVATED) / "model.onnx"
-    check_activations(described("quotients", ACTIVATED), model, numpy.array(ROWS))
+    check_activations(described, folder_for, numpy.array(ROWS))
 
 
 @pytest.mark.parametrize(("rows", "size"), [(50, 2), (3, 1000), (20, 1), (2, 0)])
@@ -96,8 +91,7 @@ def test_activations_of_any_numbers(
     described: Described, folder_for: FolderFor, rows: int, size: int
 ) -> None:
     numbers = numpy.random.default_rng(rows).normal(scale=8, size=(rows, size))
-    model = folder_for("quotients", ACTIVATED) / "model.onnx"
-    check_activations(described("quotients", ACTIVATED), model, numbers)
+    check_activations(described, folder_for, numbers)
 
 
 def test_an_activation_of_one_item_is_that_of_its_row(described: Described) -> None:

@@ -1,17 +1,11 @@
 """Defaults in gpux.yml: values of inputs that a request omits."""
 
-import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import gpux
-from tests.support.servers import ServerProcess
-
-FolderFor = Callable[[str, str], Path]
-Described = Callable[[str, str], ServerProcess]
+from tests.support.servers import Described, FolderFor, same_json
 
 OPTIONAL = """
 inputs:
@@ -53,34 +47,24 @@ FILLED = {
 STATE = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
 
 
-def response_to(rows: dict[str, Any]) -> dict[str, Any]:
-    """The expected response for these input values."""
-    return {f"{name}_out": value for name, value in rows.items()}
+def check_filled(described: Described, x: object, rows: dict[str, Any]) -> None:
+    """Checks the response to `x` alone, of which these are the batched inputs."""
+    expected = {**rows, "state": STATE, "rate": 16000}
+    result = described("optional", OPTIONAL).predict({"x": x})
+    assert same_json(result, {f"{name}_out": value for name, value in expected.items()})
 
 
-def same(actual: object, expected: object) -> bool:
-    """Whether values and types are equal: `1` is not `1.0`."""
-    return json.dumps(actual) == json.dumps(expected)
+ROW = {"x": [0.5, 2.0, 3.0], "mask": [1, 1, 1], **FILLED}
 
 
 def test_defaults_fill_one_item(described: Described) -> None:
-    result = described("optional", OPTIONAL).predict({"x": [0.5, 2, 3]})
-    expected = {"x": [0.5, 2.0, 3.0], "mask": [1, 1, 1], **FILLED, "state": STATE, "rate": 16000}
-    assert same(result, response_to(expected))
+    check_filled(described, [0.5, 2, 3], ROW)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7])
 def test_defaults_fill_each_row_of_a_batch(described: Described, rows: int) -> None:
-    result = described("optional", OPTIONAL).predict({"x": [[0.5, 2, 3]] * rows})
-    repeated = {name: [row] * rows for name, row in FILLED.items()}
-    expected = {
-        "x": [[0.5, 2.0, 3.0]] * rows,
-        "mask": [[1, 1, 1]] * rows,
-        **repeated,
-        "state": STATE,
-        "rate": 16000,
-    }
-    assert same(result, response_to(expected))
+    repeated = {name: [row] * rows for name, row in ROW.items()}
+    check_filled(described, [[0.5, 2, 3]] * rows, repeated)
 
 
 def test_a_default_has_the_sizes_of_the_others(described: Described) -> None:
@@ -116,9 +100,7 @@ def test_a_default_does_not_hide_what_is_wrong(described: Described) -> None:
         ({"x": [[1], [2]], "int8": [1, 2]}, "Inputs disagree on 'batch': 'x' has 2, 'int8' has 1"),
         ({"x": [1, 2], "mask": [1]}, "Inputs disagree on 'n': 'x' has 2, 'mask' has 1"),
     ):
-        response = server.post(body)
-        assert response.status == 400
-        assert response.detail.startswith(message)
+        assert server.post(body).error(400).startswith(message)
 
 
 def test_requests_with_defaults_do_not_share_memory(described: Described) -> None:
@@ -134,9 +116,7 @@ def test_a_default_whose_size_does_not_fit_the_request_is_refused(described: Des
     server = described("optional", "inputs: {mask: {default: [1, 1, 1]}}")
     rest = {name: [row] for name, row in FILLED.items()} | {"state": STATE, "rate": 1}
     assert server.predict({"x": [[1, 2, 3]], **rest})["mask_out"] == [[1, 1, 1]]
-    response = server.post({"x": [[1, 2]], **rest})
-    assert response.status == 400
-    assert "'n'" in response.detail
+    assert "'n'" in server.post({"x": [[1, 2]], **rest}).error(400)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +142,7 @@ def test_a_request_may_give_nothing(
     folder_for: FolderFor, model: str, text: str, expected: dict[str, Any]
 ) -> None:
     result = gpux.load(folder_for(model, text)).predict({})
-    assert same({name: result[name].tolist() for name in expected}, expected)
+    assert same_json({name: result[name].tolist() for name in expected}, expected)
 
 
 def test_one_value_is_an_item_where_items_are_bare_values(folder_for: FolderFor) -> None:

@@ -6,9 +6,6 @@ through the Python API, whose error is the command's message; a sample through t
 
 import copy
 import json
-import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,7 @@ from hypothesis import strategies as st
 import gpux
 from gpux.serving.engine import Engine
 from tests.support import onnx_models
-from tests.support.servers import PATIENCE_SECONDS, environment, run_gpux
+from tests.support.servers import WAITRESS_SERVE, failed_start, run_program
 
 Broken = tuple[str, str, Sequence[str]]
 
@@ -276,11 +273,7 @@ MODEL: list[Broken] = [
     ("serving: {padding: {idz: 0}}", "serving.padding.idz", ["no such input", "'ids', 'mask'"]),
     ("serving: {padding: {ids: 1.5}}", "serving.padding.ids", ["1.5 is not an integer"]),
     ("serving: {padding: {ids: true}}", "serving.padding.ids", ["expected number"]),
-    (
-        f"serving: {{padding: {{ids: {2**63}}}}}",
-        "serving.padding.ids",
-        ["out of range for int64"],
-    ),
+    (f"serving: {{padding: {{ids: {2**63}}}}}", "serving.padding.ids", ["out of range for int64"]),
     ("serving: {padding: {word: 0}}", "serving.padding.word", ["only numbers", "string"]),
     ("serving: {padding: {state: 0}}", "serving.padding.state", ["lead with a batch axis"]),
     ("serving: {padding: {points: 0}}", "serving.padding.points", ["one shape, [batch, 2]"]),
@@ -373,6 +366,15 @@ def problem(folder: Path, content: str | bytes) -> str:
     return str(caught.value)
 
 
+def check_read_or_refused(folder: Path, content: str) -> None:
+    file = folder / "gpux.yml"
+    file.write_text(content)
+    try:
+        gpux.load(folder)
+    except gpux.StartError as error:
+        check(str(error), file, "", [])
+
+
 def name_of(part: object) -> str:
     return repr(part)[:60]
 
@@ -402,33 +404,20 @@ def test_the_command_says_so_in_one_line_and_ends(
     folder: Path, content: str, place: str, words: Sequence[str]
 ) -> None:
     (folder / "gpux.yml").write_text(content)
-    done = run_gpux("inspect", str(folder))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.endswith("\n")
-    assert done.stderr.startswith("gpux: ")
-    line = done.stderr.removeprefix("gpux: ").removesuffix("\n")
-    check(line, folder / "gpux.yml", place, words)
+    line = failed_start("inspect", str(folder))
+    check(line.removeprefix("gpux: "), folder / "gpux.yml", place, words)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
 def test_no_command_starts_anything(folder: Path, command: Sequence[str]) -> None:
     (folder / "gpux.yml").write_text("serving: {prot: 1}")
-    done = run_gpux(command[0], str(folder), *command[1:])
-    assert (done.returncode, done.stdout) == (2, "")
-    line = f"gpux: {folder / 'gpux.yml'}: serving.prot: unknown key; did you mean 'port'?\n"
-    assert done.stderr == line
+    line = f"gpux: {folder / 'gpux.yml'}: serving.prot: unknown key; did you mean 'port'?"
+    assert failed_start(command[0], str(folder), *command[1:]) == line
 
 
 def test_waitress_ends_with_the_same_line(folder: Path) -> None:
     (folder / "gpux.yml").write_text("serving: {prot: 1}")
-    done = subprocess.run(
-        [Path(sys.executable).with_name("waitress-serve"), "--port=0", "gpux.wsgi:app"],
-        capture_output=True,
-        text=True,
-        env=environment(GPUX_MODEL=str(folder)),
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
+    done = run_program(*WAITRESS_SERVE, variables={"GPUX_MODEL": str(folder)})
     assert done.returncode != 0
     line = f"gpux: {folder / 'gpux.yml'}: serving.prot: unknown key; did you mean 'port'?"
     assert line in done.stderr.splitlines()
@@ -471,12 +460,7 @@ MERGES = "metadata:\n  a0: &a0 {x: y}\n" + "".join(
 )
 def test_what_would_take_for_ever_is_refused_or_read(folder: Path, content: str) -> None:
     """In bounded time and memory. Nesting too deep for the YAML parser is reported."""
-    (folder / "gpux.yml").write_text(content)
-    try:
-        gpux.load(folder)
-    except gpux.StartError as error:
-        message = str(error)
-        check(message, folder / "gpux.yml", "", [])
+    check_read_or_refused(folder, content)
 
 
 @pytest.mark.parametrize(
@@ -588,17 +572,12 @@ def damaged(draw: st.DrawFn) -> str:
 @settings(max_examples=300)
 @given(damaged())
 def test_a_damaged_file_is_read_or_refused(folder: Path, content: str) -> None:
-    file = folder / "gpux.yml"
-    file.write_text(content)
-    try:
-        gpux.load(folder)
-    except gpux.StartError as error:
-        check(str(error), file, "", [])
+    check_read_or_refused(folder, content)
 
 
 def test_the_message_has_the_path_as_it_was_given(folder: Path, tmp_path: Path) -> None:
     """Messages keep the path of the command line, so that editors can jump there."""
     file = tmp_path / "other name.yml"
     file.write_text("nmae: a")
-    done = run_gpux("inspect", str(folder), "--config", str(file))
-    assert re.match(rf"gpux: {re.escape(str(file))}: nmae: ", done.stderr)
+    line = failed_start("inspect", str(folder), "--config", str(file))
+    assert line.startswith(f"gpux: {file}: nmae: ")

@@ -1,10 +1,9 @@
 """How gpux.yml and the model are found, the precedence of settings, and time limits."""
 
 import json
-import socket
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,30 +11,22 @@ import pytest
 import gpux
 from tests.support import onnx_models
 from tests.support.servers import (
-    JSON_HEADERS,
-    Client,
-    Response,
+    Command,
+    Described,
+    Failure,
+    FolderFor,
     ServerProcess,
+    failed_start,
+    free_port,
     head,
     run_gpux,
     serve,
+    serve_wsgi,
     wait_until,
 )
 
-FolderFor = Callable[[str, str], Path]
-Described = Callable[[str, str], ServerProcess]
-Command = Callable[..., tuple[int, str, str]]
-
 # A run of this many steps ends only because it is stopped.
 ENDLESS = 10**12
-
-
-def free_port() -> int:
-    """A free TCP port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
 
 # Precedence: the command line over the environment over the file.
 
@@ -91,7 +82,7 @@ def test_host_and_port(levels: Sequence[ServerProcess]) -> None:
 def test_threads(levels: Sequence[ServerProcess]) -> None:
     # The first run may start threads: let every server have had one.
     for level, server in enumerate(levels):
-        server.request("POST", "/predict", '{"steps": 1}', JSON_HEADERS, HOSTS[level])
+        server.post({"steps": 1}, host=HOSTS[level])
 
     # The thread that loaded the model may not have exited yet.
     def extra() -> list[int]:
@@ -105,18 +96,15 @@ def test_max_body(levels: Sequence[ServerProcess]) -> None:
     for level, server in enumerate(levels):
         limit = 1024 * (level + 1)
         for size, status in ((limit, 200), (limit + 1, 413)):
-            body = '{"steps": 1}'.ljust(size)
-            response = server.request("POST", "/predict", body, JSON_HEADERS, HOSTS[level])
+            response = server.post('{"steps": 1}'.ljust(size), host=HOSTS[level])
             assert response.status == status
         assert str(limit) in response.detail
 
 
 def test_timeout(levels: Sequence[ServerProcess]) -> None:
-    body = json.dumps({"steps": ENDLESS})
     for level, text in enumerate(["0.75 seconds", "1 second", "1.5 seconds"]):
-        response = levels[level].request("POST", "/predict", body, JSON_HEADERS, HOSTS[level])
-        assert response.status == 504
-        assert response.detail == f"The request took longer than the limit of {text}"
+        response = levels[level].post({"steps": ENDLESS}, host=HOSTS[level])
+        assert response.error(504) == f"The request took longer than the limit of {text}"
 
 
 ORIGINS = ["https://file.example", "https://env.example", "https://opt.example"]
@@ -138,9 +126,7 @@ def test_defaults_without_any_of_it(described: Described) -> None:
     response = server.request("GET", "/health", None, {"Origin": ORIGINS[0]})
     assert response.headers["Access-Control-Allow-Origin"] is None
     assert response.headers["Vary"] is None
-    with Client(server) as client:
-        client.send(head(64 * 2**20 + 1))
-        assert "67108864" in client.read().detail
+    assert "67108864" in server.exchange(head(64 * 2**20 + 1)).detail
 
 
 def test_every_origin(described: Described) -> None:
@@ -168,8 +154,7 @@ runtime:
 def test_each_level_of_optimization_answers_alike(folder_for: FolderFor, level: str) -> None:
     folder = folder_for("sentiment", f"runtime: {{graph_optimization: {level}}}")
     result = gpux.load(folder).predict({"input_ids": [101, 2054], "attention_mask": [1, 1]})
-    logits = result["logits"]
-    assert [round(float(logit), 3) for logit in logits] == [0.423, 0.146]
+    assert [round(float(logit), 3) for logit in result["logits"]] == [0.423, 0.146]
 
 
 @pytest.mark.parametrize(
@@ -191,17 +176,14 @@ def test_each_level_of_optimization_answers_alike(folder_for: FolderFor, level: 
     ],
 )
 def test_settings_refused(
-    command: Command,
+    failure: Failure,
     folder_for: FolderFor,
     options: Sequence[str],
     variables: Mapping[str, str],
     place: str,
 ) -> None:
     folder = folder_for("matrix", "serving: {timeout: 5}")
-    code, stdout, stderr = command("serve", folder, *options, variables=variables)
-    assert (code, stdout) == (2, "")
-    assert stderr.startswith(f"gpux: {place}: expected ")
-    assert len(stderr.splitlines()) == 1
+    assert failure("serve", folder, *options, **variables).startswith(f"gpux: {place}: expected ")
 
 
 # Finding the model and its gpux.yml.
@@ -213,14 +195,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
     here = onnx_models.write_folder(folder / "here", "matrix", "name: here")
     onnx_models.write("cube", here)
-    (folder / "there").mkdir()
-    (folder / "there" / "about.yml").write_text("name: about\nmodel: {source: ../here/cube.onnx}")
-    (folder / "there" / "plain.yaml").write_text("name: plain")
-    (folder / "yaml").mkdir()
-    onnx_models.write("cube", folder / "yaml").rename(folder / "yaml" / "model.onnx")
-    (folder / "yaml" / "gpux.yaml").write_text("name: spelt")
-    (folder / "far").mkdir()
-    (folder / "far" / "gpux.yml").write_text("name: far\nmodel: {source: ../here/model.onnx}")
+    onnx_models.write_folder(folder / "yaml", "cube")
+    for name, text in {
+        "there/about.yml": "name: about\nmodel: {source: ../here/cube.onnx}",
+        "there/plain.yaml": "name: plain",
+        "yaml/gpux.yaml": "name: spelt",
+        "far/gpux.yml": "name: far\nmodel: {source: ../here/model.onnx}",
+    }.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
     (folder / "link").symlink_to(here)
     return folder
 
@@ -296,7 +279,7 @@ def test_the_model_and_its_file_are_found(
     ids=lambda part: " ".join(part) if isinstance(part, list | dict) else str(part),
 )
 def test_what_is_not_there_is_named(
-    command: Command,
+    failure: Failure,
     models: Path,
     monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
@@ -304,11 +287,7 @@ def test_what_is_not_there_is_named(
     missing: str,
 ) -> None:
     monkeypatch.chdir(models)
-    code, stdout, stderr = command("inspect", *arguments, variables=variables)
-    assert (code, stdout) == (2, "")
-    assert stderr.startswith("gpux: ")
-    assert len(stderr.splitlines()) == 1
-    assert missing in stderr
+    assert missing in failure("inspect", *arguments, **variables)
 
 
 def test_the_python_interface_finds_them_alike(models: Path) -> None:
@@ -346,10 +325,7 @@ def test_wsgi(models: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str
     serving = "serving: {max_body: 40, timeout: 5, cors_origins: [https://file.example]}"
     text = f"name: far\nmodel: {{source: ../here/model.onnx}}\n{serving}\n"
     (models / "far" / "gpux.yml").write_text(text)
-    command = [str(Path(sys.executable).with_name("waitress-serve")), "--listen=127.0.0.1:0"]
-    with ServerProcess(
-        [*command, "gpux.wsgi:app"], r"[Ss]erving on http://\S+:(\d+)", variables, stream="stderr"
-    ) as server:
+    with serve_wsgi(variables) as server:
         response = server.request("GET", "/health", None, {"Origin": ORIGINS[0]})
         assert response.json == {"status": "healthy", "model": "far"}
         assert response.headers["Access-Control-Allow-Origin"] == ORIGINS[0]
@@ -359,16 +335,10 @@ def test_wsgi(models: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str
         server.kill()  # the shutdown of waitress-serve is not under test
 
 
-# Providers. With CUDA, these commands would succeed.
+# Providers.
 
 
-def can_use_cuda() -> bool:
-    import onnxruntime
-
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-
-
-@pytest.mark.skipif(can_use_cuda(), reason="this ONNX Runtime has CUDA")
+@pytest.mark.usefixtures("without_cuda")
 @pytest.mark.parametrize(
     ("in_file", "variable", "option", "code"),
     [
@@ -405,22 +375,15 @@ def test_a_run_past_the_limit_is_stopped_and_the_server_goes_on(
 ) -> None:
     server = described(model, "serving: {timeout: 1, threads: 2}")
     word = {"word": "a"} if model == "slow_words" else {}
-    responses: list[Response] = []
-
-    def wait() -> None:
-        responses.append(server.post({"steps": ENDLESS, **word}))
-
-    for _ in range(2):  # once per worker
-        waiting = [threading.Thread(target=wait) for _ in range(2)]
-        waiting[0].start()
-        assert server.predict({"steps": 1, **word})["sum"] == 128.0
-        waiting[1].start()
-        for thread in waiting:
-            thread.join()
-        # Stopped runs do not affect later ones.
-        assert server.predict({"steps": 3, **word})["sum"] == 128.0
     message = "The request took longer than the limit of 1 second"
-    assert [(response.status, response.detail) for response in responses] == [(504, message)] * 4
+    with ThreadPoolExecutor(2) as callers:
+        for _ in range(2):  # once per worker
+            first = callers.submit(server.post, {"steps": ENDLESS, **word})
+            assert server.predict({"steps": 1, **word})["sum"] == 128.0
+            second = callers.submit(server.post, {"steps": ENDLESS, **word})
+            assert [task.result().error(504) for task in (first, second)] == [message] * 2
+            # Stopped runs do not affect later ones.
+            assert server.predict({"steps": 3, **word})["sum"] == 128.0
     assert server.request("GET", "/health").status == 200
 
 
@@ -441,7 +404,4 @@ def test_the_command_runs_with_the_limit(folder_for: FolderFor) -> None:
 def test_a_port_that_is_taken_is_named(folder_for: FolderFor) -> None:
     with serve(folder_for("matrix", "name: first")) as first:
         folder = folder_for("matrix", f"serving: {{port: {first.port}}}")
-        done = run_gpux("serve", str(folder))
-        assert (done.returncode, done.stdout) == (2, "")
-        assert str(first.port) in done.stderr
-        assert len(done.stderr.splitlines()) == 1
+        assert str(first.port) in failed_start("serve", str(folder))

@@ -1,16 +1,11 @@
 """Values in gpux.yml: environment variables, versions, and anchors."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 import gpux
-from tests.support.servers import ServerProcess, serve
-
-FolderFor = Callable[[str, str], Path]
-Described = Callable[[str, str], ServerProcess]
+from tests.support.servers import Described, FolderFor, serve
 
 VARIABLES = r"""
 name: ${MODEL}-${MISSING:-x}

@@ -15,12 +15,20 @@ from gpux.serving.engine import Engine
 from tests.support import onnx_models
 from tests.support.bert_models import Variant, remove_pad_token, write_echo
 from tests.support.packaged_models import find_in_package
-from tests.support.servers import JSON_HEADERS, ServerProcess, run_gpux
+from tests.support.servers import (
+    Command,
+    Described,
+    Failure,
+    Find,
+    FolderFor,
+    Serve,
+    ServerFor,
+    ServerProcess,
+    failed_start,
+    run_gpux,
+)
 
-Find = Callable[[str], Path]
-FolderFor = Callable[[str, str], Path]
-ServerFor = Callable[[Path], ServerProcess]
-Inspect = Callable[..., tuple[int, str, str]]
+Inspect = Callable[..., str]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 OPTIONAL = "inputs: {x: {shape: [batch, 2]}, rate: {default: 5}}"
@@ -32,9 +40,15 @@ LOADABLE = [
 
 
 @pytest.fixture
-def inspect(command: Inspect) -> Inspect:
-    """Runs `gpux inspect`."""
-    return lambda *arguments: command("inspect", *arguments)
+def inspect(command: Command) -> Inspect:
+    """Runs `gpux inspect`, which succeeds; returns what it prints."""
+
+    def run(*arguments: str | Path) -> str:
+        code, stdout, stderr = command("inspect", *arguments)
+        assert (code, stderr) == (0, "")
+        return stdout
+
+    return run
 
 
 TITLES = "One item", "A batch", "A pair", "By ids", "With all", "Empty", "Example"
@@ -73,9 +87,7 @@ def is_shortened(text: str, line: str) -> bool:
 
 
 def check_examples(inspect: Inspect, server: ServerProcess, path: Path) -> None:
-    code, stdout, stderr = inspect(path)
-    assert (code, stderr) == (0, "")
-    shown = examples(stdout)
+    shown = examples(inspect(path))
     full = find_examples(Engine(gpux.load(path)))
     assert list(shown) == list(full)
     for title, example in full.items():
@@ -88,14 +100,12 @@ def check_examples(inspect: Inspect, server: ServerProcess, path: Path) -> None:
     sent = {name for example in full.values() for name in json.loads(example.body)}
     unsent = {spec["name"] for spec in server.request("GET", "/info").json["inputs"]} - sent
     assert unsent == set() or (unsent == {"text_pair"} and "A pair" not in full)
-    code, body, stderr = inspect(path, "--example")
-    assert (code, stderr) == (0, "")
-    assert body == next(iter(full.values())).body.decode() + "\n"
+    assert inspect(path, "--example") == next(iter(full.values())).body.decode() + "\n"
 
 
 @pytest.mark.parametrize("name", LOADABLE)
 def test_the_example_of_each_model_works(
-    inspect: Inspect, model_file: Find, server: Callable[[str], ServerProcess], name: str
+    inspect: Inspect, model_file: Find, server: Serve, name: str
 ) -> None:
     check_examples(inspect, server(name), model_file(name))
 
@@ -128,18 +138,18 @@ def test_the_example_of_each_example_works(
 def test_the_example_is_what_gpux_yml_asks_for(
     inspect: Inspect,
     folder_for: FolderFor,
-    described: Callable[[str, str], ServerProcess],
+    described: Described,
     model: str,
     text: str,
     body: object,
 ) -> None:
     check_examples(inspect, described(model, text), folder_for(model, text))
     if body is not None:
-        assert json.loads(inspect(folder_for(model, text), "--example")[1]) == body
+        assert json.loads(inspect(folder_for(model, text), "--example")) == body
 
 
 def test_a_body_has_no_optional_inputs(inspect: Inspect, folder_for: FolderFor) -> None:
-    body = json.loads(inspect(folder_for("optional", OPTIONAL), "--example")[1])
+    body = json.loads(inspect(folder_for("optional", OPTIONAL), "--example"))
     assert "rate" not in body
     assert body["mask"] == [1, 1]
 
@@ -156,7 +166,7 @@ def test_a_body_has_no_optional_inputs(inspect: Inspect, folder_for: FolderFor) 
 def test_a_batch_is_shown_where_there_is_one(
     inspect: Inspect, model_file: Find, model: str, titles: Sequence[str]
 ) -> None:
-    assert list(examples(inspect(model_file(model))[1])) == titles
+    assert list(examples(inspect(model_file(model)))) == titles
 
 
 PIXELS = "[[[0.5,0.5,…],[0.5,0.5,…],…],[[0.5,0.5,…],[0.5,0.5,…],…],…]"
@@ -165,14 +175,14 @@ PIXELS = "[[[0.5,0.5,…],[0.5,0.5,…],…],[[0.5,0.5,…],[0.5,0.5,…],…],�
 def test_long_lists_are_shortened_but_not_in_the_example(
     inspect: Inspect, model_file: Find
 ) -> None:
-    stdout = inspect(model_file("photos"))[1]
+    stdout = inspect(model_file("photos"))
     assert examples(stdout)["A batch"][0] == f'{{"image":[{PIXELS},{PIXELS}]}}'
     assert max(map(len, stdout.splitlines())) < 500
-    assert len(json.loads(inspect(model_file("photos"), "--example")[1])["image"]) == 3
+    assert len(json.loads(inspect(model_file("photos"), "--example"))["image"]) == 3
 
 
 def test_what_is_still_too_long_loses_its_middle(inspect: Inspect, folder_for: FolderFor) -> None:
-    stdout = inspect(folder_for("mixed", "name: long"))[1]
+    stdout = inspect(folder_for("mixed", "name: long"))
     body, response = examples(stdout)["A batch"]
     assert body.startswith('{"float32":[[0.5,0.5,…],[0.5,0.5,…]],"float64":')
     assert body.endswith(']],"text":["I love this product!","This is terrible."]}')
@@ -254,7 +264,7 @@ inputs:
 def test_titles_are_true_of_what_may_be_left_out(
     inspect: Inspect, folder_for: FolderFor, model: str, text: str, expected: dict[str, str]
 ) -> None:
-    shown = examples(inspect(folder_for(model, text))[1])
+    shown = examples(inspect(folder_for(model, text)))
     assert {title: body for title, (body, _) in shown.items()} == expected
 
 
@@ -331,7 +341,7 @@ def test_texts(
 ) -> None:
     folder = write_echo(tmp_path / "echo", gpux_yml, **variant)
     check_examples(inspect, server_for(folder), folder)
-    shown = examples(inspect(folder)[1])
+    shown = examples(inspect(folder))
     assert {title: body for title, (body, _) in shown.items()} == expected
     # The ids are those of the text.
     assert shown["By ids"][1] == next(iter(shown.values()))[1]
@@ -342,7 +352,7 @@ def test_texts_that_cannot_be_padded(
 ) -> None:
     remove_pad_token(write_echo(tmp_path / "echo"))
     check_examples(inspect, server_for(tmp_path / "echo"), tmp_path / "echo")
-    shown = examples(inspect(tmp_path / "echo")[1])
+    shown = examples(inspect(tmp_path / "echo"))
     assert shown["A batch"][0] == f'{{"text":[{ONE},{ONE}]}}'
 
 
@@ -361,9 +371,9 @@ def test_real_models(
 ) -> None:
     file = find_in_package(package, name)
     check_examples(inspect, server_for(file), file)
-    shown = examples(inspect(file)[1])
+    shown = examples(inspect(file))
     assert list(shown) == ["One item", "A batch"]
-    body = json.loads(inspect(file, "--example")[1])
+    body = json.loads(inspect(file, "--example"))
     sizes = {key: len(value) if isinstance(value, list) else None for key, value in body.items()}
     assert sizes == expected
     assert body.get("sr", 16000) == 16000
@@ -371,11 +381,10 @@ def test_real_models(
         assert f'"{name}":' in shown["A batch"][0]
 
 
-def test_the_example_can_be_piped(model_file: Find, server: Callable[[str], ServerProcess]) -> None:
+def test_the_example_can_be_piped(model_file: Find, server: Serve) -> None:
     done = run_gpux("inspect", str(model_file("photo")), "--example")
     assert (done.returncode, done.stderr) == (0, "")
-    response = server("photo").request("POST", "/predict", done.stdout, JSON_HEADERS)
-    assert response.status == 200
+    assert server("photo").post(done.stdout).status == 200
 
 
 # Terminals with limited encodings, which only a subprocess can have.
@@ -389,9 +398,8 @@ def test_any_terminal_will_do(tmp_path: Path) -> None:
     assert done.stdout.startswith(r"Model     gr\xf6\xdfe \U0001f600 (")
     assert r"0.5,\u2026]" in done.stdout
     (folder / "gpux.yml").write_text("größe: 1")
-    done = run_gpux("inspect", str(folder), variables=variables)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert r"gr\xf6\xdfe/gpux.yml: gr\xf6\xdfe: unknown key" in done.stderr
+    line = failed_start("inspect", str(folder), variables=variables)
+    assert r"gr\xf6\xdfe/gpux.yml: gr\xf6\xdfe: unknown key" in line
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-16", "utf-8"])
@@ -414,15 +422,13 @@ def threes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_where_no_example_is_found_it_says_so(inspect: Inspect, threes: Path) -> None:
-    code, stdout, stderr = inspect(threes)
-    assert (code, stderr) == (0, "")
+def test_where_no_example_is_found_it_says_so(
+    inspect: Inspect, failure: Failure, threes: Path
+) -> None:
+    stdout = inspect(threes)
     assert examples(stdout) == {}
     assert "inputs.NAME.shape" in stdout.splitlines()[-1]
-    code, stdout, stderr = inspect(threes, "--example")
-    assert (code, stdout) == (2, "")
-    assert stderr.startswith("gpux: ")
-    assert len(stderr.splitlines()) == 1
+    failure("inspect", threes, "--example")
 
 
 def test_gpux_yml_tells_what_the_model_does_not(
@@ -430,17 +436,15 @@ def test_gpux_yml_tells_what_the_model_does_not(
 ) -> None:
     described = tmp_path / "sizes.yml"
     described.write_text("inputs: {x: {shape: [null, 6]}}")
-    code, stdout, _ = inspect(threes, "--example", "--config", described)
-    assert (code, json.loads(stdout)) == (0, {"x": [0.5] * 6})
+    body = json.loads(inspect(threes, "--example", "--config", described))
+    assert body == {"x": [0.5] * 6}
 
 
 # The table.
 
 
 def test_the_table(inspect: Inspect, model_file: Find) -> None:
-    code, stdout, stderr = inspect(model_file("sentiment"), "--provider", "cpu")
-    assert (code, stderr) == (0, "")
-    lines = stdout.splitlines()
+    lines = inspect(model_file("sentiment"), "--provider", "cpu").splitlines()
     assert lines[0].startswith(f"Model     sentiment ({model_file('sentiment')}, ")
     assert lines[1].startswith("Provider  cpu (onnxruntime ")
     takes = "[batch, seq]  batched: one item ([seq]), or a list of them"
@@ -464,7 +468,7 @@ def test_the_table(inspect: Inspect, model_file: Find) -> None:
 def test_the_table_tells_what_may_be_sent(
     inspect: Inspect, model_file: Find, model: str, takes: str
 ) -> None:
-    stdout = inspect(model_file(model))[1]
+    stdout = inspect(model_file(model))
     rows = [line for line in stdout.splitlines() if line.startswith("Input ")]
     assert rows
     assert [row for row in rows if takes not in row] == []
@@ -480,7 +484,7 @@ inputs:
   mask: {batched: false}
 outputs: {p: {from: logits, activation: softmax}, same_ids: }
 """
-    stdout = inspect(folder_for("described", text))[1]
+    stdout = inspect(folder_for("described", text))
     assert stdout.startswith("Model     mine (")
     rows = {row[1]: " ".join(row) for row in table(stdout)}
     assert rows["rate"].endswith("; optional")
@@ -492,4 +496,4 @@ outputs: {p: {from: logits, activation: softmax}, same_ids: }
 
 
 def test_the_table_shows_what_is_no_tensor(inspect: Inspect, model_file: Find) -> None:
-    assert "seq(map(int64,tensor(float)))" in inspect(model_file("zipmap"))[1]
+    assert "seq(map(int64,tensor(float)))" in inspect(model_file("zipmap"))

@@ -7,8 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
-from pathlib import Path
+from contextlib import closing
 
 import numpy
 import pytest
@@ -16,18 +15,21 @@ import requests
 
 from gpux.config.settings import cores
 from tests.support.servers import (
+    A_WHILE,
     JSON_HEADERS,
     PATIENCE_SECONDS,
+    QUICK,
     Client,
+    Find,
+    Serve,
     ServerProcess,
+    connect,
     head,
     post,
     serve,
+    start_run,
     wait_until,
 )
-
-Serve = Callable[[str], ServerProcess]
-Find = Callable[[str], Path]
 
 GOOD = b'{"input_ids": [1, 2], "attention_mask": [1, 1]}'
 LIMIT = 1_000_000
@@ -38,21 +40,21 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-@pytest.fixture(scope="module")
-def on_waitress(model_file: Find) -> Iterator[ServerProcess]:
+def serve_limited(model_file: Find, name: str) -> Iterator[ServerProcess]:
     """A server that accepts bodies of up to 1 MB."""
-    with serve(model_file("sentiment"), "--max-body", "1MB") as server:
+    with serve(model_file("sentiment"), "--max-body", "1MB", "--server", name) as server:
         yield server
     assert server.stderr.text == ""
+
+
+@pytest.fixture(scope="module")
+def on_waitress(model_file: Find) -> Iterator[ServerProcess]:
+    yield from serve_limited(model_file, "waitress")
 
 
 @pytest.fixture(scope="module")
 def on_granian(model_file: Find) -> Iterator[ServerProcess]:
-    """The same on granian."""
-    options = ("--max-body", "1MB", "--server", "granian")
-    with serve(model_file("sentiment"), *options) as server:
-        yield server
-    assert server.stderr.text == ""
+    yield from serve_limited(model_file, "granian")
 
 
 @pytest.fixture(params=["on_waitress", "on_granian"])
@@ -78,41 +80,30 @@ def fresh(model_file: Find) -> Iterator[ServerProcess]:
 
 def test_a_body_of_the_limit_passes(limited: ServerProcess) -> None:
     assert limited.post(GOOD.ljust(LIMIT)).status == 200
-    with Client(limited) as client:
-        client.send(head(None, CHUNKED), chunk(GOOD.ljust(400_000)), chunk(b" " * 600_000))
-        client.send(b"0\r\n\r\n")
-        assert client.read().status == 200
+    chunks = (chunk(GOOD.ljust(400_000)), chunk(b" " * 600_000), b"0\r\n\r\n")
+    assert limited.exchange(head(None, CHUNKED), *chunks).status == 200
 
 
 def test_a_body_over_the_limit(limited: ServerProcess) -> None:
-    response = limited.post(GOOD.ljust(LIMIT + 1))
-    assert response.status == 413
-    assert response.headers["Content-Type"] == "application/json"
-    assert str(LIMIT) in response.detail
+    assert str(LIMIT) in limited.post(GOOD.ljust(LIMIT + 1)).error(413)
 
 
 @pytest.mark.parametrize("length", [LIMIT + 1, 2**31, 2**63])
 def test_the_declared_length_is_judged_before_the_body_is_read(
     limited: ServerProcess, length: int
 ) -> None:
-    with Client(limited) as client:
-        client.send(head(length))
-        assert client.read().status == 413
+    assert limited.exchange(head(length)).status == 413
 
 
 def test_a_declared_length_of_many_digits(on_waitress: ServerProcess) -> None:
-    with Client(on_waitress) as client:
-        client.send(head(10**30))
-        assert client.read().status == 413
+    assert on_waitress.exchange(head(10**30)).status == 413
 
 
 @pytest.mark.parametrize("length", [LIMIT + 1, 10**12])
 def test_no_continue_for_a_body_over_the_limit(limited: ServerProcess, length: int) -> None:
     with Client(limited) as client:
-        client.send(head(length, "Expect: 100-continue"))
-        response = client.read()
-        assert response.status == 413
-        assert str(LIMIT) in response.detail
+        response = client.exchange(head(length, "Expect: 100-continue"))
+        assert str(LIMIT) in response.error(413)
         assert client.at_end()
 
 
@@ -122,42 +113,34 @@ def test_continue_for_a_body_within_the_limit(
 ) -> None:
     with Client(limited) as client:
         length = None if lines else len(GOOD)
-        client.send(head(length, "Expect: 100-continue", *lines))
-        assert client.read().status == 100
-        client.send(chunk(GOOD) + b"0\r\n\r\n" if lines else GOOD)
-        assert client.read().status == 200
+        assert client.exchange(head(length, "Expect: 100-continue", *lines)).status == 100
+        body = chunk(GOOD) + b"0\r\n\r\n" if lines else GOOD
+        assert client.exchange(body).status == 200
 
 
 def test_continue_where_there_is_no_body(limited: ServerProcess) -> None:
     with Client(limited) as client:
-        client.send(head(0, "Expect: 100-continue"))
-        response = client.read()
+        response = client.exchange(head(0, "Expect: 100-continue"))
         if response.status == 100:  # allowed, but the final response must follow
             response = client.read()
         assert response.status == 400
 
 
 def test_chunks_are_refused_as_soon_as_they_pass_the_limit(limited: ServerProcess) -> None:
-    with Client(limited) as client:
-        client.send(head(None, CHUNKED), *(chunk(b" " * 100_000) for _ in range(10)))
-        client.send(chunk(b" "))  # the body is still incomplete
-        response = client.read()
-        assert response.status == 413
-        assert str(LIMIT) in response.detail
+    chunks = [chunk(b" " * 100_000)] * 10 + [chunk(b" ")]  # the body is still incomplete
+    response = limited.exchange(head(None, CHUNKED), *chunks)
+    assert str(LIMIT) in response.error(413)
 
 
 def test_a_chunk_need_not_come_whole_to_be_refused(limited: ServerProcess) -> None:
-    with Client(limited) as client:
-        client.send(head(None, CHUNKED), b"7fffffff\r\n", b" " * (LIMIT + 1))
-        assert client.read().status == 413
+    parts = (head(None, CHUNKED), b"7fffffff\r\n", b" " * (LIMIT + 1))
+    assert limited.exchange(*parts).status == 413
 
 
 def test_chunks_of_one_byte_make_a_body_like_any_other(limited: ServerProcess) -> None:
     """The framing is five times as long as the body, but only the body counts."""
-    body = GOOD.ljust(300_000)
-    with Client(limited) as client:
-        client.send(head(None, CHUNKED), *(b"1\r\n%c\r\n" % byte for byte in body), b"0\r\n\r\n")
-        assert client.read().status == 200
+    chunks = (b"1\r\n%c\r\n" % byte for byte in GOOD.ljust(300_000))
+    assert limited.exchange(head(None, CHUNKED), *chunks, b"0\r\n\r\n").status == 200
 
 
 @pytest.mark.parametrize(
@@ -166,27 +149,19 @@ def test_chunks_of_one_byte_make_a_body_like_any_other(limited: ServerProcess) -
     ids=["size without end", "long size", "trailer without end"],
 )
 def test_chunks_with_endless_lines_are_refused(on_waitress: ServerProcess, framing: bytes) -> None:
-    with Client(on_waitress) as client:
-        client.send(head(None, CHUNKED), framing)
-        response = client.read()
-        assert response.status == 400
-        assert response.detail
+    assert on_waitress.exchange(head(None, CHUNKED), framing).error(400)
 
 
 def test_chunks_with_more_framing_than_any_body_needs_are_refused(
     on_waitress: ServerProcess,
 ) -> None:
-    with Client(on_waitress) as client:
-        client.send(head(None, CHUNKED), *(b"1;" + b"x" * 5000 + b"\r\n \r\n" for _ in range(1300)))
-        response = client.read()
-        assert response.status == 400
-        assert response.detail == "The chunks of the body carry too much beside the body"
+    chunks = [b"1;" + b"x" * 5000 + b"\r\n \r\n"] * 1300
+    response = on_waitress.exchange(head(None, CHUNKED), *chunks)
+    assert response.error(400) == "The chunks of the body carry too much beside the body"
 
 
 def test_http_client_reads_the_answer_after_all_it_sent(limited: ServerProcess) -> None:
-    response = limited.post(b" " * 30_000_000)
-    assert response.status == 413
-    assert str(LIMIT) in response.detail
+    assert str(LIMIT) in limited.post(b" " * 30_000_000).error(413)
 
 
 def test_http_client_reads_the_answer_to_chunks(limited: ServerProcess) -> None:
@@ -215,8 +190,7 @@ def test_requests_reads_the_answer(limited: ServerProcess, chunked: bool) -> Non
 
 def test_what_follows_a_refused_body_is_not_a_request(on_waitress: ServerProcess) -> None:
     with Client(on_waitress) as client:
-        client.send(post(GOOD), head(LIMIT + 1), post(GOOD))
-        assert client.read().status == 200
+        assert client.exchange(post(GOOD), head(LIMIT + 1), post(GOOD)).status == 200
         response = client.read()
         assert response.status == 413
         assert response.headers["Connection"] == "close"
@@ -270,12 +244,7 @@ def test_nesting_without_end(server: Serve, body: bytes) -> None:
     ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else str(value),
 )
 def test_no_request(on_waitress: ServerProcess, data: bytes, status: int) -> None:
-    with Client(on_waitress) as client:
-        client.send(data)
-        response = client.read()
-    assert response.status == status
-    assert response.headers["Content-Type"] == "application/json"
-    assert response.detail
+    assert on_waitress.exchange(data).error(status)
 
 
 # Connections.
@@ -284,16 +253,13 @@ def test_no_request(on_waitress: ServerProcess, data: bytes, status: int) -> Non
 def test_a_connection_is_kept(limited: ServerProcess) -> None:
     with Client(limited) as client:
         for body, status in [(GOOD, 200), (b"nonsense", 400), (b"{}", 400), (GOOD, 200)]:
-            client.send(post(body))
-            assert client.read().status == status
-        client.send(head(len(GOOD)).replace(b"application/json", b"text/plain"), GOOD)
-        assert client.read().status == 415
-        client.send(head(len(GOOD), path="/nowhere"), GOOD)
-        assert client.read().status == 404
-        client.send(head(None, CHUNKED), chunk(GOOD), b"0\r\n\r\n")
-        assert client.read().status == 200
-        client.send(head(len(GOOD), "Connection: close"), GOOD)
-        assert client.read().status == 200
+            assert client.exchange(post(body)).status == status
+        plain = head(len(GOOD)).replace(b"application/json", b"text/plain")
+        assert client.exchange(plain, GOOD).status == 415
+        assert client.exchange(head(len(GOOD), path="/nowhere"), GOOD).status == 404
+        chunks = (chunk(GOOD), b"0\r\n\r\n")
+        assert client.exchange(head(None, CHUNKED), *chunks).status == 200
+        assert client.exchange(head(len(GOOD), "Connection: close"), GOOD).status == 200
         assert client.at_end()
 
 
@@ -334,14 +300,12 @@ def test_a_request_in_two_pieces_wherever_it_is_cut(
     request = post(text.encode())
     with Client(server(name)) as client:
         client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client.send(request)
-        expected = client.read()
+        expected = client.exchange(request)
         assert expected.status == status
         for at in range(1, len(request)):
             client.send(request[:at])
             time.sleep(0.0005)  # about the time that the server needs to read it
-            client.send(request[at:])
-            response = client.read()
+            response = client.exchange(request[at:])
             assert (response.status, response.body) == (status, expected.body), at
 
 
@@ -384,8 +348,7 @@ def test_a_client_that_leaves_takes_everything_along(
     fresh: ServerProcess, sent: bytes, leave: Callable[[Client], None]
 ) -> None:
     threads, descriptors = fresh.threads(), fresh.descriptors()
-    with ExitStack() as stack:
-        clients = [stack.enter_context(Client(fresh)) for _ in range(10)]
+    with connect(fresh, 10) as clients:
         for client in clients:
             client.send(sent)
         wait_until(lambda: fresh.descriptors() == descriptors + 10, "the clients are connected")
@@ -405,8 +368,7 @@ def test_a_client_that_leaves_takes_everything_along(
 def test_a_client_that_leaves_at_once_is_nothing_to_log(fresh: ServerProcess, sent: bytes) -> None:
     descriptors = fresh.descriptors()
     for _ in range(100):
-        with ExitStack() as stack:
-            clients = [stack.enter_context(Client(fresh)) for _ in range(10)]
+        with connect(fresh, 10) as clients:
             for client in clients:
                 client.send(sent)
             for client in clients:
@@ -417,32 +379,24 @@ def test_a_client_that_leaves_at_once_is_nothing_to_log(fresh: ServerProcess, se
     assert fresh.stderr.text == ""
 
 
-def start_run(server: ServerProcess, client: Client) -> None:
-    """Sends a request of about a second; returns once the model is running."""
-    computed = server.cpu_seconds()
-    client.send(post(b'{"steps": 20000}'))
-    wait_until(lambda: server.cpu_seconds() > computed + 0.05, "the model runs")
-
-
 def test_a_client_that_leaves_while_the_model_runs(model_file: Find) -> None:
     with serve(model_file("slow"), "--threads", "2") as server:
         descriptors = server.descriptors()
-        assert server.post({"steps": 1}).status == 200
+        assert server.post(QUICK).status == 200
         threads = server.threads()
         for leave in (Client.close, Client.reset):
             client = Client(server)
-            start_run(server, client)
+            start_run(server, client, post(A_WHILE))
             leave(client)
         wait_until(lambda: server.descriptors() == descriptors, "the clients' sockets are closed")
         assert server.threads() <= threads  # which may include the thread that loaded the model
-        assert server.post({"steps": 1}).status == 200
+        assert server.post(QUICK).status == 200
 
 
 def test_slow_senders_do_not_stop_others(model_file: Find) -> None:
     """Wherever their request is cut, and while the rest arrives byte by byte."""
     request, steps = post(GOOD), 10
-    with serve(model_file("sentiment"), "--threads", "1") as server, ExitStack() as stack:
-        slow = [stack.enter_context(Client(server)) for _ in range(200)]
+    with serve(model_file("sentiment"), "--threads", "1") as server, connect(server, 200) as slow:
         offsets = [number % (len(request) - steps) for number in range(len(slow))]
         for client, sent in zip(slow, offsets, strict=True):
             client.send(request[:sent])
@@ -458,14 +412,11 @@ def test_slow_senders_do_not_stop_others(model_file: Find) -> None:
 @pytest.mark.parametrize("pipelined", [1, 3])
 def test_slow_readers_do_not_stop_others(model_file: Find, pipelined: int) -> None:
     body = b'{"count": [5000000]}'  # the response has 20 MB
-    with serve(model_file("repeat"), "--threads", "2") as server, ExitStack() as stack:
-        slow = [stack.enter_context(Client(server)) for _ in range(3)]
+    with serve(model_file("repeat"), "--threads", "2") as server, connect(server, 3) as slow:
         for client in slow:
             client.send(post(body) * pipelined)
             assert client.stream.readline().startswith(b"HTTP/1.1 200")
-        other = stack.enter_context(Client(server))
-        other.send(post(b'{"count": [1]}'))
-        assert other.read().json == {"ones": [1.0]}
+        assert server.predict({"count": [1]}) == {"ones": [1.0]}
 
 
 # Memory.
@@ -479,15 +430,14 @@ def test_memory_does_not_grow_with_requests(model_file: Find) -> None:
 
     def send(_: int) -> bytes:
         client = idle.get()
-        client.send(image)
-        response = client.read()
+        response = client.exchange(image)
         idle.put(client)
         assert response.status == 200
         return response.body
 
-    with serve(model_file("photo")) as server, ExitStack() as stack:
-        for _ in range(4):
-            idle.put(stack.enter_context(Client(server)))
+    with serve(model_file("photo")) as server, connect(server, 4) as clients:
+        for client in clients:
+            idle.put(client)
         with ThreadPoolExecutor(4) as pool:
             responses = set(pool.map(send, range(200)))
             processed = server.resident_bytes()

@@ -22,15 +22,14 @@ import pytest
 from tests.support.request_outcomes import LostError, exchange
 from tests.support.servers import (
     Client,
+    Find,
     Response,
     ServerProcess,
-    metric,
+    in_flight,
     post,
     serve,
     wait_until,
 )
-
-Find = Callable[[str], Path]
 
 _ENDS = int(os.environ.get("ENDS", "4"))
 
@@ -133,7 +132,7 @@ def test_an_answer_that_waits_for_its_client_is_sent_whole(model_file: Find) -> 
     with serve(model_file("repeat")) as server, Client(server) as client:
         client.send(post(b'{"count":[%d]}' % count))
         wait_until(lambda: bool(client.stream.peek(1)), "the answer begins")
-        wait_until(lambda: metric(server, "gpux_in_flight_requests") == 0, "no thread has it")
+        wait_until(lambda: in_flight(server) == 0, "no thread has it")
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: not server.listens(), "connections are refused")
         assert client.read().body == b'{"ones":[' + b"1.0," * (count - 1) + b"1.0]}"
@@ -177,21 +176,18 @@ def outcome(handle: Callable[[socket.socket], None], *, closed: bool = False) ->
 
 def read_request(connection: socket.socket, nbytes: int = len(_REQUEST)) -> None:
     """Waits for the whole request; reads `nbytes` of it."""
-    assert len(connection.recv(len(_REQUEST), socket.MSG_WAITALL | socket.MSG_PEEK)) == len(
-        _REQUEST
-    )
+    assert connection.recv(len(_REQUEST), socket.MSG_WAITALL | socket.MSG_PEEK) == _REQUEST
     if nbytes:
         connection.recv(nbytes, socket.MSG_WAITALL)
 
 
-def respond_half(connection: socket.socket) -> None:
-    read_request(connection)
+def respond_half(connection: socket.socket, nbytes: int = len(_REQUEST)) -> None:
+    read_request(connection, nbytes)
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf")
 
 
 def respond_half_and_reset(connection: socket.socket) -> None:
-    read_request(connection, len(_REQUEST) - 1)
-    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf")
+    respond_half(connection, len(_REQUEST) - 1)
 
 
 @pytest.mark.parametrize("treat", [read_request, respond_half, respond_half_and_reset])

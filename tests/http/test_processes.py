@@ -2,23 +2,28 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from gpux.config.settings import cores
 from tests.support.servers import (
+    ENDLESS,
+    QUICK,
     Client,
+    Find,
     ServerProcess,
+    connect,
+    failed_start,
     head,
+    in_flight,
     metric,
     post,
     run_gpux,
@@ -26,11 +31,6 @@ from tests.support.servers import (
     wait_until,
 )
 
-Find = Callable[[str], Path]
-
-GOOD = b'{"steps": 1}'
-A_WHILE = b'{"steps": 5000}'
-ENDLESS = b'{"steps": 100000000}'
 GRANIAN = ("--server", "granian")
 
 
@@ -66,12 +66,10 @@ def has(worker: int, client: Client) -> bool:
 
 def test_all_workers_answer_and_their_figures_add_up(two: ServerProcess) -> None:
     first, second = two.workers()
-    with ExitStack() as stack:
-        clients = [stack.enter_context(Client(two)) for _ in range(40)]
+    with connect(two, 40) as clients:
         for client in clients:
             for _ in range(5):
-                client.send(post(GOOD))
-                assert client.read().status == 200
+                assert client.exchange(post(QUICK)).status == 200
         counts = [sum(has(worker, client) for client in clients) for worker in (first, second)]
     assert sum(counts) == 40
     assert min(counts) > 0
@@ -120,8 +118,7 @@ def test_a_worker_that_is_killed_takes_only_its_connections_along(two: ServerPro
             try:
                 with Client(two) as client:
                     for _ in range(20):
-                        client.send(post(GOOD))
-                        assert client.read().status == 200
+                        assert client.exchange(post(QUICK)).status == 200
                         received[number] += 1
                         is_others = is_others or has(other, client)
             except (ConnectionError, AssertionError):
@@ -147,12 +144,10 @@ def test_a_worker_that_is_killed_takes_only_its_connections_along(two: ServerPro
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_end(two: ServerProcess, number: int) -> None:
     """Each worker completes its requests in flight; idle connections are closed."""
-    with ExitStack() as stack:
-        clients = [stack.enter_context(Client(two)) for _ in range(4)]
-        idle, unfinished = stack.enter_context(Client(two)), stack.enter_context(Client(two))
-        unfinished.send(post(GOOD)[:-1])
+    with connect(two, 4) as clients, Client(two) as idle, Client(two) as unfinished:
+        unfinished.send(post(QUICK)[:-1])
         for client in clients:
-            client.send(post(A_WHILE))
+            client.send(post(b'{"steps": 5000}'))
         wait_until(lambda: in_flight(two) == 4, "all are counted in")
         two.process.send_signal(number)
         assert [client.read().status for client in clients] == [200] * 4
@@ -163,27 +158,15 @@ def test_the_end(two: ServerProcess, number: int) -> None:
     assert two.stderr.text == ""
 
 
-def in_flight(server: ServerProcess) -> float:
-    return metric(server, "gpux_in_flight_requests")
-
-
 def test_a_second_signal_ends_all_at_once(two: ServerProcess) -> None:
     with Client(two) as client:
         client.send(post(ENDLESS))
         wait_until(lambda: in_flight(two) == 1, "it runs")
         two.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: refuses_connections(two), "connections are refused")
+        wait_until(lambda: not two.listens(), "connections are refused")
         two.process.send_signal(signal.SIGTERM)
         assert two.wait() == -signal.SIGTERM
         assert client.at_end()
-
-
-def refuses_connections(server: ServerProcess) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", server.port)):
-            return False
-    except ConnectionError:
-        return True
 
 
 def test_workers_do_not_outlive_their_master(two: ServerProcess) -> None:
@@ -193,30 +176,27 @@ def test_workers_do_not_outlive_their_master(two: ServerProcess) -> None:
 
 
 def test_slow_senders_do_not_stop_others(model_file: Find) -> None:
-    with serve(model_file("slow"), *GRANIAN) as server, ExitStack() as stack:
-        slow = [stack.enter_context(Client(server)) for _ in range(200)]
+    with serve(model_file("slow"), *GRANIAN) as server, connect(server, 200) as slow:
         for client in slow:
-            client.send(post(GOOD)[:-1])
-        assert server.post(GOOD).status == 200
+            client.send(post(QUICK)[:-1])
+        assert server.post(QUICK).status == 200
         for client in slow:
-            client.send(GOOD[-1:])
+            client.send(QUICK[-1:])
         assert [client.read().status for client in slow] == [200] * 200
 
 
 def test_too_many_are_refused_while_all_runs_are_busy(model_file: Find) -> None:
     options = (*GRANIAN, "--max-queue", "2", "--batching", "off", "--drain-timeout", "0.1")
-    with serve(model_file("slow"), *options) as server, ExitStack() as stack:
-        capacity = 2 + cores()
-        for _ in range(capacity):
-            stack.enter_context(Client(server)).send(post(ENDLESS))
+    capacity = 2 + cores()
+    with serve(model_file("slow"), *options) as server, connect(server, capacity + 1) as clients:
+        client, *busy = clients
+        for each in busy:
+            each.send(post(ENDLESS))
         wait_until(lambda: in_flight(server) == capacity, "they are counted in")
-        client = stack.enter_context(Client(server))
         for _ in range(3):
-            client.send(post(GOOD))
-            rejected = client.read()
-            assert rejected.status == 503
+            rejected = client.exchange(post(QUICK))
+            assert rejected.error(503)
             assert int(rejected.headers["Retry-After"]) > 0
-            assert rejected.detail
         assert server.request("GET", "/health").status == 200
         assert metric(server, "gpux_refused_total", reason="queue_full") == 3
         server.kill()
@@ -226,19 +206,16 @@ def test_a_refused_body_is_discarded_so_that_its_client_reads_the_answer(model_f
     with serve(model_file("slow"), *GRANIAN, "--max-body", "1MB") as server:
         assert server.post(b" " * 30_000_000).status == 413
         with Client(server) as client:
-            client.send(head(1_000_001, "Expect: 100-continue"))
-            assert client.read().status == 413
+            assert client.exchange(head(1_000_001, "Expect: 100-continue")).status == 413
             assert client.at_end()
-        with Client(server) as client:
-            client.send(head(None, "Transfer-Encoding: chunked"), b"7fffffff\r\n", b" " * 1_000_001)
-            assert client.read().status == 413
+        chunks = (b"7fffffff\r\n", b" " * 1_000_001)
+        assert server.exchange(head(None, "Transfer-Encoding: chunked"), *chunks).status == 413
 
 
 def test_a_head_without_end_is_refused(two: ServerProcess) -> None:
-    with Client(two) as client:
-        client.send(b"GET /health HTTP/1.1\r\nA: " + b"x" * 2**21 + b"\r\n\r\n")
-        assert client.read().status in (400, 431)
-    assert two.post(GOOD).status == 200
+    response = two.exchange(b"GET /health HTTP/1.1\r\nA: " + b"x" * 2**21 + b"\r\n\r\n")
+    assert response.status in (400, 431)
+    assert two.post(QUICK).status == 200
 
 
 # Startup.
@@ -247,21 +224,14 @@ def test_a_head_without_end_is_refused(two: ServerProcess) -> None:
 @pytest.mark.parametrize(("name", "content"), [("nonsense.onnx", b"nonsense"), ("empty.onnx", b"")])
 def test_a_model_that_cannot_be_loaded(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    done = run_gpux("serve", str(tmp_path / name), *GRANIAN, "--workers", "2", "--port", "0")
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith(f"gpux: {tmp_path / name}")
+    line = failed_start("serve", str(tmp_path / name), *GRANIAN, "--workers", "2", "--port", "0")
+    assert line.startswith(f"gpux: {tmp_path / name}")
 
 
 def test_a_port_in_use(two: ServerProcess, model_file: Find) -> None:
-    done = run_gpux("serve", str(model_file("matrix")), *GRANIAN, "--port", str(two.port))
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.splitlines() == [
-        f"gpux: cannot listen on 127.0.0.1 port {two.port}: Address already in use"
-    ]
-    assert two.post(GOOD).status == 200
+    line = failed_start("serve", str(model_file("matrix")), *GRANIAN, "--port", str(two.port))
+    assert line == f"gpux: cannot listen on 127.0.0.1 port {two.port}: Address already in use"
+    assert two.post(QUICK).status == 200
 
 
 def test_waitress_is_one_process(model_file: Find) -> None:

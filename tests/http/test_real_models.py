@@ -4,7 +4,7 @@ The packages magika and silero-vad are installed only for their model files, wit
 dependencies, so they are never imported.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,10 @@ import pytest
 
 from tests.support.ort import run, same_bits
 from tests.support.packaged_models import find_in_package
-from tests.support.servers import ServerProcess
-
-ServerFor = Callable[[Path], ServerProcess]
+from tests.support.servers import ServerFor, ServerProcess
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+LOVE, TERROR = "I love this product!", "This is terrible"
 DIGITS, SENTIMENT = EXAMPLES / "digits", EXAMPLES / "sentiment"
 
 # The 2 in examples/digits/README.md.
@@ -76,10 +75,9 @@ def test_magika_of_one_file(server_for: ServerFor, magika: Path) -> None:
 
 
 def test_magika_refuses_another_length(server_for: ServerFor, magika: Path) -> None:
-    response = server_for(magika).post({"bytes": [0] * 2047})
-    assert response.status == 400
-    assert response.detail.startswith("Invalid shape for 'bytes': expected [")
-    assert response.detail.endswith(", 2048], got [2047]")
+    detail = server_for(magika).post({"bytes": [0] * 2047}).error(400)
+    assert detail.startswith("Invalid shape for 'bytes': expected [")
+    assert detail.endswith(", 2048], got [2047]")
 
 
 # silero-vad: `input` float32 [N, S], `state` float32 [2, N, 128], `sr` int64 of any shape
@@ -141,27 +139,18 @@ def test_digits_reads_a_two(server_for: ServerFor) -> None:
 
 
 def test_sentiment(server_for: ServerFor) -> None:
-    texts = [
-        "I love this product!",
-        "This is terrible",
-        "I LOVE THIS PRODUCT!",
-        "",
-        "é 😀\n\0 fine",
-    ]
+    texts = [LOVE, TERROR, "I LOVE THIS PRODUCT!", "", "é 😀\n\0 fine"]
     array = numpy.array([[text] for text in texts], object)
     check(server_for(SENTIMENT), SENTIMENT / "model.onnx", {"text": array})
 
 
 def test_sentiment_tells_love_from_terror(server_for: ServerFor) -> None:
     predict = server_for(SENTIMENT).predict
-    assert predict({"text": "I love this product!"})["sentiment"][1] > 0.8
-    assert predict({"text": "This is terrible"})["sentiment"][0] > 0.8
+    love, terror = (predict({"text": text})["sentiment"] for text in (LOVE, TERROR))
+    assert love[1] > 0.8
+    assert terror[0] > 0.8
     assert predict({"text": "THIS IS TERRIBLE"}) == predict({"text": "this is terrible"})
-    batch = predict({"text": ["I love this product!", "This is terrible"]})["sentiment"]
-    assert batch == [
-        predict({"text": text})["sentiment"]
-        for text in ("I love this product!", "This is terrible")
-    ]
+    assert predict({"text": [LOVE, TERROR]})["sentiment"] == [love, terror]
 
 
 @pytest.mark.parametrize(("example", "limit"), [(DIGITS, 200_000), (SENTIMENT, 1_000_000)])

@@ -2,28 +2,25 @@
 
 import json
 import signal
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.onnx_models import catalogue, write_folder
 from tests.support.servers import (
-    PATIENCE_SECONDS,
     Client,
-    ServerProcess,
-    environment,
+    Find,
+    Serve,
+    failed_start,
     metric,
     post,
-    run_gpux,
+    run_program,
     serve,
     start,
+    start_error,
     wait_until,
 )
-
-Find = Callable[[str], Path]
 
 
 def write_recorded(folder: Path, body: object) -> Path:
@@ -41,14 +38,12 @@ def test_what_is_answered_while_the_model_loads(model_file: Find) -> None:
             assert (response.status, response.json) == (status, loading)
         with Client(server) as client:  # its connection stays open
             for number in range(1, 3):
-                client.send(post(b"{}"))
-                rejected = client.read()
-                assert rejected.status == 503
+                rejected = client.exchange(post(b"{}"))
+                assert rejected.error(503) == "The server is loading its model"
                 assert int(rejected.headers["Retry-After"]) > 0
-                assert rejected.detail == "The server is loading its model"
                 assert metric(server, "gpux_refused_total", reason="loading") == number
         info = server.request("GET", "/info")
-        assert (info.status, info.detail) == (503, "The server is loading its model")
+        assert info.error(503) == "The server is loading its model"
         assert metric(server, "gpux_model_loads_total") == 0
         assert server.stdout.text == ""
 
@@ -66,19 +61,17 @@ def test_the_end_does_not_wait_for_the_model(model_file: Find, number: int) -> N
 
 def test_a_port_in_use_is_told_before_the_model_is_loaded(model_file: Find) -> None:
     with start(model_file("slow_to_load")) as server:
-        port = str(server.port)
-        done = run_gpux("serve", str(model_file("slow_to_load")), "--port", port)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == (
-            f"gpux: cannot listen on 127.0.0.1 port {port}: Address already in use\n"
+        line = failed_start("serve", str(model_file("slow_to_load")), "--port", str(server.port))
+        assert line == (
+            f"gpux: cannot listen on 127.0.0.1 port {server.port}: Address already in use"
         )
         assert server.request("GET", "/health/live").json["status"] == "loading"
 
 
-def test_a_model_that_was_loaded_is_counted(server: Callable[[str], ServerProcess]) -> None:
+def test_a_model_that_was_loaded_is_counted(server: Serve) -> None:
     assert metric(server("matrix"), "gpux_model_loads_total") == 1
-    assert metric(server("matrix"), "gpux_model_load_seconds", stage="load") > 0
-    assert metric(server("matrix"), "gpux_model_load_seconds", stage="warmup") > 0
+    for stage in ("load", "warmup"):
+        assert metric(server("matrix"), "gpux_model_load_seconds", stage=stage) > 0
 
 
 # The warm-up.
@@ -123,36 +116,28 @@ def test_a_recorded_request_that_fails_ends_the_start(
 ) -> None:
     recorded = write_recorded(tmp_path, body)
     arguments = ("--port", "0", "--warmup", str(recorded), *options)
-    done = run_gpux("serve", str(model_file(model)), *arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
+    line = failed_start("serve", str(model_file(model)), *arguments)
     assert line.startswith(f"gpux: {recorded}: ")
     assert said in line
 
 
 def test_under_another_server_too_it_ends_the_start(model_file: Find, tmp_path: Path) -> None:
     recorded = write_recorded(tmp_path, {})
-    done = subprocess.run(
-        [sys.executable, "-c", "from gpux.wsgi import app"],
-        capture_output=True,
-        text=True,
-        env=environment(GPUX_MODEL=str(model_file("matrix")), GPUX_WARMUP=str(recorded)),
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"gpux: {recorded}: Missing required input: 'x'\n"
+    variables = {"GPUX_MODEL": str(model_file("matrix")), "GPUX_WARMUP": str(recorded)}
+    done = run_program(sys.executable, "-c", "from gpux.wsgi import app", variables=variables)
+    line = start_error(done.returncode, done.stdout, done.stderr)
+    assert line == f"gpux: {recorded}: Missing required input: 'x'"
 
 
 def test_a_recorded_request_that_is_not_there(model_file: Find, tmp_path: Path) -> None:
     missing = tmp_path / "missing.json"
-    done = run_gpux("serve", str(model_file("matrix")), "--port", "0", "--warmup", str(missing))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"gpux: --warmup: no such file: {missing}\n"
+    options = ("--port", "0", "--warmup", str(missing))
+    line = failed_start("serve", str(model_file("matrix")), *options)
+    assert line == f"gpux: --warmup: no such file: {missing}"
     folder = write_folder(tmp_path / "folder", "matrix", "serving: {warmup: none.json}")
-    done = run_gpux("serve", str(folder), "--port", "0")
+    line = failed_start("serve", str(folder), "--port", "0")
     error = f"serving.warmup: no such file: {folder / 'none.json'}"
-    assert done.stderr == f"gpux: {folder / 'gpux.yml'}: {error}\n"
+    assert line == f"gpux: {folder / 'gpux.yml'}: {error}"
 
 
 def test_recorded_rows_show_that_a_model_can_be_batched(tmp_path: Path) -> None:

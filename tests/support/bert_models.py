@@ -195,14 +195,8 @@ def embed_slowly(weights: Weights, heads: int, feeds: Mapping[str, Any]) -> Any:
         return mean / numpy.linalg.norm(mean)
 
     kept = feeds["attention_mask"] == 1
-    return numpy.array(
-        [
-            embed(ids[row], types[row])
-            for ids, types, row in zip(
-                feeds["input_ids"], feeds["token_type_ids"], kept, strict=True
-            )
-        ]
-    )
+    rows = zip(feeds["input_ids"], feeds["token_type_ids"], kept, strict=True)
+    return numpy.array([embed(ids[row], types[row]) for ids, types, row in rows])
 
 
 _TABLES = ("word", "position", "token_type")

@@ -150,11 +150,8 @@ kept_alive: list[object] = []
 def consume(exported: object) -> tuple[int, CManaged | CVersioned]:
     """Consumes a capsule like C code. Returns the address of the managed tensor, and the tensor."""
     versioned = "dltensor_versioned" in repr(exported)
-    name, used = (
-        (b"dltensor_versioned", b"used_dltensor_versioned")
-        if versioned
-        else (b"dltensor", b"used_dltensor")
-    )
+    name = b"dltensor_versioned" if versioned else b"dltensor"
+    used = b"used_" + name
     kept_alive.append(used)
     address = capsule_pointer(exported, name)
     set_capsule_name(exported, used)

@@ -14,12 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy
+
+from gpux import _dlpack
 from gpux.config.settings import Settings
 from gpux.execution.session import Session, create_session
 from gpux.model import Model
 from gpux.tensors import memory
 from gpux.tensors.memory import PINNED, Block, Device, Tensor
-from gpux.tensors.signature import BY_CODE
+from gpux.tensors.signature import BY_CODE, BY_NAME
 
 _POISON = 0xA5
 
@@ -211,6 +214,37 @@ class _FakeBinding:
     def bind_output(self, name: str, device: str, number: int, *bound: Any) -> None:
         assert device == FakeStream.name
         self.raw.bind_output(name, "cpu", number, *bound)
+
+
+class DeviceTensor:
+    """A tensor of another library, aligned to 64 bytes, that claims to be on the fake GPU.
+
+    Attributes:
+        streams: the `stream` of each export.
+        host_exports: the number of exports requested on the host.
+    """
+
+    def __init__(self, array: Any, index: int = 0) -> None:
+        buffer = numpy.empty(array.nbytes + 64, numpy.uint8)
+        offset = -buffer.ctypes.data % 64
+        self.array = buffer[offset : offset + array.nbytes].view(array.dtype).reshape(array.shape)
+        self.array[...] = array
+        self.index = index
+        self.streams: list[object] = []
+        self.host_exports = 0
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, self.index)
+
+    def __dlpack__(self, **options: Any) -> object:
+        self.streams.append(options.get("stream"))
+        code = BY_NAME[self.array.dtype.name].code
+        is_for_host = options.get("dl_device") == (1, 0)
+        self.host_exports += is_for_host
+        device = (1, 0) if is_for_host else self.__dlpack_device__()
+        return _dlpack.capsule(
+            self, int(self.array.ctypes.data), code, self.array.shape, device, True
+        )
 
 
 def load_on_fake_gpu(

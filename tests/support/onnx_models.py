@@ -9,15 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-from onnx import (
-    ModelProto,
-    NodeProto,
-    TensorProto,
-    TypeProto,
-    ValueInfoProto,
-    helper,
-    numpy_helper,
-)
+from onnx import ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper, numpy_helper
 
 Dims = Sequence[int | str | None] | None
 
@@ -39,6 +31,7 @@ NUMBER_TYPES = {
 
 _FLOAT, _INT64, _STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
 _BOOL = TensorProto.BOOL
+_node = helper.make_node
 
 
 def write(name: str, folder: Path) -> Path:
@@ -72,8 +65,17 @@ def _tensor(name: str, type_code: int, dims: Dims) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, type_code, dims)
 
 
+def _tensors(type_code: int, **dims: Dims) -> list[ValueInfoProto]:
+    """The value info of tensors of one type; shapes by name."""
+    return [_tensor(name, type_code, shape) for name, shape in dims.items()]
+
+
 def _constant(name: str, values: object, dtype: str = "float32") -> TensorProto:
     return numpy_helper.from_array(numpy.array(values, dtype), name)
+
+
+def _integers(**values: object) -> list[TensorProto]:
+    return [_constant(name, value, "int64") for name, value in values.items()]
 
 
 def _model(
@@ -93,26 +95,31 @@ def _model(
 def _identity(*tensors: tuple[str, str, int, Dims]) -> ModelProto:
     """A model that returns its inputs: (input, output, type, dims) each."""
     return _model(
-        [helper.make_node("Identity", [name], [output]) for name, output, _, _ in tensors],
+        [_node("Identity", [name], [output]) for name, output, _, _ in tensors],
         [_tensor(name, type_code, dims) for name, _, type_code, dims in tensors],
         [_tensor(output, type_code, dims) for _, output, type_code, dims in tensors],
     )
+
+
+def _on_rows(
+    *nodes: NodeProto, columns: int | str = "n", constants: Sequence[TensorProto] = ()
+) -> ModelProto:
+    """A model from `x` to `y`, both float32 [batch, columns]."""
+    dims = ["batch", columns]
+    return _model(nodes, _tensors(_FLOAT, x=dims), _tensors(_FLOAT, y=dims), constants)
 
 
 def sentiment() -> ModelProto:
     """Token ids and their mask → two logits per row, which depend on all of them."""
     return _model(
         [
-            helper.make_node("Mul", ["input_ids", "attention_mask"], ["kept"]),
-            helper.make_node("Cast", ["kept"], ["numbers"], to=_FLOAT),
-            helper.make_node("ReduceMean", ["numbers"], ["mean"], axes=[1], keepdims=1),
-            helper.make_node("Gemm", ["mean", "weights", "bias"], ["logits"]),
+            _node("Mul", ["input_ids", "attention_mask"], ["kept"]),
+            _node("Cast", ["kept"], ["numbers"], to=_FLOAT),
+            _node("ReduceMean", ["numbers"], ["mean"], axes=[1], keepdims=1),
+            _node("Gemm", ["mean", "weights", "bias"], ["logits"]),
         ],
-        [
-            _tensor("input_ids", _INT64, ["batch", "seq"]),
-            _tensor("attention_mask", _INT64, ["batch", "seq"]),
-        ],
-        [_tensor("logits", _FLOAT, ["batch", 2])],
+        _tensors(_INT64, input_ids=["batch", "seq"], attention_mask=["batch", "seq"]),
+        _tensors(_FLOAT, logits=["batch", 2]),
         [_constant("weights", [[0.0003, -0.0007]]), _constant("bias", [0.1, 0.9])],
     )
 
@@ -121,13 +128,13 @@ def _classifier(leading: int | str, size: int) -> ModelProto:
     rng = numpy.random.default_rng(0)
     return _model(
         [
-            helper.make_node("GlobalAveragePool", ["image"], ["pooled"]),
-            helper.make_node("Flatten", ["pooled"], ["colours"]),
-            helper.make_node("MatMul", ["colours", "weights"], ["scores"]),
-            helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1),
+            _node("GlobalAveragePool", ["image"], ["pooled"]),
+            _node("Flatten", ["pooled"], ["colours"]),
+            _node("MatMul", ["colours", "weights"], ["scores"]),
+            _node("Softmax", ["scores"], ["probabilities"], axis=1),
         ],
-        [_tensor("image", _FLOAT, [leading, 3, size, size])],
-        [_tensor("probabilities", _FLOAT, [leading, 10])],
+        _tensors(_FLOAT, image=[leading, 3, size, size]),
+        _tensors(_FLOAT, probabilities=[leading, 10]),
         [_constant("weights", rng.normal(size=(3, 10)))],
     )
 
@@ -152,7 +159,7 @@ def text() -> ModelProto:
     known = {"I love this product!": 0.95, "I love GPUX!": 0.875, "This is terrible": 0.125}
     return _model(
         [
-            helper.make_node(
+            _node(
                 "LabelEncoder",
                 ["text"],
                 ["positive"],
@@ -161,10 +168,10 @@ def text() -> ModelProto:
                 values_floats=list(known.values()),
                 default_float=0.5,
             ),
-            helper.make_node("Gemm", ["positive", "signs", "offsets"], ["sentiment"]),
+            _node("Gemm", ["positive", "signs", "offsets"], ["sentiment"]),
         ],
-        [_tensor("text", _STRING, ["batch", 1])],
-        [_tensor("sentiment", _FLOAT, ["batch", 2])],
+        _tensors(_STRING, text=["batch", 1]),
+        _tensors(_FLOAT, sentiment=["batch", 2]),
         [_constant("signs", [[-1, 1]]), _constant("offsets", [1, 0])],
     )
 
@@ -182,7 +189,7 @@ def numbers() -> ModelProto:
 def mixed() -> ModelProto:
     """`numbers` and a string, which IOBinding does not support; bfloat16 is returned as float32."""
     model = _without_bfloat16(numbers())
-    model.graph.node.append(helper.make_node("Identity", ["text"], ["text_out"]))
+    model.graph.node.append(_node("Identity", ["text"], ["text_out"]))
     model.graph.input.append(_tensor("text", _STRING, ["text_rows"]))
     model.graph.output.append(_tensor("text_out", _STRING, ["text_rows"]))
     return model
@@ -192,7 +199,7 @@ def _without_bfloat16(model: ModelProto) -> ModelProto:
     """The same with `bfloat16_out` as float32: with strings, bfloat16 cannot be returned."""
     for node in model.graph.node:
         if node.input[0] == "bfloat16":
-            node.CopyFrom(helper.make_node("Cast", node.input, node.output, to=_FLOAT))
+            node.CopyFrom(_node("Cast", node.input, node.output, to=_FLOAT))
     for output in model.graph.output:
         if output.name == "bfloat16_out":
             output.type.tensor_type.elem_type = _FLOAT
@@ -242,16 +249,12 @@ def single() -> ModelProto:
     """An input for a single item, with outputs whose leading axis is 1, 2 and missing."""
     return _model(
         [
-            helper.make_node("Identity", ["x"], ["same"]),
-            helper.make_node("Concat", ["x", "x"], ["twice"], axis=0),
-            helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+            _node("Identity", ["x"], ["same"]),
+            _node("Concat", ["x", "x"], ["twice"], axis=0),
+            _node("ReduceSum", ["x"], ["sum"], keepdims=0),
         ],
-        [_tensor("x", _FLOAT, [1, 3])],
-        [
-            _tensor("same", _FLOAT, [1, 3]),
-            _tensor("twice", _FLOAT, [2, 3]),
-            _tensor("sum", _FLOAT, []),
-        ],
+        _tensors(_FLOAT, x=[1, 3]),
+        _tensors(_FLOAT, same=[1, 3], twice=[2, 3], sum=[]),
     )
 
 
@@ -299,11 +302,8 @@ def quotients() -> ModelProto:
     casts = {name: NUMBER_TYPES[name] for name in ("float32", "float16", "bfloat16")}
     return _model(
         [
-            helper.make_node("Div", ["a", "b"], ["float64"]),
-            *(
-                helper.make_node("Cast", ["float64"], [name], to=code)
-                for name, code in casts.items()
-            ),
+            _node("Div", ["a", "b"], ["float64"]),
+            *(_node("Cast", ["float64"], [name], to=code) for name, code in casts.items()),
         ],
         [_tensor(name, TensorProto.DOUBLE, ["batch", "n"]) for name in "ab"],
         [
@@ -317,97 +317,69 @@ def detector() -> ModelProto:
     """A batched input, and an output whose leading axis is dynamic but not the batch."""
     return _model(
         [
-            helper.make_node("NonZero", ["x"], ["columns"]),
-            helper.make_node("Transpose", ["columns"], ["places"]),
-            helper.make_node("Identity", ["x"], ["same"]),
+            _node("NonZero", ["x"], ["columns"]),
+            _node("Transpose", ["columns"], ["places"]),
+            _node("Identity", ["x"], ["same"]),
         ],
-        [_tensor("x", _FLOAT, ["batch", "n"])],
-        [
-            _tensor("places", _INT64, ["num_detections", 2]),
-            _tensor("same", _FLOAT, ["batch", "n"]),
-        ],
+        _tensors(_FLOAT, x=["batch", "n"]),
+        [_tensor("places", _INT64, ["num_detections", 2]), _tensor("same", _FLOAT, ["batch", "n"])],
     )
 
 
 def boxes() -> ModelProto:
     """Selects boxes by their scores: their count is known only after the run."""
     return _model(
-        [
-            helper.make_node(
-                "NonMaxSuppression", ["boxes", "scores", "most", "overlap", "least"], ["selected"]
-            )
-        ],
-        [_tensor("boxes", _FLOAT, [1, "n", 4]), _tensor("scores", _FLOAT, [1, 1, "n"])],
-        [_tensor("selected", _INT64, ["found", 3])],
+        [_node("NonMaxSuppression", ["boxes", "scores", "most", "overlap", "least"], ["selected"])],
+        _tensors(_FLOAT, boxes=[1, "n", 4], scores=[1, 1, "n"]),
+        _tensors(_INT64, selected=["found", 3]),
         [_constant("most", [100], "int64"), _constant("overlap", [0.5]), _constant("least", [0.1])],
     )
 
 
 def normalized() -> ModelProto:
     """Subtracts the batch's mean from each row: a row's result depends on the other rows."""
-    return _model(
-        [
-            helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0], keepdims=1),
-            helper.make_node("Sub", ["x", "mean"], ["y"]),
-        ],
-        [_tensor("x", _FLOAT, ["batch", "n"])],
-        [_tensor("y", _FLOAT, ["batch", "n"])],
+    return _on_rows(
+        _node("ReduceMean", ["x"], ["mean"], axes=[0], keepdims=1),
+        _node("Sub", ["x", "mean"], ["y"]),
     )
 
 
 def brightest() -> ModelProto:
     """Divides by the maximum of the whole batch."""
-    return _model(
-        [
-            helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
-            helper.make_node("Div", ["x", "most"], ["y"]),
-        ],
-        [_tensor("x", _FLOAT, ["batch", "n"])],
-        [_tensor("y", _FLOAT, ["batch", "n"])],
+    return _on_rows(
+        _node("ReduceMax", ["x"], ["most"], keepdims=0), _node("Div", ["x", "most"], ["y"])
     )
 
 
 def distinct() -> ModelProto:
     """Returns each distinct row once, although its axis names promise as many rows as sent."""
-    return _model(
-        [helper.make_node("Unique", ["x"], ["y"], axis=0, sorted=0)],
-        [_tensor("x", _FLOAT, ["batch", 2])],
-        [_tensor("y", _FLOAT, ["batch", 2])],
-    )
+    return _on_rows(_node("Unique", ["x"], ["y"], axis=0, sorted=0), columns=2)
 
 
 def quantized() -> ModelProto:
     """Quantizes its rows by their common range, like dynamically quantized models."""
-    return _model(
-        [
-            helper.make_node(
-                "DynamicQuantizeLinear", ["x"], ["whole", "scale", "zero"], name="range"
-            ),
-            helper.make_node("DequantizeLinear", ["whole", "scale", "zero"], ["y"]),
-        ],
-        [_tensor("x", _FLOAT, ["batch", 3])],
-        [_tensor("y", _FLOAT, ["batch", 3])],
+    return _on_rows(
+        _node("DynamicQuantizeLinear", ["x"], ["whole", "scale", "zero"], name="range"),
+        _node("DequantizeLinear", ["whole", "scale", "zero"], ["y"]),
+        columns=3,
     )
 
 
 def unequal() -> ModelProto:
     """Adds two inputs, of which one may have a single row that is added to all of the other."""
     return _model(
-        [helper.make_node("Add", ["x", "y"], ["z"])],
-        [_tensor("x", _FLOAT, ["a", 2]), _tensor("y", _FLOAT, ["b", 2])],
-        [_tensor("z", _FLOAT, ["a", 2])],
+        [_node("Add", ["x", "y"], ["z"])],
+        _tensors(_FLOAT, x=["a", 2], y=["b", 2]),
+        _tensors(_FLOAT, z=["a", 2]),
     )
 
 
 def doubled() -> ModelProto:
     """Returns its rows twice, although its axis names promise as many as sent."""
     return _model(
-        [
-            helper.make_node("Concat", ["x", "x"], ["twice"], axis=0),
-            helper.make_node("Neg", ["x"], ["negative"]),
-        ],
-        [_tensor("x", _FLOAT, ["batch", "n"])],
-        [_tensor("twice", _FLOAT, ["batch", "n"]), _tensor("negative", _FLOAT, ["batch", "n"])],
+        [_node("Concat", ["x", "x"], ["twice"], axis=0), _node("Neg", ["x"], ["negative"])],
+        _tensors(_FLOAT, x=["batch", "n"]),
+        _tensors(_FLOAT, twice=["batch", "n"], negative=["batch", "n"]),
     )
 
 
@@ -415,22 +387,14 @@ def masked() -> ModelProto:
     """Keeps the ids that the mask selects: each row in two shapes, and its sum."""
     return _model(
         [
-            helper.make_node("Mul", ["ids", "mask"], ["kept"]),
-            helper.make_node("ReduceSum", ["kept", "axis"], ["sum"], keepdims=0),
-            helper.make_node("Unsqueeze", ["kept", "last"], ["column"]),
-            helper.make_node("Mul", ["column", "factors"], ["states"]),
+            _node("Mul", ["ids", "mask"], ["kept"]),
+            _node("ReduceSum", ["kept", "axis"], ["sum"], keepdims=0),
+            _node("Unsqueeze", ["kept", "last"], ["column"]),
+            _node("Mul", ["column", "factors"], ["states"]),
         ],
-        [_tensor("ids", _INT64, ["batch", "seq"]), _tensor("mask", _INT64, ["batch", "seq"])],
-        [
-            _tensor("states", _INT64, ["batch", "seq", 3]),
-            _tensor("kept", _INT64, ["batch", "seq"]),
-            _tensor("sum", _INT64, ["batch"]),
-        ],
-        [
-            _constant("axis", [1], "int64"),
-            _constant("last", [2], "int64"),
-            _constant("factors", [1, 2, -1], "int64"),
-        ],
+        _tensors(_INT64, ids=["batch", "seq"], mask=["batch", "seq"]),
+        _tensors(_INT64, states=["batch", "seq", 3], kept=["batch", "seq"], sum=["batch"]),
+        _integers(axis=[1], last=[2], factors=[1, 2, -1]),
     )
 
 
@@ -438,30 +402,21 @@ def crossed() -> ModelProto:
     """Pairwise sums of two rows, and the first row plus a number of an input of fixed size."""
     return _model(
         [
-            helper.make_node("Unsqueeze", ["a", "third"], ["column"]),
-            helper.make_node("Unsqueeze", ["b", "second"], ["line"]),
-            helper.make_node("Add", ["column", "line"], ["sums"]),
-            helper.make_node("Slice", ["fixed", "zero", "one", "second"], ["first"]),
-            helper.make_node("Add", ["a", "first"], ["moved"]),
+            _node("Unsqueeze", ["a", "third"], ["column"]),
+            _node("Unsqueeze", ["b", "second"], ["line"]),
+            _node("Add", ["column", "line"], ["sums"]),
+            _node("Slice", ["fixed", "zero", "one", "second"], ["first"]),
+            _node("Add", ["a", "first"], ["moved"]),
         ],
-        [
-            _tensor("a", _FLOAT, ["batch", "n"]),
-            _tensor("b", _FLOAT, ["batch", "m"]),
-            _tensor("fixed", _FLOAT, ["batch", 2]),
-        ],
-        [_tensor("sums", _FLOAT, ["batch", "n", "m"]), _tensor("moved", _FLOAT, ["batch", "n"])],
-        [
-            _constant("zero", [0], "int64"),
-            _constant("one", [1], "int64"),
-            _constant("second", [1], "int64"),
-            _constant("third", [2], "int64"),
-        ],
+        _tensors(_FLOAT, a=["batch", "n"], b=["batch", "m"], fixed=["batch", 2]),
+        _tensors(_FLOAT, sums=["batch", "n", "m"], moved=["batch", "n"]),
+        _integers(zero=[0], one=[1], second=[1], third=[2]),
     )
 
 
 def labelled() -> ModelProto:
     """A word for each id."""
-    node = helper.make_node(
+    node = _node(
         "LabelEncoder",
         ["ids"],
         ["words"],
@@ -471,32 +426,26 @@ def labelled() -> ModelProto:
         default_string="many",
     )
     return _model(
-        [node],
-        [_tensor("ids", _INT64, ["batch", "seq"])],
-        [_tensor("words", _STRING, ["batch", "seq"])],
+        [node], _tensors(_INT64, ids=["batch", "seq"]), _tensors(_STRING, words=["batch", "seq"])
     )
 
 
 def highest() -> ModelProto:
     """The maximum of a row, padding included."""
     return _model(
-        [helper.make_node("ReduceMax", ["x"], ["y"], axes=[1], keepdims=0)],
-        [_tensor("x", _FLOAT, ["batch", "n"])],
-        [_tensor("y", _FLOAT, ["batch"])],
+        [_node("ReduceMax", ["x"], ["y"], axes=[1], keepdims=0)],
+        _tensors(_FLOAT, x=["batch", "n"]),
+        _tensors(_FLOAT, y=["batch"]),
     )
 
 
 def positioned() -> ModelProto:
     """Adds its index to each number, for up to 40 numbers."""
-    return _model(
-        [
-            helper.make_node("Shape", ["x"], ["size"], start=1, end=2),
-            helper.make_node("Slice", ["places", "zero", "size"], ["there"]),
-            helper.make_node("Add", ["x", "there"], ["y"]),
-        ],
-        [_tensor("x", _FLOAT, ["batch", "n"])],
-        [_tensor("y", _FLOAT, ["batch", "n"])],
-        [_constant("places", numpy.arange(40)), _constant("zero", [0], "int64")],
+    return _on_rows(
+        _node("Shape", ["x"], ["size"], start=1, end=2),
+        _node("Slice", ["places", "zero", "size"], ["there"]),
+        _node("Add", ["x", "there"], ["y"]),
+        constants=[_constant("places", numpy.arange(40)), _constant("zero", [0], "int64")],
     )
 
 
@@ -513,16 +462,14 @@ def zipmap() -> ModelProto:
     }
     return _model(
         [
-            helper.make_node("Reciprocal", ["x"], ["inverse"]),
+            _node("Reciprocal", ["x"], ["inverse"]),
             *(
-                helper.make_node(
-                    "ZipMap", [source], [f"{source}_{kind}"], domain="ai.onnx.ml", **keys
-                )
+                _node("ZipMap", [source], [f"{source}_{kind}"], domain="ai.onnx.ml", **keys)
                 for source in ("x", "inverse")
                 for kind, keys in labels.items()
             ),
         ],
-        [_tensor("x", _FLOAT, ["batch", 2])],
+        _tensors(_FLOAT, x=["batch", 2]),
         [
             maps(f"{source}_{kind}", key)
             for source in ("x", "inverse")
@@ -540,10 +487,7 @@ def scalars() -> ModelProto:
     """Sequences of scalars of several types: one element for each item."""
     types = {"float": _FLOAT, "double": TensorProto.DOUBLE, "long": _INT64, "word": _STRING}
     return _model(
-        [
-            helper.make_node("SplitToSequence", [name], [f"{name}s"], axis=0, keepdims=0)
-            for name in types
-        ],
+        [_node("SplitToSequence", [name], [f"{name}s"], axis=0, keepdims=0) for name in types],
         [_tensor(name, type_code, ["batch"]) for name, type_code in types.items()],
         [_sequence(f"{name}s", type_code) for name, type_code in types.items()],
     )
@@ -553,12 +497,12 @@ def sequences() -> ModelProto:
     """Sequences of tensors and a tensor, from a batched input: one element per row."""
     return _model(
         [
-            helper.make_node("SplitToSequence", ["x"], ["rows"], axis=0, keepdims=0),
-            helper.make_node("Cast", ["x"], ["whole"], to=_INT64),
-            helper.make_node("SequenceConstruct", ["whole", "whole"], ["twice"]),
-            helper.make_node("Identity", ["x"], ["same"]),
+            _node("SplitToSequence", ["x"], ["rows"], axis=0, keepdims=0),
+            _node("Cast", ["x"], ["whole"], to=_INT64),
+            _node("SequenceConstruct", ["whole", "whole"], ["twice"]),
+            _node("Identity", ["x"], ["same"]),
         ],
-        [_tensor("x", _FLOAT, ["batch", "n"])],
+        _tensors(_FLOAT, x=["batch", "n"]),
         [
             _sequence("rows", _FLOAT),
             _sequence("twice", _INT64),
@@ -570,9 +514,9 @@ def sequences() -> ModelProto:
 def table() -> ModelProto:
     """Looks up ids in a table of four rows: any other id fails at run time."""
     return _model(
-        [helper.make_node("Gather", ["rows", "ids"], ["embedding"], name="/look/up")],
-        [_tensor("ids", _INT64, ["batch", "seq"])],
-        [_tensor("embedding", _FLOAT, ["batch", "seq", 2])],
+        [_node("Gather", ["rows", "ids"], ["embedding"], name="/look/up")],
+        _tensors(_INT64, ids=["batch", "seq"]),
+        _tensors(_FLOAT, embedding=["batch", "seq", 2]),
         [_constant("rows", [[0, 1], [2, 3], [4, 5], [6, 7]])],
     )
 
@@ -583,7 +527,7 @@ def catalogue() -> ModelProto:
     Not in BUILDERS, for whose models a valid request can be generated.
     """
     model = table()
-    model.graph.node.insert(0, helper.make_node("Sub", ["ids", "first"], ["places"]))
+    model.graph.node.insert(0, _node("Sub", ["ids", "first"], ["places"]))
     model.graph.node[1].input[1] = "places"
     model.graph.initializer.append(_constant("first", 100, "int64"))
     return model
@@ -592,35 +536,28 @@ def catalogue() -> ModelProto:
 def sevens() -> ModelProto:
     """Reshapes numbers to rows of seven: a count that is no multiple of seven fails at run time."""
     return _model(
-        [helper.make_node("Reshape", ["x", "shape"], ["y"])],
-        [_tensor("x", _FLOAT, ["batch", "n"])],
-        [_tensor("y", _FLOAT, ["rows", 7])],
-        [_constant("shape", [-1, 7], "int64")],
+        [_node("Reshape", ["x", "shape"], ["y"])],
+        _tensors(_FLOAT, x=["batch", "n"]),
+        _tensors(_FLOAT, y=["rows", 7]),
+        _integers(shape=[-1, 7]),
     )
 
 
 def alias() -> ModelProto:
     """An output that is the input itself, and one that is computed."""
     return _model(
-        [helper.make_node("Add", ["x", "x"], ["doubled"])],
-        [_tensor("x", _FLOAT, ["batch", "n"])],
-        [_tensor("doubled", _FLOAT, ["batch", "n"]), _tensor("x", _FLOAT, ["batch", "n"])],
+        [_node("Add", ["x", "x"], ["doubled"])],
+        _tensors(_FLOAT, x=["batch", "n"]),
+        _tensors(_FLOAT, doubled=["batch", "n"], x=["batch", "n"]),
     )
 
 
 def constant() -> ModelProto:
     """An output that is a constant of the model, and one that is that constant renamed."""
     return _model(
-        [
-            helper.make_node("Identity", ["weights"], ["renamed"]),
-            helper.make_node("Neg", ["x"], ["y"]),
-        ],
-        [_tensor("x", _FLOAT, ["batch", 2])],
-        [
-            _tensor("weights", _FLOAT, [2]),
-            _tensor("renamed", _FLOAT, [2]),
-            _tensor("y", _FLOAT, ["batch", 2]),
-        ],
+        [_node("Identity", ["weights"], ["renamed"]), _node("Neg", ["x"], ["y"])],
+        _tensors(_FLOAT, x=["batch", 2]),
+        _tensors(_FLOAT, weights=[2], renamed=[2], y=["batch", 2]),
         [_constant("weights", [1.5, 2.5])],
     )
 
@@ -628,24 +565,18 @@ def constant() -> ModelProto:
 def nonfinite() -> ModelProto:
     """Infinities and NaN from zeros."""
     return _model(
-        [
-            helper.make_node("Reciprocal", ["x"], ["reciprocal"]),
-            helper.make_node("Div", ["x", "x"], ["quotient"]),
-        ],
-        [_tensor("x", _FLOAT, ["batch", "n"])],
-        [
-            _tensor("reciprocal", _FLOAT, ["batch", "n"]),
-            _tensor("quotient", _FLOAT, ["batch", "n"]),
-        ],
+        [_node("Reciprocal", ["x"], ["reciprocal"]), _node("Div", ["x", "x"], ["quotient"])],
+        _tensors(_FLOAT, x=["batch", "n"]),
+        _tensors(_FLOAT, reciprocal=["batch", "n"], quotient=["batch", "n"]),
     )
 
 
 def repeat() -> ModelProto:
     """A short request with a long response: `count` ones."""
     return _model(
-        [helper.make_node("Expand", ["one", "count"], ["ones"])],
-        [_tensor("count", _INT64, [1])],
-        [_tensor("ones", _FLOAT, ["n"])],
+        [_node("Expand", ["one", "count"], ["ones"])],
+        _tensors(_INT64, count=[1]),
+        _tensors(_FLOAT, ones=["n"]),
         [_constant("one", [1])],
     )
 
@@ -655,8 +586,8 @@ def slow() -> ModelProto:
     square = [128, 128]
     body = helper.make_graph(
         [
-            helper.make_node("Identity", ["go_on"], ["go_on_out"]),
-            helper.make_node("MatMul", ["state", "turn"], ["state_out"]),
+            _node("Identity", ["go_on"], ["go_on_out"]),
+            _node("MatMul", ["state", "turn"], ["state_out"]),
         ],
         "body",
         [
@@ -668,11 +599,11 @@ def slow() -> ModelProto:
     )
     return _model(
         [
-            helper.make_node("Loop", ["steps", "", "turn"], ["last"], body=body),
-            helper.make_node("ReduceSum", ["last"], ["sum"], keepdims=0),
+            _node("Loop", ["steps", "", "turn"], ["last"], body=body),
+            _node("ReduceSum", ["last"], ["sum"], keepdims=0),
         ],
-        [_tensor("steps", _INT64, [])],
-        [_tensor("sum", _FLOAT, [])],
+        _tensors(_INT64, steps=[]),
+        _tensors(_FLOAT, sum=[]),
         [_constant("turn", numpy.eye(128))],
     )
 
@@ -682,23 +613,23 @@ def slow_to_load() -> ModelProto:
     products = [f"product_{number}" for number in range(300)]
     return _model(
         [
-            helper.make_node("ConstantOfShape", ["size"], ["zeros"]),
+            _node("ConstantOfShape", ["size"], ["zeros"]),
             *(
-                helper.make_node("MatMul", [before, "zeros"], [product])
+                _node("MatMul", [before, "zeros"], [product])
                 for before, product in pairwise(["zeros", *products])
             ),
-            helper.make_node("Add", ["x", products[-1]], ["y"]),
+            _node("Add", ["x", products[-1]], ["y"]),
         ],
-        [_tensor("x", _FLOAT, [1, 1536])],
-        [_tensor("y", _FLOAT, [1536, 1536])],
-        [_constant("size", [1536, 1536], "int64")],
+        _tensors(_FLOAT, x=[1, 1536]),
+        _tensors(_FLOAT, y=[1536, 1536]),
+        _integers(size=[1536, 1536]),
     )
 
 
 def slow_words() -> ModelProto:
     """`slow` and a string, which IOBinding does not support."""
     model = slow()
-    model.graph.node.append(helper.make_node("Identity", ["word"], ["same"]))
+    model.graph.node.append(_node("Identity", ["word"], ["same"]))
     model.graph.input.append(_tensor("word", _STRING, []))
     model.graph.output.append(_tensor("same", _STRING, []))
     return model
@@ -718,11 +649,11 @@ def reshaped(
             index have its sizes; another one takes the rest.
     """
     first, dims = next(iter(inputs.items()))
-    nodes = [helper.make_node("Size", [first], ["size"])]
-    constants = [_constant("nothing", 0, "int64"), _constant("more", [-1, -1], "int64")]
+    nodes = [_node("Size", [first], ["size"])]
+    constants = _integers(nothing=0, more=[-1, -1])
     for name, output in outputs.items():
         if not output:
-            nodes.append(helper.make_node("ReduceSum", [first], [name], keepdims=0))
+            nodes.append(_node("ReduceSum", [first], [name], keepdims=0))
             continue
         is_only_dynamic = sum(not isinstance(dim, int) for dim in output) == 1
         # 0 copies the input's size, and -1 takes the rest.
@@ -737,14 +668,14 @@ def reshaped(
         constants.append(_constant(f"{name}_sizes", sizes, "int64"))
         # Opaque to ONNX Runtime, which would otherwise infer the real shape.
         nodes += [
-            helper.make_node("Mul", ["size", "nothing"], [f"{name}_zero"]),
-            helper.make_node("Add", [f"{name}_sizes", f"{name}_zero"], [f"{name}_wanted"]),
-            helper.make_node("Reshape", [first, f"{name}_wanted"], [name]),
+            _node("Mul", ["size", "nothing"], [f"{name}_zero"]),
+            _node("Add", [f"{name}_sizes", f"{name}_zero"], [f"{name}_wanted"]),
+            _node("Reshape", [first, f"{name}_wanted"], [name]),
         ]
     for name in inputs:
         nodes += [
-            helper.make_node("Shape", [name], [f"{name}_axes"]),
-            helper.make_node("Concat", [f"{name}_axes", "more"], [f"{name}_shape"], axis=0),
+            _node("Shape", [name], [f"{name}_axes"]),
+            _node("Concat", [f"{name}_axes", "more"], [f"{name}_shape"], axis=0),
         ]
     return _model(
         nodes,
@@ -760,7 +691,7 @@ def reshaped(
 def _takes(value: ValueInfoProto, operator: str, **attributes: Any) -> ModelProto:
     """A model of one input, from which an operator computes a number."""
     return _model(
-        [helper.make_node(operator, ["x"], ["y"], **attributes)],
+        [_node(operator, ["x"], ["y"], **attributes)],
         [value],
         [_tensor("y", _INT64 if operator != "Cast" else _FLOAT, None)],
         opset=21,
@@ -786,8 +717,8 @@ def takes_optional() -> ModelProto:
 def takes_map() -> ModelProto:
     """An input that is a map."""
     entry = helper.make_map_type_proto(_INT64, helper.make_tensor_type_proto(_FLOAT, []))
-    node = helper.make_node("CastMap", ["x"], ["y"], domain="ai.onnx.ml", map_form="DENSE")
-    return _model([node], [helper.make_value_info("x", entry)], [_tensor("y", _FLOAT, [1, None])])
+    node = _node("CastMap", ["x"], ["y"], domain="ai.onnx.ml", map_form="DENSE")
+    return _model([node], [helper.make_value_info("x", entry)], _tensors(_FLOAT, y=[1, None]))
 
 
 def takes_float8() -> ModelProto:
@@ -805,59 +736,12 @@ def takes_complex() -> ModelProto:
     return _identity(("x", "y", TensorProto.COMPLEX64, [2]))
 
 
-BUILDERS: dict[str, Callable[[], ModelProto]] = {
-    builder.__name__: builder
-    for builder in (
-        sentiment,
-        image,
-        photo,
-        photos,
-        text,
-        numbers,
-        mixed,
-        strings,
-        words,
-        string,
-        items,
-        matrix,
-        cube,
-        fixed,
-        single,
-        opened,
-        unnamed,
-        described,
-        optional,
-        quotients,
-        detector,
-        boxes,
-        brightest,
-        distinct,
-        quantized,
-        unequal,
-        doubled,
-        normalized,
-        masked,
-        crossed,
-        labelled,
-        highest,
-        positioned,
-        zipmap,
-        scalars,
-        sequences,
-        table,
-        sevens,
-        alias,
-        constant,
-        nonfinite,
-        repeat,
-        slow,
-        slow_to_load,
-        slow_words,
-        takes_sequence,
-        takes_optional,
-        takes_map,
-        takes_float8,
-        takes_int4,
-        takes_complex,
-    )
-}
+_BUILDERS = (
+    sentiment, image, photo, photos, text, numbers, mixed, strings, words, string, items,
+    matrix, cube, fixed, single, opened, unnamed, described, optional, quotients, detector,
+    boxes, brightest, distinct, quantized, unequal, doubled, normalized, masked, crossed,
+    labelled, highest, positioned, zipmap, scalars, sequences, table, sevens, alias, constant,
+    nonfinite, repeat, slow, slow_to_load, slow_words, takes_sequence, takes_optional,
+    takes_map, takes_float8, takes_int4, takes_complex,
+)  # fmt: skip
+BUILDERS: dict[str, Callable[[], ModelProto]] = {builder.__name__: builder for builder in _BUILDERS}

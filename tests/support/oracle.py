@@ -80,10 +80,7 @@ FLOATS = {
 INTEGERS = {
     f"{prefix}int{bits}": (low, high)
     for bits in (8, 16, 32, 64)
-    for prefix, low, high in (
-        ("", -(2 ** (bits - 1)), 2 ** (bits - 1) - 1),
-        ("u", 0, 2**bits - 1),
-    )
+    for prefix, low, high in (("", -(2 ** (bits - 1)), 2 ** (bits - 1) - 1), ("u", 0, 2**bits - 1))
 }
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,11 @@ from prometheus_client.parser import text_string_to_metric_families
 PATIENCE_SECONDS = 30.0
 
 JSON_HEADERS = {"Content-Type": "application/json"}
+
+# Bodies for the model `slow`: a moment, about a second, and longer than any test waits.
+QUICK = b'{"steps": 1}'
+A_WHILE = b'{"steps": 25000}'
+ENDLESS = b'{"steps": 100000000}'
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -42,8 +47,15 @@ def run_gpux(
         body: its standard input.
         variables: its environment variables.
     """
+    return run_program(sys.executable, "-m", "gpux", *arguments, body=body, variables=variables)
+
+
+def run_program(
+    *command: str, body: bytes | None = None, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs any command as `run_gpux` does."""
     done = subprocess.run(
-        [sys.executable, "-m", "gpux", *arguments],
+        command,
         input=body,
         stdin=subprocess.DEVNULL if body is None else None,
         capture_output=True,
@@ -54,6 +66,21 @@ def run_gpux(
     return subprocess.CompletedProcess(
         done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
     )
+
+
+def start_error(code: int, stdout: str, stderr: str) -> str:
+    """Checks that a command failed to start; returns its one-line error message."""
+    assert (code, stdout) == (2, "")
+    (line,) = stderr.splitlines()
+    assert stderr == f"{line}\n"
+    assert line.startswith("gpux: ")
+    return line
+
+
+def failed_start(*arguments: str, variables: Mapping[str, str] | None = None) -> str:
+    """Runs `gpux`, which fails to start; returns its one-line error message."""
+    done = run_gpux(*arguments, variables=variables)
+    return start_error(done.returncode, done.stdout, done.stderr)
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -127,6 +154,17 @@ class Response:
         assert list(value) == ["detail"], value
         assert isinstance(value["detail"], str)
         return value["detail"]
+
+    def error(self, status: int) -> str:
+        """Checks that this is an error with this status; returns its message."""
+        assert self.status == status, self
+        assert self.headers["Content-Type"] == "application/json"
+        return self.detail
+
+
+def same_json(actual: object, expected: object) -> bool:
+    """Whether values and types are equal: `1` is not `1.0`, and `[]` is not `[[]]`."""
+    return json.dumps(actual) == json.dumps(expected)
 
 
 class ServerProcess:
@@ -228,10 +266,23 @@ class ServerProcess:
             response = connection.getresponse()
             return Response(response.status, response.headers, response.read())
 
-    def post(self, body: object) -> Response:
-        """POST /predict with a body as bytes or text, or with a value to encode as JSON."""
+    def post(
+        self, body: object, headers: Mapping[str, str] | None = None, host: str = "127.0.0.1"
+    ) -> Response:
+        """POST /predict with a body as bytes or text, or with a value to encode as JSON.
+
+        Args:
+            body: of the request.
+            headers: beside its Content-Type.
+            host: to connect to.
+        """
         data = body if isinstance(body, bytes | str) else json.dumps(body)
-        return self.request("POST", "/predict", data, JSON_HEADERS)
+        return self.request("POST", "/predict", data, {**JSON_HEADERS, **(headers or {})}, host)
+
+    def exchange(self, *parts: bytes) -> Response:
+        """Sends bytes as they are over a new connection; returns the response."""
+        with Client(self) as client:
+            return client.exchange(*parts)
 
     def predict(self, body: object) -> dict[str, Any]:
         """The value of the response to `post`; fails on any status but 200."""
@@ -295,10 +346,35 @@ def serve(path: Path, *options: str, **variables: str) -> ServerProcess:
     )
 
 
+# Types of the fixtures of conftest.py.
+Find = Callable[[str], Path]
+Serve = Callable[[str], ServerProcess]
+ServerFor = Callable[..., ServerProcess]
+FolderFor = Callable[[str, str], Path]
+Described = Callable[[str, str], ServerProcess]
+Command = Callable[..., tuple[int, str, str]]
+Failure = Callable[..., str]
+
+# The app under another server.
+WAITRESS_SERVE = [str(Path(sys.executable).with_name("waitress-serve"))]
+WAITRESS_SERVE += ["--listen=127.0.0.1:0", "gpux.wsgi:app"]
+
+
+def serve_wsgi(variables: Mapping[str, str]) -> ServerProcess:
+    """Starts `waitress-serve gpux.wsgi:app` on a free port; its shutdown is not under test."""
+    return ServerProcess(WAITRESS_SERVE, r"[Ss]erving on http://\S+:(\d+)", variables, "stderr")
+
+
+def free_port() -> int:
+    """A free TCP port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
 def start(path: Path, *options: str) -> ServerProcess:
     """Starts `gpux serve PATH`; returns once it listens, which may be long before it is ready."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "gpux", "serve", str(path), "--port", str(port), *options]
     return ServerProcess(command, port, {})
 
@@ -311,6 +387,11 @@ def metric(server: ServerProcess, name: str, **labels: str) -> float:
             if sample.name == name and labels.items() <= sample.labels.items():
                 return sample.value
     return 0.0
+
+
+def in_flight(server: ServerProcess) -> float:
+    """The number of requests that a server has."""
+    return metric(server, "gpux_in_flight_requests")
 
 
 class HasPort(Protocol):
@@ -365,12 +446,31 @@ class Client:
         body = self.stream.read(int(headers.get("Content-Length", "0")))
         return Response(status, headers, body)
 
+    def exchange(self, *parts: bytes) -> Response:
+        """Sends bytes as they are; returns the next response."""
+        self.send(*parts)
+        return self.read()
+
     def at_end(self) -> bool:
         """Waits for the next byte or the end of the connection; true if it is the end."""
         try:
             return self.stream.read(1) == b""
         except ConnectionResetError:
             return True
+
+
+@contextlib.contextmanager
+def connect(server: HasPort, count: int) -> Iterator[list[Client]]:
+    """A number of connections."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Client(server)) for _ in range(count)]
+
+
+def start_run(server: ServerProcess, client: Client, request: bytes) -> None:
+    """Sends a request; returns once the model is running."""
+    computed = server.cpu_seconds()
+    client.send(request)
+    wait_until(lambda: server.cpu_seconds() > computed + 0.05, "the model runs")
 
 
 def head(length: int | None = None, *lines: str, path: str = "/predict") -> bytes:

@@ -5,12 +5,13 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy
+import pytest
 
 from gpux._fastpath import InputSpec, walk
 from gpux.errors import ClientError
@@ -43,8 +44,7 @@ class GuardedBlock:
     @property
     def guards_intact(self) -> bool:
         outside = numpy.delete(
-            self.memory,
-            slice(GuardedPool.GUARD_BYTES, GuardedPool.GUARD_BYTES + self.nbytes),
+            self.memory, slice(GuardedPool.GUARD_BYTES, GuardedPool.GUARD_BYTES + self.nbytes)
         )
         return bool((outside == GuardedPool.GUARD).all())
 
@@ -91,6 +91,43 @@ class GuardedPool:
             assert block in self.in_use or bool((block.payload == self.RETURNED).all())
 
 
+def check_pool_failures(
+    read: Callable[[Any], object], failure: BaseException, pool_type: type[GuardedPool]
+) -> int:
+    """Asserts that an exception of any take() of a pool comes through as itself.
+
+    Args:
+        read: takes blocks from its argument, a pool.
+        failure: raised by the first take(), then by the second one, and so on.
+        pool_type: of the pools.
+
+    Returns:
+        The number of take() calls.
+    """
+    pool = pool_type()
+    read(pool)
+    for call in range(pool.calls):
+        failing = pool_type({call: failure})
+        with pytest.raises(type(failure)) as caught:
+            read(failing)
+        assert caught.value is failure
+        assert failing.calls == call + 1
+        assert failing.in_use == []
+        failing.check()
+    return pool.calls
+
+
+def check_references(once: Callable[[], None], counted: Sequence[object], rounds: int) -> None:
+    """Asserts that many calls change no reference count of objects, and leak nothing else."""
+    once()
+    before = [sys.getrefcount(one) for one in counted]
+    blocks_before = sys.getallocatedblocks()
+    for _ in range(rounds):
+        once()
+    assert [sys.getrefcount(one) for one in counted] == before
+    assert sys.getallocatedblocks() - blocks_before < 500  # the lists above are a few
+
+
 # Outcomes of the walk and of the reference, for comparison.
 
 
@@ -107,6 +144,12 @@ Outcome = oracle.Converted | Refusal
 
 def refusal(error: ClientError) -> Refusal:
     return Refusal(type(error), str(error), getattr(error, "path", None))
+
+
+def refused(outcome: object) -> Refusal:
+    """The outcome, which must be a rejection."""
+    assert isinstance(outcome, Refusal), outcome
+    return outcome
 
 
 def expected(declared: TensorSpec, value: object) -> Outcome:
@@ -228,11 +271,7 @@ def run_in_subprocess(function: Callable[[], None]) -> None:
             *(sys.executable, "-X", "faulthandler", "-c"),
             f"import {file.stem}; {file.stem}.{function.__name__}()",
         ],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(folders),
-            "PYTHONMALLOC": "malloc_debug",
-        },
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders), "PYTHONMALLOC": "malloc_debug"},
         capture_output=True,
         text=True,
         timeout=120,

@@ -26,17 +26,16 @@ from gpux.errors import (
     UnsupportedMediaTypeError,
 )
 
+INPUTS = ["input_ids", "attention_mask"]
+
 # The messages of the contract, verbatim.
 MESSAGES: list[tuple[GpuxError, str]] = [
     (InvalidJSONError(17, "expected value"), "Invalid JSON at byte 17: expected value"),
     (InvalidBodyError(), "Request body must be a JSON object of input names to values"),
     (MissingInputError("input_ids"), "Missing required input: 'input_ids'"),
+    (UnknownInputError("inputids", INPUTS), "Unknown input: 'inputids'; did you mean 'input_ids'?"),
     (
-        UnknownInputError("inputids", ["input_ids", "attention_mask"]),
-        "Unknown input: 'inputids'; did you mean 'input_ids'?",
-    ),
-    (
-        UnknownInputError("picture", ["input_ids", "attention_mask"]),
+        UnknownInputError("picture", INPUTS),
         "Unknown input: 'picture'; the model's inputs are 'input_ids', 'attention_mask'",
     ),
     (InvalidTypeError("input_ids", "array"), "Invalid input type for 'input_ids': expected array"),
@@ -116,8 +115,7 @@ def test_a_name_is_quoted_whole_up_to_100_characters() -> None:
     ],
 )
 def test_an_unknown_input_is_told_what_there_is(name: str, hint: str) -> None:
-    error = UnknownInputError(name, ["input_ids", "attention_mask"])
-    assert str(error) == f"Unknown input: '{name}'; {hint}"
+    assert str(UnknownInputError(name, INPUTS)) == f"Unknown input: '{name}'; {hint}"
 
 
 def test_an_error_of_an_input_knows_its_name_and_place() -> None:
@@ -145,15 +143,9 @@ def test_other_errors_know_what_their_handlers_need() -> None:
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (ClientError, 400),
-        (InvalidJSONError, 400),
-        (InvalidBodyError, 400),
-        (MissingInputError, 400),
-        (UnknownInputError, 400),
-        (InvalidTypeError, 400),
-        (InvalidValueError, 400),
-        (InvalidShapeError, 400),
-        (EmptyBatchError, 400),
+        *((ClientError, 400), (InvalidJSONError, 400), (InvalidBodyError, 400)),
+        *((MissingInputError, 400), (UnknownInputError, 400), (InvalidTypeError, 400)),
+        *((InvalidValueError, 400), (InvalidShapeError, 400), (EmptyBatchError, 400)),
         (DisagreementError, 400),
         (BodyTooLargeError, 413),
         (UnsupportedMediaTypeError, 415),

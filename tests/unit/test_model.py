@@ -4,8 +4,8 @@ import contextlib
 import importlib.metadata
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from gpux.errors import (
 from gpux.execution.cpu import CpuExecution
 from gpux.execution.session import load_runtime, reason_of
 from gpux.model import load
+from tests.support.onnx_models import NUMBER_TYPES
 from tests.support.ort import run
 
 Find = Callable[[str], Path]
@@ -51,17 +52,10 @@ def test_text_is_answered_as_an_array_of_objects(model_file: Find) -> None:
 
 
 def test_bfloat16_is_answered_as_float32(model_file: Find) -> None:
-    output = load(model_file("numbers")).predict(
-        {name: [1] for name in ("bool", *_NUMBERS)} | {"bfloat16": [3.140625]}
-    )["bfloat16_out"]
+    values = {name: [1] for name in NUMBER_TYPES} | {"bfloat16": [3.140625]}
+    output = load(model_file("numbers")).predict(values)["bfloat16_out"]
     assert output.dtype == numpy.float32
     assert output.tolist() == [3.140625]
-
-
-_NUMBERS = (
-    "float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64",
-    "uint8", "uint16", "uint32", "uint64",
-)  # fmt: skip
 
 
 def test_an_output_that_is_an_input_keeps_its_values(model_file: Find) -> None:
@@ -125,21 +119,14 @@ def test_reasons_are_one_short_line_without_places_on_the_server(said: str, reas
 
 def test_threads_get_their_own_answers(model_file: Find) -> None:
     model = load(model_file("matrix"))
-    wrong: list[object] = []
 
     def predict_rows(number: int) -> None:
         for turn in range(200):
             row = [float(number), float(turn)]
-            output = model.predict({"x": [row]})["y"].tolist()
-            if output != [row]:
-                wrong.append((row, output))
+            assert model.predict({"x": [row]})["y"].tolist() == [row]
 
-    threads = [threading.Thread(target=predict_rows, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(predict_rows, range(8)))
 
 
 class RacedList(list[Any]):
@@ -169,10 +156,8 @@ def test_a_tensor_of_too_many_axes_is_refused_at_load(
     ]
     graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", value[:1], value[1:])
     file = tmp_path / "deep.onnx"
-    opset = [helper.make_opsetid("", 17)]
-    file.write_bytes(
-        helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
-    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    file.write_bytes(model.SerializeToString())
     if fits:
         output = load(file).predict({"x": numpy.ones((1,) * axes)})["y"]
         assert output.shape == (1,) * axes

@@ -1,1 +1,1 @@
-"""Converts the values of a request, JSON or Python, to the tensors of one run. Does not run the model."""
+"""From a request's values, JSON or Python, to the tensors of one run. Does not run the model."""

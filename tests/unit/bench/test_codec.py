@@ -3,45 +3,36 @@
 import gc
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy
 import pytest
+from answers import MismatchError
+from codec import Pace, measure_bodies
+from codec_bodies import SEVENTEEN_DIGITS, TOKEN_IDS, Body, make
+from report import Report
 
-if TYPE_CHECKING:
-    from codec_bodies import Body
-    from report import Report
-
-BENCH = Path(__file__).parents[3] / "bench"
 FLOATS = numpy.array([[0.1, -2.5e-7, 3.0], [1 / 3, 65504.0, -0.0]])
 IDS = numpy.array([[1, 2**62], [-3, 0]])
 
 
 @pytest.fixture(autouse=True)
-def _bench_is_importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.syspath_prepend(BENCH)
+def _fast_collections() -> Iterator[None]:
     gc.freeze()  # each round starts with gc.collect(): exclude what other tests left
     yield
     gc.unfreeze()
 
 
-def measure(*bodies: "Body") -> "Report":
-    from codec import Pace, measure_bodies
-
+def measure(*bodies: Body) -> Report:
     return measure_bodies(bodies, Pace(rounds=2, round_seconds=1e-5))
 
 
-def image() -> "Body":
-    from codec_bodies import SEVENTEEN_DIGITS, make
-
+def image() -> Body:
     return make(SEVENTEEN_DIGITS, FLOATS, "float32", "float64")
 
 
-def token_ids() -> "Body":
-    from codec_bodies import TOKEN_IDS, make
-
+def token_ids() -> Body:
     return make(TOKEN_IDS, IDS, "int64", "int64")
 
 
@@ -92,9 +83,6 @@ def test_a_peers_wrong_answer_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_our_own_wrong_answer_ends_it() -> None:
-    from answers import MismatchError
-    from codec_bodies import Body
-
     right = image()
     wrong = numpy.nextafter(right.tensor, numpy.float32(9))
     with pytest.raises(MismatchError, match="gpux"):

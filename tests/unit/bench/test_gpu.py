@@ -11,13 +11,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import gpu
+import gpu_backend
+import gpu_models
 import numpy
 import onnx
 import pytest
+from answers import MismatchError
+from gpu import Run, file_name
+from gpu_answers import Question, check_all_close, check_close
+from gpu_backend import Lent, RawSession
+from gpu_measures import MEASURES
+from gpu_models import all_models, real_models, resnet
+from gpu_steps import Pace, on_cpu, predict
+from gpu_table import tables
+from gpu_worker import STEPS, Message, run_steps, supervise, worker
+from report import CheckedReport
+from run import main
 
-from gpux import _dlpack
 from gpux.config.settings import Settings, read_settings
 from gpux.errors import ConfigurationError, RuntimeMissingError
 from gpux.execution.session import Session, create_session, load_runtime
@@ -30,22 +43,9 @@ from gpux.serving.engine import Engine
 from gpux.serving.service import Service
 from gpux.tensors import cuda
 from gpux.tensors.cuda import Stream
-from tests.support.fake_gpu import FakeSession, FakeStream
+from tests.support.fake_gpu import DeviceTensor, FakeSession, FakeStream
 
-if TYPE_CHECKING:
-    from gpu import Run
-    from gpu_backend import Lent, RawSession
-    from gpu_steps import Pace
-    from gpu_worker import Message
-    from report import CheckedReport
-
-BENCH = Path(__file__).parents[3] / "bench"
-GPU = {
-    "gpu": "Stand-In 1000",
-    "driver_cuda": 13000,
-    "cupy": "14",
-    "onnxruntime": "1",
-}
+GPU = {"gpu": "Stand-In 1000", "driver_cuda": 13000, "cupy": "14", "onnxruntime": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +54,7 @@ def made_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _bench_is_importable(monkeypatch: pytest.MonkeyPatch, made_models: Path) -> None:
-    monkeypatch.syspath_prepend(BENCH)
-    import gpu_models
-
+def _models_in_a_test_folder(monkeypatch: pytest.MonkeyPatch, made_models: Path) -> None:
     monkeypatch.setattr(gpu_models, "FOLDER", made_models)
 
 
@@ -101,23 +98,9 @@ class _Counting:
         return [ctypes.c_int64.from_address(self._address).value]
 
 
-class DeviceTensor:
-    """A tensor of another library that claims to be in device memory."""
-
-    def __init__(self, array: Any) -> None:
-        memory = numpy.empty(array.nbytes + 64, numpy.uint8)
-        offset = -memory.ctypes.data % 64
-        self.array = memory[offset : offset + array.nbytes].view(array.dtype).reshape(array.shape)
-        self.array[...] = array
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return (2, 0)
-
-    def __dlpack__(self, **options: Any) -> object:
-        del options
-        return _dlpack.capsule(
-            self, self.array.ctypes.data, 1, self.array.shape, (2, 0), versioned=True
-        )
+def lend(array: Any) -> Lent:
+    value = DeviceTensor(array)
+    return Lent(value, value.array.ctypes.data)
 
 
 class StandIn:
@@ -136,7 +119,7 @@ class StandIn:
         self._stream = stream
         self._used = list(used)
         self.graphs_work = True
-        self.asked: list[str] = []
+        self.libraries: Mapping[str, Callable[[Any], Lent]] = {"a library": lend}
 
     def create_session(self, settings: Settings) -> Session:
         nodes = {node.op_type for node in onnx.load(settings.model).graph.node}
@@ -151,9 +134,7 @@ class StandIn:
             session.limit_bytes = settings.gpu_memory_limit_bytes
         return session
 
-    def raw(self, file: Path, *, graphs: bool) -> "RawSession":
-        from gpu_backend import RawSession
-
+    def raw(self, file: Path, *, graphs: bool) -> RawSession:
         onnxruntime = load_runtime()
         raw = onnxruntime.InferenceSession(os.fspath(file), providers=["CPUExecutionProvider"])
         return RawSession(onnxruntime, raw, "cpu", graphs=graphs)
@@ -169,14 +150,8 @@ class StandIn:
     def used_bytes(self) -> int:
         return self._used.pop(0) if len(self._used) > 1 else self._used[0]
 
-    def lenders(self) -> Mapping[str, Callable[[Any], "Lent"]]:
-        from gpu_backend import Lent
-
-        def export(array: Any) -> Lent:
-            value = DeviceTensor(array)
-            return Lent(value, value.array.ctypes.data)
-
-        return {"a library": export}
+    def lenders(self) -> Mapping[str, Callable[[Any], Lent]]:
+        return self.libraries
 
     @contextlib.contextmanager
     def serve(self, path: Path) -> Iterator[int]:
@@ -205,9 +180,7 @@ class BrokenStream(FakeStream):
         ctypes.memset(target, 0x3E, min(4, nbytes))
 
 
-def tiny() -> "Pace":
-    from gpu_steps import Pace
-
+def tiny() -> Pace:
     return Pace(
         small=True,
         shapes=9,
@@ -228,19 +201,16 @@ def tiny() -> "Pace":
     )
 
 
-def new_run(outputs: Sequence[Path] = ()) -> "Run":
-    from gpu import Run
-
+def new_run(outputs: Sequence[Path] = ()) -> Run:
     return Run(GPU, {}, tiny(), outputs)
 
 
 def launcher(
     backend: StandIn, deadline: float = float("inf")
-) -> Callable[[Sequence[str]], Iterator["Message"]]:
+) -> Callable[[Sequence[str]], Iterator[Message]]:
     """Runs the worker in this process."""
-    from gpu_worker import STEPS, run_steps
 
-    def launch(names: Sequence[str]) -> Iterator["Message"]:
+    def launch(names: Sequence[str]) -> Iterator[Message]:
         messages: list[Message] = []
         run_steps(backend, [STEPS[name] for name in names], tiny(), deadline, messages.append)
         yield from messages
@@ -249,27 +219,18 @@ def launcher(
     return launch
 
 
-def do(*names: str, backend: StandIn | None = None) -> "CheckedReport":
+def do(*names: str, backend: StandIn | None = None) -> CheckedReport:
     return new_run().do(names, launcher(backend or StandIn()))
 
 
-def statuses(report: "CheckedReport") -> dict[str, str]:
+def statuses(report: CheckedReport) -> dict[str, str]:
     return {figure["end"]: figure["status"] for figure in report.figures if "end" in figure}
 
 
 # All steps.
 
 
-def step_names() -> list[str]:
-    sys.path.insert(0, str(BENCH))
-    try:
-        from gpu_worker import STEPS
-    finally:
-        sys.path.remove(str(BENCH))
-    return list(STEPS)
-
-
-@pytest.mark.parametrize("name", step_names())
+@pytest.mark.parametrize("name", STEPS)
 def test_each_step_passes_on_the_stand_in(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     report = do(name)
     assert statuses(report) == {name: "passed"}, capsys.readouterr().err
@@ -278,8 +239,6 @@ def test_each_step_passes_on_the_stand_in(name: str, capsys: pytest.CaptureFixtu
 
 
 def test_all_figures_are_there() -> None:
-    from gpu_measures import MEASURES
-
     report = do(*(step.name for step in MEASURES))
     assert report.failed == []
 
@@ -294,12 +253,8 @@ def test_all_figures_are_there() -> None:
         assert 0 < figure["best_us"] <= figure["p50_us"] <= figure["p99_us"]
         assert (figure["over_raw_p50"] is None) == figure["by"].startswith("ONNX Runtime")
         assert (figure["over_plain_p50"] is None) == (not figure["by"].endswith("graph"))
-    assert [(figure["model"], figure["connections"]) for figure in of("http")] == [
-        ("mlp", 1),
-        ("mlp", 3),
-        ("resnet50", 1),
-        ("resnet50", 3),
-    ]
+    asked = [(figure["model"], figure["connections"]) for figure in of("http")]
+    assert asked == [("mlp", 1), ("mlp", 3), ("resnet50", 1), ("resnet50", 3)]
     assert all(figure["requests_per_second"] > 0 for figure in of("http"))
     assert [figure["requests"] for figure in of("memory")] == [60]
     json.dumps(report.figures)
@@ -314,22 +269,10 @@ def test_all_figures_are_there() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "session",
-        "type float32",
-        "type int64",
-        "type bool",
-        "changing shapes",
-        "shapes only the run knows",
-        "names that promise wrongly",
-        "nodes left to the CPU",
-        "inputs read by the host",
-        "model mlp",
-        "a full GPU",
-        "clients at once",
-        "copies",
-        "latency mlp",
-        "memory",
-        "HTTP mlp",
+        *("session", "type float32", "type int64", "type bool", "changing shapes"),
+        *("shapes only the run knows", "names that promise wrongly", "nodes left to the CPU"),
+        *("inputs read by the host", "model mlp", "a full GPU", "clients at once", "copies"),
+        *("latency mlp", "memory", "HTTP mlp"),
     ],
 )
 def test_a_wrong_answer_is_found(name: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -351,12 +294,8 @@ def test_a_way_that_fails_leaves_the_others(capsys: pytest.CaptureFixture[str]) 
     backend.graphs_work = False
     report = do("latency mlp", backend=backend)
     assert report.failed == ["latency mlp"]
-    assert {figure["by"] for figure in report.figures if figure["group"] == "latency"} == {
-        "ONNX Runtime",
-        "ONNX Runtime, graph",
-        "engine",
-        "engine, JSON",
-    }
+    measured = {figure["by"] for figure in report.figures if figure["group"] == "latency"}
+    assert measured == {"ONNX Runtime", "ONNX Runtime, graph", "engine", "engine, JSON"}
     assert "engine, graph: ConfigurationError" in capsys.readouterr().err
     assert "this device has none" in report.text()
 
@@ -380,23 +319,17 @@ def test_memory_that_grows_is_told() -> None:
 
 
 def test_no_library_is_no_failure() -> None:
-    class Alone(StandIn):
-        def lenders(self) -> Mapping[str, Callable[[Any], "Lent"]]:
-            return {}
-
-    report = do("tensors of other libraries", backend=Alone())
+    backend = StandIn()
+    backend.libraries = {}
+    report = do("tensors of other libraries", backend=backend)
     assert statuses(report) == {"tensors of other libraries": "left out"}
     assert report.failed == []
 
 
 def test_a_tensor_that_was_copied_is_found() -> None:
-    class Elsewhere(StandIn):
-        def lenders(self) -> Mapping[str, Callable[[Any], "Lent"]]:
-            from gpu_backend import Lent
-
-            return {"numpy": lambda array: Lent(array, array.ctypes.data)}
-
-    report = do("tensors of other libraries", backend=Elsewhere())
+    backend = StandIn()
+    backend.libraries = {"numpy": lambda array: Lent(array, array.ctypes.data)}
+    report = do("tensors of other libraries", backend=backend)
     assert "numpy: the tensor was copied before the run" in report.text()
 
 
@@ -418,7 +351,7 @@ def test_figures_are_written_at_once(tmp_path: Path) -> None:
     launch = launcher(StandIn())
     seen: list[int] = []
 
-    def spy(names: Sequence[str]) -> Iterator["Message"]:
+    def spy(names: Sequence[str]) -> Iterator[Message]:
         for message in launch(names):
             yield message
             if file.exists():
@@ -436,8 +369,6 @@ def test_figures_are_written_at_once(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies_or_stands_still_is_replaced() -> None:
-    from gpu_worker import supervise, worker
-
     script = """
 import json, os, signal, subprocess, sys, time
 def say(**message): print(json.dumps(message), flush=True)
@@ -452,7 +383,7 @@ for step in sys.argv[1:]:
     say(end=step, status="passed", detail="", seconds=0)
 """
 
-    def launch(names: Sequence[str]) -> Iterator["Message"]:
+    def launch(names: Sequence[str]) -> Iterator[Message]:
         deadline = time.monotonic() + 60
         arguments = [sys.executable, "-c", script]
         return worker(arguments, names, lambda name: 1.5 if name else 30, deadline)
@@ -470,58 +401,37 @@ for step in sys.argv[1:]:
 
 
 def test_the_end_of_all_time_ends_a_step() -> None:
-    from gpu_worker import worker
-
     late = worker([sys.executable, "-c", "import time; time.sleep(60)"], [], lambda _: 60, -1e9)
     assert list(late) == [{"gone": "no time was left"}]
 
 
 def test_a_worker_that_never_begins_loses_its_first_step() -> None:
-    from gpu_worker import supervise
-
-    def launch(names: Sequence[str]) -> Iterator["Message"]:
+    def launch(names: Sequence[str]) -> Iterator[Message]:
         del names
         yield {"gone": "the process ended with exit code 1"}
 
-    messages = list(supervise(["a", "b"], launch))
-    assert [(message["end"], message["status"]) for message in messages] == [
-        ("a", "FAILED"),
-        ("b", "FAILED"),
-    ]
+    ends = [(message["end"], message["status"]) for message in supervise(["a", "b"], launch)]
+    assert ends == [("a", "FAILED"), ("b", "FAILED")]
 
 
 # The command.
 
 
 def run(*arguments: str) -> int:
-    from run import main
-
     return main(["gpu", *arguments])
 
 
-class FakeRuntime:
-    """The part of cupy.cuda.runtime that the command uses."""
-
-    def __init__(self, count: int | None) -> None:
-        self._count = count
-
-    def getDeviceCount(self) -> int:  # noqa: N802
-        if self._count is None:
-            raise RuntimeError("cudaErrorInsufficientDriver: an old\ndriver")
-        return self._count
-
-
 def with_cupy(monkeypatch: pytest.MonkeyPatch, count: int | None) -> None:
-    import gpu_backend
+    """Fakes a CuPy that finds this number of GPUs; None: its driver fails."""
 
-    fake = SimpleNamespace(cuda=SimpleNamespace(runtime=FakeRuntime(count)))
+    def device_count() -> int:
+        if count is None:
+            raise RuntimeError("cudaErrorInsufficientDriver: an old\ndriver")
+        return count
+
+    runtime = SimpleNamespace(getDeviceCount=device_count)
+    fake = SimpleNamespace(cuda=SimpleNamespace(runtime=runtime))
     monkeypatch.setattr(gpu_backend, "load_cupy", lambda: fake)
-
-
-def with_runtime(monkeypatch: pytest.MonkeyPatch, found: Callable[[], Any]) -> None:
-    import gpu_backend
-
-    monkeypatch.setattr(gpu_backend, "load_runtime", found)
 
 
 def test_without_cupy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -557,13 +467,13 @@ def test_without_an_onnxruntime_for_cuda(
         raise RuntimeMissingError("ONNX Runtime is not installed")
 
     with_cupy(monkeypatch, 1)
-    with_runtime(monkeypatch, missing)
+    monkeypatch.setattr(gpu_backend, "load_runtime", missing)
     assert run() == 3
     assert capsys.readouterr().err == "gpu: ONNX Runtime is not installed\n"
     only_cpu = SimpleNamespace(
         __version__="1.31", get_available_providers=lambda: ["CPUExecutionProvider"]
     )
-    with_runtime(monkeypatch, lambda: only_cpu)
+    monkeypatch.setattr(gpu_backend, "load_runtime", lambda: only_cpu)
     assert run() == 3
     assert "(1.31) was built without CUDA" in capsys.readouterr().err
 
@@ -572,8 +482,6 @@ def test_a_session_that_cannot_be_made_is_no_gpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Runs the real worker, in a process of its own, without a GPU."""
-    import gpu
-
     if has_gpu():
         pytest.skip("this machine has a GPU")
     monkeypatch.setattr(gpu, "find_gpu", lambda: GPU)
@@ -592,15 +500,13 @@ def has_gpu() -> bool:
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[StandIn], None]:
     """The command, with workers in this process and results in the test's folder."""
-    import gpu
-
     monkeypatch.setattr(gpu, "find_gpu", lambda: GPU)
     monkeypatch.setattr(gpu, "_RESULTS", tmp_path)
 
     def use(backend: StandIn) -> None:
         def worker(
             arguments: Sequence[str], names: Sequence[str], **limits: Any
-        ) -> Iterator["Message"]:
+        ) -> Iterator[Message]:
             assert arguments[1].endswith("gpu_worker.py")
             assert limits["limits"]("copies") > limits["limits"]("")
             return launcher(backend)(names)
@@ -640,8 +546,6 @@ def test_the_command_fails_after_all_was_measured(
 
 
 def test_what_was_promised_is_said_beside_what_was_got() -> None:
-    from gpu_table import tables
-
     def latency(model: str, batch: int, by: str, **ratios: float) -> dict[str, Any]:
         keys = ("over_raw_p50", "over_raw_best", "over_plain_p50", "over_plain_best")
         times = dict.fromkeys(("p50_us", "p99_us", "best_us"), 1.0)
@@ -665,15 +569,11 @@ def test_what_was_promised_is_said_beside_what_was_got() -> None:
 
 
 def test_a_gpus_name_becomes_a_files() -> None:
-    from gpu import file_name
-
     assert file_name("NVIDIA H200") == "nvidia-h200"
     assert file_name("NVIDIA H100 80GB HBM3 ") == "nvidia-h100-80gb-hbm3"
 
 
 def test_the_models_are_valid_and_of_the_size_that_they_say() -> None:
-    from gpu_models import all_models, resnet
-
     for model in all_models():
         onnx.checker.check_model(model, full_check=True)
     graph = resnet().graph
@@ -686,9 +586,6 @@ def test_the_models_are_valid_and_of_the_size_that_they_say() -> None:
 
 def test_the_models_answer_what_they_are_asked() -> None:
     """Outputs depend on the inputs: a constant output would pass every check."""
-    from gpu_models import real_models
-    from gpu_steps import on_cpu, predict
-
     for model in real_models(small=True).values():
         inputs = model.inputs(numpy.random.default_rng(1), 4)
         (output,) = predict(on_cpu(model.file()), inputs).values()
@@ -698,9 +595,6 @@ def test_the_models_answer_what_they_are_asked() -> None:
 
 
 def test_close_is_close() -> None:
-    from answers import MismatchError
-    from gpu_answers import Question, check_all_close, check_close
-
     right = numpy.array([1.0, -100.0, 0.0], "float32")
     check_close("x", right + numpy.float32(1e-4), right, 1e-5)
     check_close("x", numpy.array([numpy.nan]), numpy.array([numpy.nan]), 0)

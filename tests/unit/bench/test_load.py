@@ -2,9 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from cases import CASES
+from engine_cases import with_run_threads
+from engine_table import DIRECT, promises, tables
+from fit import fit_power_law
+from line import Line, server_timing
+from overload import Overload, overload, read_log
+from served import serving
+from stages import Taken, _stages_way, _whole_way, checks_of, figures_of
 
 from gpux.config.settings import read_settings
 from gpux.execution.session import create_session
@@ -12,30 +20,17 @@ from gpux.model import Model
 from gpux.serving.engine import Engine
 from tests.support.fake_gpu import FakeSession, FakeStream
 
-if TYPE_CHECKING:
-    from overload import Overload
-    from stages import Taken
-
-BENCH = Path(__file__).parents[3] / "bench"
-
 
 @pytest.fixture(scope="module")
 def made_cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cases")
 
 
-@pytest.fixture(autouse=True)
-def _bench_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(BENCH)
-
-
 # An overload.
 
 
-def overload() -> "Overload":
+def an_overload() -> Overload:
     """Two seconds of warm-up, a window of two seconds, and the results of eight requests."""
-    from overload import Overload, read_log
-
     first = 1_700_000_000_000_000
     log = [
         (0, 200, 1_500_000),  # sent and answered before the window
@@ -52,7 +47,7 @@ def overload() -> "Overload":
 
 
 def test_what_is_sent_and_what_is_answered_count_by_their_own_time() -> None:
-    found = overload()
+    found = an_overload()
     assert found.sent_per_second == 5 / 2
     assert found.ended_per_second(200) == 2 / 2
     assert found.ended_per_second(503) == 2 / 2
@@ -64,8 +59,6 @@ def test_what_is_sent_and_what_is_answered_count_by_their_own_time() -> None:
 
 
 def test_server_timing_is_read() -> None:
-    from line import server_timing
-
     text = b"HTTP/1.1 200 OK\r\nserver-timing: read;dur=0.5, run;dur=2, cached, total;dur=3\r\nX: y"
     assert server_timing(text) == {"read": 0.0005, "run": 0.002}
     assert server_timing(b"HTTP/1.1 200 OK\r\nX: y") == {}
@@ -76,8 +69,6 @@ def test_server_timing_is_read() -> None:
 
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0, -2.0])
 def test_a_power_law_is_found_again(exponent: float) -> None:
-    from fit import fit_power_law
-
     xs = [1.0, 4.0, 16.0, 256.0]
     law = fit_power_law(xs, [3.0 * x**exponent for x in xs])
     assert law.exponent == pytest.approx(exponent, abs=1e-12)
@@ -87,8 +78,6 @@ def test_a_power_law_is_found_again(exponent: float) -> None:
 
 
 def test_what_is_no_power_law_is_seen() -> None:
-    from fit import fit_power_law
-
     law = fit_power_law([1, 2, 4, 8], [1, 100, 1, 100])
     assert law.r2 < 0.5
 
@@ -97,8 +86,6 @@ def test_what_is_no_power_law_is_seen() -> None:
 
 
 def engine_figures(over: float, auto: float, p99_ms: float, share: float) -> list[dict[str, Any]]:
-    from engine_table import DIRECT
-
     return [
         {"group": "latency", "by": DIRECT, "gpux_over": over, "gpux_over_best": over},
         *(
@@ -135,15 +122,11 @@ def engine_figures(over: float, auto: float, p99_ms: float, share: float) -> lis
     ],
 )
 def test_the_engine_is_judged(figures: Sequence[float], verdicts: Sequence[str]) -> None:
-    from engine_table import promises
-
     judged = promises(engine_figures(*figures))
     assert [promise.row()[-1] for promise in judged] == verdicts
 
 
 def test_what_was_not_measured_is_not_judged() -> None:
-    from engine_table import promises
-
     assert {promise.row()[-1] for promise in promises([])} == {"not measured"}
 
 
@@ -151,8 +134,6 @@ def test_what_was_not_measured_is_not_judged() -> None:
 
 
 def test_each_way_stands_beside_the_best_one() -> None:
-    from engine_table import tables
-
     def figure(runs: int, connections: int, per_second: float, p50_ms: float) -> dict[str, Any]:
         return {
             "group": "split",
@@ -180,10 +161,8 @@ def test_each_way_stands_beside_the_best_one() -> None:
 # Stages.
 
 
-def taken(reported_us: int = 30, whole_us: int = 100) -> "Taken":
+def taken(reported_us: int = 30, whole_us: int = 100) -> Taken:
     """Two requests of 5 + 20 + 0 + 40 + 10 us by the local clock."""
-    from stages import Taken
-
     found = Taken()
     laps = {"read": 5, "decode": 20, "  bind": 10, "  session": 20, "  fetch": 10, "encode": 10}
     for _ in range(2):
@@ -196,8 +175,6 @@ def taken(reported_us: int = 30, whole_us: int = 100) -> "Taken":
 
 
 def test_stages_add_up() -> None:
-    from stages import figures_of
-
     medians = {figure["stage"]: figure["median_us"] for figure in figures_of(taken())}
     assert medians == pytest.approx(
         {
@@ -218,8 +195,6 @@ def test_stages_add_up() -> None:
 
 
 def test_what_agrees_passes() -> None:
-    from stages import checks_of
-
     checks = checks_of(taken(whole_us=90))
     assert len(checks) == 7
     assert all(checks.values())
@@ -241,15 +216,10 @@ def test_what_agrees_passes() -> None:
     ],
 )
 def test_what_does_not_agree_fails(off: Any, failed: str) -> None:
-    from stages import checks_of
-
     assert checks_of(off())[failed] is False
 
 
 def test_a_gpus_stages_are_taken_too(made_cases: Path) -> None:
-    from cases import CASES
-    from stages import Taken, _stages_way, _whole_way
-
     file, body_file = CASES["mlp"].write(made_cases)
     settings = read_settings({}, {"model": str(file)})
     model = Model(FakeSession(create_session(settings), FakeStream()), settings)
@@ -295,12 +265,6 @@ def test_a_chart_is_drawn(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("engine", [None, "direct", "runs=1"])
 @pytest.mark.full
 def test_a_server_is_put_under_load(engine: str | None, made_cases: Path) -> None:
-    from cases import CASES
-    from engine_cases import with_run_threads
-    from line import Line, server_timing
-    from overload import overload
-    from served import serving
-
     model, body = CASES["mlp"].write(made_cases)
     responses: list[bytes] = []
     with serving("gpux", with_run_threads(model, 1), engine=engine) as served:

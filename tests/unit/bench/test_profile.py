@@ -5,14 +5,10 @@ import xml.etree.ElementTree
 from pathlib import Path
 
 import pytest
-
-BENCH = Path(__file__).parents[3] / "bench"
-
-
-@pytest.fixture(autouse=True)
-def _bench_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(BENCH)
-
+import run
+from cases import CASES
+from flame_graph import COLOURS, draw
+from profile_stages import ABOUT, GIL_WAIT, IDLE, Share, read_stacks, shares, stage_of
 
 HANDLER = (
     "0x7fde80f278ec (libc.so.6);thread_run (libpython3.11.so.1.0);"
@@ -65,15 +61,11 @@ STACKS = {
 
 @pytest.mark.parametrize(("stage", "stack"), STACKS.items(), ids=list(STACKS))
 def test_the_stage_of_a_stack(stage: str, stack: str) -> None:
-    from profile_stages import read_stacks, stage_of
-
     (read,) = read_stacks(f"thread (7): waitress-0;{stack} 3")
     assert stage_of(read) == stage
 
 
 def test_the_servers_modules_are_in_the_stages_of_what_they_do() -> None:
-    from profile_stages import read_stacks, stage_of
-
     reading = "Loop.handle (gpux/http/server.py:128);Channel.handle_read (gpux/http/channel.py:142)"
     for frames, stage in {
         reading: "sockets",
@@ -89,8 +81,6 @@ def test_the_servers_modules_are_in_the_stages_of_what_they_do() -> None:
 
 
 def test_who_waits_for_the_gil_before_the_next_request_waits_for_the_gil() -> None:
-    from profile_stages import GIL_WAIT, IDLE, read_stacks, stage_of
-
     stack = HANDLER.format(71) + ";Condition.wait (threading.py:327)"
     (waits,) = read_stacks(f"thread (7): waitress-0;{stack}{GIL} 1")
     assert stage_of(waits) == GIL_WAIT
@@ -104,8 +94,6 @@ def test_who_waits_for_the_gil_before_the_next_request_waits_for_the_gil() -> No
 
 
 def test_shares_leave_out_who_is_idle_and_work_leaves_out_who_waits() -> None:
-    from profile_stages import Share, read_stacks, shares
-
     seen = {"run": 30, "GIL wait": 40, "decode": 10, "idle": 1000}
     lines = [f"thread (1): waitress-0;{STACKS[stage]} {number}" for stage, number in seen.items()]
     text = "\n".join([*lines, f"thread (2): waitress-1;{STACKS['queue']}{LOCK} 20"])
@@ -119,8 +107,6 @@ def test_shares_leave_out_who_is_idle_and_work_leaves_out_who_waits() -> None:
 
 
 def test_stacks_of_all_threads_are_one_without_addresses_and_lines() -> None:
-    from profile_stages import read_stacks
-
     text = (
         "thread (1): a;f (m.py:1);0x1f (libc.so.6);0x2f (libc.so.6) 2\n"
         "thread (2): b;f (m.py:9);0x3f (libc.so.6) 3\n"
@@ -131,9 +117,6 @@ def test_stacks_of_all_threads_are_one_without_addresses_and_lines() -> None:
 
 
 def test_the_flame_graphs_frames_are_as_wide_as_their_share() -> None:
-    from flame_graph import COLOURS, draw
-    from profile_stages import read_stacks, shares
-
     stacks = [f"{STACKS['run']} 75", f"{STACKS['decode']} 25", f"{STACKS['idle']} 900"]
     samples = read_stacks("\n".join(stacks))
     root = xml.etree.ElementTree.fromstring(draw("a <title>", samples, shares(samples)))
@@ -154,9 +137,6 @@ def test_the_flame_graphs_frames_are_as_wide_as_their_share() -> None:
 
 @pytest.mark.full
 def test_a_live_server_is_looked_at(tmp_path: Path) -> None:
-    import run
-    from cases import CASES
-
     model, body = CASES["mlp"].write(tmp_path)
     graph, output = tmp_path / "graph.svg", tmp_path / "profile.json"
     few = ["--connections", "2", "--seconds", "1", "--rate", "20"]
@@ -170,8 +150,5 @@ def test_a_live_server_is_looked_at(tmp_path: Path) -> None:
 
 
 def test_every_stage_has_a_colour_of_its_own() -> None:
-    from flame_graph import COLOURS
-    from profile_stages import ABOUT
-
     assert set(COLOURS) == set(ABOUT)
     assert len(set(COLOURS.values())) == len(COLOURS)

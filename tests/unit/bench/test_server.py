@@ -10,31 +10,31 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import load
 import numpy
 import pytest
+import run
+import server
+from answers import MismatchError, check_text, check_v2_text
+from cases import CASES
+from contenders import CONTENDERS, Client, Server
+from load import Load
+from processes import ProcessTree, started
+from report import CannotMeasureError, Report
+from server import _Contestant
+from server_table import PROMISES, tables, verdict
 
 from gpux.execution.session import load_runtime
 
-if TYPE_CHECKING:
-    from load import Load
-
-BENCH = Path(__file__).parents[3] / "bench"
 ANSWER = b'{"y": [[0.5]]}'
-
-
-@pytest.fixture(autouse=True)
-def _bench_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(BENCH)
 
 
 # Load.
 
 
-def summarize(values: dict[str, int], connections: int = 1, window_bytes: int = 0) -> "Load":
-    import load
-
+def summarize(values: dict[str, int], connections: int = 1, window_bytes: int = 0) -> Load:
     line = {"requests": 0, "bytes": 0, "p50_us": 0, "p99_us": 0}
     line |= {"refused": 0, "socket_errors": 0, "timeouts": 0}
     output = f"Running 10m test\n  1 threads\nLOAD {json.dumps(line | values)}\n"
@@ -68,17 +68,11 @@ def test_with_few_answers_nothing_is_said_of_how_long_they_take() -> None:
 
 
 def test_without_a_result_wrk_has_failed() -> None:
-    import load
-    from report import CannotMeasureError
-
     with pytest.raises(CannotMeasureError, match="unable to connect"):
         load.summarize("unable to connect to 127.0.0.1:1\n", 1, 0, 1.0)
 
 
 def test_without_wrk_it_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    import load
-    from report import CannotMeasureError
-
     monkeypatch.setenv("PATH", "")
     with pytest.raises(CannotMeasureError, match="apt-get install wrk"):
         load.wrk()
@@ -119,8 +113,6 @@ def serving(body: bytes) -> Iterator[tuple[int, type[_Handler]]]:
 
 @pytest.mark.full
 def test_real_load(tmp_path: Path) -> None:
-    import load
-
     body = tmp_path / "body.json"
     body.write_bytes(json.dumps({"x": [0.1] * 100_000}).encode())
     with serving(body.read_bytes()) as (port, handler):
@@ -158,8 +150,6 @@ time.sleep(600)
 
 
 def test_a_tree_is_stopped_continued_and_ended_as_a_whole() -> None:
-    from processes import ProcessTree
-
     tree = ProcessTree(subprocess.Popen([sys.executable, "-c", PARENT]))
     wait_for(lambda: len(tree.pids()) == 2)
     parent, child = tree.pids()
@@ -176,9 +166,6 @@ def test_a_tree_is_stopped_continued_and_ended_as_a_whole() -> None:
 
 
 def test_what_ends_at_once_is_told_with_its_last_words() -> None:
-    from processes import started
-    from report import CannotMeasureError
-
     command = [sys.executable, "-c", "print('the port is taken'); raise SystemExit(3)"]
     with (
         pytest.raises(CannotMeasureError, match="the port is taken"),
@@ -192,8 +179,6 @@ def test_what_ends_at_once_is_told_with_its_last_words() -> None:
 
 @pytest.mark.parametrize("name", ["mlp", "tokens", "tokens32", "image", "wide", "conv"])
 def test_the_cases_run_and_both_protocols_ask_the_same(name: str, tmp_path: Path) -> None:
-    from cases import CASES
-
     model, body = CASES[name].write(tmp_path)
     plain = json.loads(body.read_bytes())
     tensors = json.loads(CASES[name].v2_body())["inputs"]
@@ -214,8 +199,6 @@ def test_the_cases_run_and_both_protocols_ask_the_same(name: str, tmp_path: Path
 
 
 def test_an_answer_of_the_open_inference_protocol_is_checked_bit_for_bit() -> None:
-    from answers import MismatchError, check_v2_text
-
     right = {"y": numpy.array([[0.1, 0.2], [0.3, 0.4]], numpy.float32)}
 
     def text(data: list[Any], shape: list[int]) -> bytes:
@@ -230,8 +213,6 @@ def test_an_answer_of_the_open_inference_protocol_is_checked_bit_for_bit() -> No
 
 
 def test_floats_may_be_rounded_otherwise_where_that_is_said() -> None:
-    from answers import MismatchError, check_text
-
     right = {"y": numpy.array([[100.0, 0.25]], numpy.float32), "n": numpy.array([[7]])}
     text = b'{"y": [[100.0009, 0.2499]], "n": [[7]]}'
     check_text("rounded", text, right, rounding=1e-5)
@@ -248,9 +229,6 @@ def test_floats_may_be_rounded_otherwise_where_that_is_said() -> None:
 
 @pytest.mark.full
 def test_our_own_server_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import run
-    import server
-
     monkeypatch.setattr(server, "FOLDER", tmp_path / "cases")
     output = tmp_path / "server.json"
     few = ["--case", "mlp", "--server", "gpux", "--connections", "2", "--rounds", "1"]
@@ -267,11 +245,6 @@ def test_our_own_server_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_wrong_answer_of_ours_ends_it_and_a_peers_is_kept(tmp_path: Path) -> None:
-    from answers import MismatchError
-    from contenders import CONTENDERS, Server
-    from processes import ProcessTree
-    from server import _Contestant
-
     def check(text: bytes, rounding: float) -> None:
         assert rounding == 0.0  # nothing ran concurrently
         raise MismatchError(f"wrong: {text!r}")
@@ -291,11 +264,6 @@ def test_a_wrong_answer_of_ours_ends_it_and_a_peers_is_kept(tmp_path: Path) -> N
 
 
 def test_a_batch_may_change_last_bits_only(tmp_path: Path) -> None:
-    from answers import MismatchError
-    from contenders import CONTENDERS, Client, Server
-    from processes import ProcessTree
-    from server import _Contestant
-
     accepted = {0.0, 1e-5}
 
     def check(_: bytes, rounding: float) -> None:
@@ -350,8 +318,6 @@ def alone(case: str) -> dict[str, Any]:
 
 def lines(figures: list[dict[str, Any]], first: str) -> list[list[str]]:
     """The rows of the table that starts with `first`, split at whitespace."""
-    from server_table import tables
-
     parts = tables(figures).split("\n\n")
     part = next(part for part in parts if part.startswith(first))
     return [line.split() for line in part.splitlines()[2:]]
@@ -403,8 +369,6 @@ def test_some_promises_are_about_peers_in_python_only() -> None:
 
 
 def test_an_aim_is_told_when_it_is_reached() -> None:
-    from server_table import PROMISES, verdict
-
     promise = next(each for each in PROMISES if (each.case, each.server) == ("conv", "gpux"))
     assert [verdict(got, promise) for got in (4.4, 4.5, 6.0)] == [
         "MISSED",
@@ -414,9 +378,6 @@ def test_an_aim_is_told_when_it_is_reached() -> None:
 
 
 def test_every_case_is_promised_for_both_servers() -> None:
-    from cases import CASES
-    from server_table import PROMISES
-
     assert {promise.case for promise in PROMISES} == set(CASES)
     assert len(PROMISES) == 2 * len(CASES)
 
@@ -436,23 +397,17 @@ def test_the_tables_show_what_was_not_measured_and_what_differs() -> None:
         ["wide", "8", "gpux", "1,234", "99.96x", "1.23", "-", "0", "100"],
         ["ray", "-", "-", "-", "3", "100"],
         ["triton", "12.3", "1.00x", "1.23", "-", "0", "100", "WRONG"],
-        [
-            *("gpux-granian", "1,000", "81.00x", "1.23", "-", "0", "100"),
-            *("other", "last", "bits"),
-        ],
+        [*("gpux-granian", "1,000", "81.00x", "1.23", "-", "0", "100"), *("other", "last", "bits")],
     ]
 
 
 def test_without_peers_nothing_is_promised() -> None:
-    from server_table import tables
-
     text = tables([figure("mlp", "gpux", 2000.0, connections=4), alone("mlp")])
     assert "promised" not in text
     assert text.startswith("requests/s, 4 connections")
 
 
 def test_the_chart_has_every_server_and_how_far_ours_is_ahead(tmp_path: Path) -> None:
-    from report import Report
     from server_chart import draw
 
     figures = [

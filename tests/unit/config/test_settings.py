@@ -85,26 +85,17 @@ def test_sizes_have_units(model: Environment, text: str, size_bytes: int) -> Non
         ({"port": "x"}, "--port: expected an integer from 0 to 65535, got 'x'"),
         ({"port": "-1"}, "--port: expected an integer from 0 to 65535, got '-1'"),
         ({"port": "65536"}, "--port: expected an integer from 0 to 65535, got '65536'"),
-        (
-            {"port": "1" * 5000},
-            f"--port: expected an integer from 0 to 65535, got '{'1' * 59}…",
-        ),
+        ({"port": "1" * 5000}, f"--port: expected an integer from 0 to 65535, got '{'1' * 59}…"),
         ({"port": "٣"}, "--port: expected an integer from 0 to 65535, got '٣'"),
         ({"threads": "0"}, "--threads: expected an integer from 1 to 1024, got '0'"),
         ({"provider": "gpu"}, "--provider: expected auto, cpu or cuda, got 'gpu'"),
-        (
-            {"timeout": "nan"},
-            "--timeout: expected seconds above 0, at most 86400, got 'nan'",
-        ),
+        ({"timeout": "nan"}, "--timeout: expected seconds above 0, at most 86400, got 'nan'"),
         (
             {"cors_origins": "https://a.example/"},
             "--cors-origins: expected '*' or an origin such as https://app.example: lower case, "
             "ASCII, without a path or a default port, got 'https://a.example/'",
         ),
-        (
-            {"max_body": "0"},
-            "--max-body: expected a size such as 1000000, 64MiB or 10MB, got '0'",
-        ),
+        ({"max_body": "0"}, "--max-body: expected a size such as 1000000, 64MiB or 10MB, got '0'"),
         (
             {"max_body": "5 apples"},
             "--max-body: expected a size such as 1000000, 64MiB or 10MB, got '5 apples'",

@@ -33,11 +33,15 @@ def begin(watchdog: Watchdog, options: Options, seconds: float) -> int:
     return watchdog.begin(options, time.monotonic() + seconds)
 
 
-def test_a_late_run_is_stopped() -> None:
-    watchdog, late = Watchdog(), Options()
-    token = begin(watchdog, late, 0.01)
+def check_that_a_late_run_is_stopped(watchdog: Watchdog, seconds: float) -> None:
+    late = Options()
+    token = begin(watchdog, late, seconds)
     assert late.stopped.wait(PATIENCE_SECONDS)
     assert watchdog.end(token), "end() tells that it was stopped"
+
+
+def test_a_late_run_is_stopped() -> None:
+    check_that_a_late_run_is_stopped(Watchdog(), 0.01)
 
 
 def test_a_run_in_time_is_left_alone() -> None:
@@ -49,10 +53,7 @@ def test_a_run_in_time_is_left_alone() -> None:
 def test_the_watchdog_wakes_for_the_first_run_after_a_pause() -> None:
     watchdog = Watchdog()
     for _ in range(3):
-        options = Options()
-        token = begin(watchdog, options, 0.01)
-        assert options.stopped.wait(PATIENCE_SECONDS)
-        assert watchdog.end(token)
+        check_that_a_late_run_is_stopped(watchdog, 0.01)
 
 
 def test_the_one_that_is_due_first_is_stopped_first() -> None:
@@ -66,10 +67,7 @@ def test_the_one_that_is_due_first_is_stopped_first() -> None:
 def test_one_that_ended_does_not_hold_up_the_next() -> None:
     watchdog = Watchdog()
     assert not watchdog.end(begin(watchdog, Options(), 0.05))
-    late = Options()
-    token = begin(watchdog, late, 0.05)
-    assert late.stopped.wait(PATIENCE_SECONDS)
-    assert watchdog.end(token)
+    check_that_a_late_run_is_stopped(watchdog, 0.05)
 
 
 def test_options_are_their_owners_again_once_a_run_has_ended() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy
 import pytest
 
-from gpux import _dlpack
 from gpux.cli.examples import find_examples
 from gpux.errors import DeadlineError, InferenceError, InvalidShapeError
 from gpux.execution.deadline import Watchdog
@@ -20,12 +19,17 @@ from gpux.serving.encoder import encode
 from gpux.serving.engine import Engine
 from gpux.tensors.memory import PINNED, Block, Pool, Tensor
 from gpux.tensors.signature import BY_CODE
-from tests.support.fake_gpu import FakeSession, FakeStream, load_on_fake_gpu
-from tests.support.onnx_models import BUILDERS
+from tests.support.fake_gpu import DeviceTensor, FakeSession, FakeStream, load_on_fake_gpu
+from tests.support.gpu_cases import (
+    LOADED,
+    check_alias,
+    check_boxes,
+    check_doubled,
+    check_sixteen_threads,
+)
+from tests.support.servers import wait_until
 
 Find = Callable[[str], Path]
-
-_LOADED = [name for name in BUILDERS if not name.startswith("takes_") and "slow" not in name]
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +82,7 @@ def allocations(model: Model) -> int:
 # The same results.
 
 
-@pytest.mark.parametrize("name", _LOADED)
+@pytest.mark.parametrize("name", LOADED)
 def test_the_answers_are_those_of_the_cpu(name: str, model_file: Find, on_fake_gpu: Load) -> None:
     engine = Engine(load(model_file(name), "cpu"))
     model, _, _ = on_fake_gpu(name)
@@ -100,24 +104,12 @@ def test_changing_values_of_one_shape(graph: str, on_fake_gpu: Load) -> None:
 
 
 def test_an_output_that_is_an_input(on_fake_gpu: Load) -> None:
-    model, _, _ = on_fake_gpu("alias")
-    for number in range(8):
-        outputs = model.predict({"x": [[number, 1.5]]})
-        assert outputs["x"].tolist() == [[number, 1.5]]
-        assert outputs["doubled"].tolist() == [[2 * number, 3.0]]
+    check_alias(on_fake_gpu("alias")[0])
 
 
 def test_sizes_that_only_the_run_knows(on_fake_gpu: Load) -> None:
     model, stream, _ = on_fake_gpu("boxes")
-    corners = [[[0, 0, 1, 1], [5, 5, 6, 6], [0, 0, 1, 1.1]]]
-    for scores, chosen in (
-        ([0.9, 0.8, 0.7], [[0, 0, 0], [0, 0, 1]]),
-        ([0.9, 0.0, 0.0], [[0, 0, 0]]),
-        ([0.0, 0.0, 0.0], []),
-    ):
-        selected = model.predict({"boxes": corners, "scores": [[scores]]})["selected"]
-        assert selected.tolist() == chosen
-        assert selected.shape == (len(chosen), 3)
+    check_boxes(model)
     assert stream.log.count("run") == 3
     assert used_bytes(model) == (0, 0)
 
@@ -131,10 +123,7 @@ def test_zero_sizes(on_fake_gpu: Load) -> None:
 
 def test_names_that_promise_what_the_nodes_do_not_keep(on_fake_gpu: Load) -> None:
     model, stream, _ = on_fake_gpu("doubled")
-    for number in range(8):
-        outputs = model.predict({"x": [[number], [7.0]]})
-        assert outputs["twice"].tolist() == [[number], [7.0], [number], [7.0]]
-        assert outputs["negative"].tolist() == [[-number], [-7.0]]
+    check_doubled(model)
     # The first request ran twice; from then on ONNX Runtime allocates. Such a model has no graphs.
     assert stream.log.count("run") == 9
     assert "can be placed" in model.describe()["cuda_graph"]["reason"]
@@ -158,14 +147,9 @@ def test_what_the_model_reads_on_the_host_stays_there(on_fake_gpu: Load) -> None
         assert model.predict({"count": [number]})["ones"].shape == (number,)
     assert not any(entry.startswith("in") for entry in stream.log)
     # A graph would replay the count of its capture.
-    assert (
-        model.describe()["cuda_graph"]
-        | {
-            "captured": 0,
-            "reason": "the model reads input 'count' on the host",
-        }
-        == model.describe()["cuda_graph"]
-    )
+    graphs = model.describe()["cuda_graph"]
+    assert graphs["captured"] == 0
+    assert graphs["reason"] == "the model reads input 'count' on the host"
     assert used_bytes(model) == (0, 0)
 
 
@@ -218,8 +202,8 @@ def test_the_next_request_is_launched_while_one_runs(on_fake_gpu: Load) -> None:
     stream.done.clear()
     with ThreadPoolExecutor(5) as callers:
         futures = [callers.submit(model.predict, {"x": [[float(number)]]}) for number in range(5)]
-        _wait_for(lambda: stream.log.count("event") == 2)
-        # Two are on the stream; the third waits for a slot.
+        wait_until(lambda: stream.log.count("event") == 2, "two are on the stream")
+        # The third waits for a slot.
         assert not any(future.done() for future in futures)
         assert stream.log.count("run") == 2
         stream.done.set()
@@ -227,14 +211,6 @@ def test_the_next_request_is_launched_while_one_runs(on_fake_gpu: Load) -> None:
             [[float(number)]] for number in range(5)
         ]
     assert used_bytes(model) == (0, 0)
-
-
-def _wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(6000):
-        if condition():
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("it never came true")
 
 
 # Graphs.
@@ -383,7 +359,7 @@ def test_a_caller_who_leaves_gets_nothing_and_loses_nothing(
     assert used_bytes(model)[0] > 0
     session.gate.set()
     assert model.predict({"x": [[2.0]]})["y"].tolist() == [[2.0]]
-    _wait_for(lambda: used_bytes(model) == (0, 0))
+    wait_until(lambda: used_bytes(model) == (0, 0), "the blocks are back")
     assert stream.log.count("event") == 2
 
 
@@ -393,70 +369,22 @@ def test_a_caller_who_leaves_gets_nothing_and_loses_nothing(
 @pytest.mark.usefixtures("eager_threads")
 def test_sixteen_threads_get_their_own_answers(on_fake_gpu: Load) -> None:
     model, _, _ = on_fake_gpu("alias")
-    engine = Engine(model)
-    wrong: list[object] = []
-
-    def predict(thread: int) -> None:
-        for turn in range(60):
-            rows = [[float(thread), float(turn)]] * (1 + (thread + turn) % 5)
-            text = str(rows).replace(" ", "")
-            doubled = str([[2 * value for value in row] for row in rows]).replace(" ", "")
-            response = engine.predict(f'{{"x":{text}}}'.encode())
-            if response != f'{{"doubled":{doubled},"x":{text}}}'.encode():
-                wrong.append((rows, response))
-
-    with ThreadPoolExecutor(16) as callers:
-        list(callers.map(predict, range(16)))
-    assert wrong == []
+    check_sixteen_threads(model, turns=60)
     assert used_bytes(model)[0] == 0
 
 
 def test_close_ends_the_thread(on_fake_gpu: Load) -> None:
+    def executors() -> set[threading.Thread]:
+        return {one for one in threading.enumerate() if one.name.startswith("gpux-executor")}
+
     model, _, _ = on_fake_gpu("matrix")
     model.predict({"x": [[1.0]]})
-    assert any(thread.name.startswith("gpux-executor") for thread in threading.enumerate())
-    before = set(threading.enumerate())
+    before = executors()
     execution_of(model).close()
-    assert any(
-        thread.name.startswith("gpux-executor") for thread in before - set(threading.enumerate())
-    )
+    assert before - executors()
 
 
 # Tensors of other libraries.
-
-
-class DeviceTensor:
-    """A tensor of another library that claims to be on the GPU."""
-
-    def __init__(self, array: Any, index: int = 0) -> None:
-        blocks = _aligned(array)
-        self.array = blocks
-        self.index = index
-        self.streams: list[object] = []
-        self.host_exports = 0
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return (2, self.index)
-
-    def __dlpack__(self, **options: Any) -> object:
-        self.streams.append(options.get("stream"))
-        code = {"float32": 1, "float64": 11, "int64": 7}[self.array.dtype.name]
-        device = (2, self.index)
-        if options.get("dl_device") == (1, 0):
-            self.host_exports += 1
-            device = (1, 0)
-        return _dlpack.capsule(
-            self, int(self.array.ctypes.data), code, self.array.shape, device, True
-        )
-
-
-def _aligned(array: Any) -> Any:
-    """A copy aligned to 64 bytes."""
-    memory = numpy.empty(array.nbytes + 64, numpy.uint8)
-    offset = -memory.ctypes.data % 64
-    aligned = memory[offset : offset + array.nbytes].view(array.dtype).reshape(array.shape)
-    aligned[...] = array
-    return aligned
 
 
 def test_a_tensor_on_the_same_gpu_is_read_where_it_lies(on_fake_gpu: Load) -> None:

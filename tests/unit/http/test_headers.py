@@ -31,11 +31,7 @@ def test_json_in_utf_8_is_taken(content_type: str) -> None:
             None,
             "The charset must be utf-8, got 'application/json; charset=latin-1'",
         ),
-        (
-            "application/json",
-            "gzip",
-            "Content-Encoding 'gzip' is not supported: send plain JSON",
-        ),
+        ("application/json", "gzip", "Content-Encoding 'gzip' is not supported: send plain JSON"),
         ("x" * 200, None, f"Content-Type must be application/json, got '{'x' * 100}…'"),
     ],
 )

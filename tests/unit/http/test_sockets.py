@@ -52,25 +52,26 @@ def sockets() -> Iterator[Sockets]:
 
 
 @pytest.fixture
-def other() -> Iterator[socket.socket]:
-    """The other end of `peer`'s socket pair."""
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
     own, other = socket.socketpair()
     other.settimeout(PATIENCE_SECONDS)
-    _OWN[other.fileno()] = own
-    yield other
+    yield own, other
     other.close()
 
 
-_OWN: dict[int, socket.socket] = {}
+@pytest.fixture
+def peer(sockets: Sockets, ends: tuple[socket.socket, socket.socket]) -> Peer:
+    return Peer(sockets, ends[0])
+
+
+@pytest.fixture
+def other(ends: tuple[socket.socket, socket.socket]) -> socket.socket:
+    """The other end of `peer`'s socket pair."""
+    return ends[1]
 
 
 def poll(sockets: Sockets, seconds: float) -> None:
     sockets.handle(sockets.wait(seconds))
-
-
-@pytest.fixture
-def peer(sockets: Sockets, other: socket.socket) -> Peer:
-    return Peer(sockets, _OWN.pop(other.fileno()))
 
 
 def test_what_comes_is_read(sockets: Sockets, peer: Peer, other: socket.socket) -> None:

@@ -8,11 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpux.config.schema import ModelConfig
-from gpux.errors import (
-    ClientError,
-    InvalidBodyError,
-    InvalidJSONError,
-)
+from gpux.errors import ClientError, InvalidBodyError, InvalidJSONError
 from gpux.inputs.model_io import merge_config
 from gpux.inputs.reader import InputReader
 from gpux.tensors.memory import Block, Pool, StringTensor, Tensor

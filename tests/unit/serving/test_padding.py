@@ -4,7 +4,6 @@ import json
 import random
 import re
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -31,6 +30,7 @@ from gpux.tensors.request import Request
 from gpux.tensors.signature import BY_NAME, Signature, TensorSpec
 from tests.support.bert_models import edit_tokenizer, remove_pad_token, write_echo, write_folder
 from tests.support.fake_gpu import load_on_fake_gpu
+from tests.support.model_runs import check_64_threads, observe_runs
 from tests.support.servers import wait_until
 
 Find = Callable[[str, str], Path]
@@ -68,18 +68,12 @@ def padding_of(*buckets: int, is_left: bool = False) -> Padding:
     )
 
 
-SIGNATURE = Signature(
-    (
-        TensorSpec("x", BY_NAME["int32"], ("batch", "n", 2, "m")),
-        TensorSpec("y", BY_NAME["float32"], ("batch", "m")),
-        TensorSpec("z", BY_NAME["bfloat16"], ("batch", 3)),
-    ),
-    (
-        TensorSpec("x", BY_NAME["int32"], ("batch", "n", 2, "m")),
-        TensorSpec("y", BY_NAME["float32"], ("batch", "m")),
-        TensorSpec("z", BY_NAME["bfloat16"], ("batch", 3)),
-    ),
+_SPECS = (
+    TensorSpec("x", BY_NAME["int32"], ("batch", "n", 2, "m")),
+    TensorSpec("y", BY_NAME["float32"], ("batch", "m")),
+    TensorSpec("z", BY_NAME["bfloat16"], ("batch", 3)),
 )
+SIGNATURE = Signature(_SPECS, _SPECS)
 
 
 def test_sizes_are_rounded_up_to_the_next_bucket() -> None:
@@ -156,9 +150,8 @@ def test_a_plan_puts_those_together_that_fit(
     waiting = []
     for number, item in enumerate(items):
         request = request_of(pool, number, *item)
-        waiting.append(
-            WaitingRequest(batch_key(request, SIGNATURE, padding), item[0], float(number))
-        )
+        key = batch_key(request, SIGNATURE, padding)
+        waiting.append(WaitingRequest(key, item[0], float(number)))
         request.release()
     remaining = list(range(len(items)))
     while remaining:
@@ -222,19 +215,7 @@ def test_64_threads_get_their_own_answers(
     rng = random.Random(0)
     bodies = [json.dumps(body_of(alone.model, _Lengths(rng), rng)).encode() for _ in range(60)]
     expected = [alone.predict(body) for body in bodies]
-    wrong: list[object] = []
-
-    def work(thread: int) -> None:
-        own = random.Random(thread)
-        for number in own.sample(range(len(bodies)), 10):
-            time.sleep(own.random() / 500)
-            response = engine.predict(bodies[number])
-            if response != expected[number]:
-                wrong.append((bodies[number], response, expected[number]))
-
-    with ThreadPoolExecutor(64) as callers:
-        list(callers.map(work, range(64)))
-    assert wrong == []
+    check_64_threads(engine.predict, list(zip(bodies, expected, strict=True)), 10)
     batches.clear()
     responses = predict_queued(engine, bodies[:30])  # some of these always need padding
     assert responses == [json.loads(response) for response in expected[:30]]
@@ -277,14 +258,9 @@ def test_a_request_that_finds_the_model_free_is_not_padded(
     folder_for: Find, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_of(folder_for("masked", _MASKED))
-    batches, widths = record_batches(monkeypatch), []
-    run = engine.model.execution.run
-
-    def recording(request: Request, deadline: Any = None) -> Any:
-        widths.append(request.tensors["ids"].shape)
-        return run(request, deadline)
-
-    engine.model.execution.run = recording  # type: ignore[method-assign]
+    batches = record_batches(monkeypatch)
+    widths: list[tuple[int, ...]] = []
+    observe_runs(engine.model, lambda request: widths.append(request.tensors["ids"].shape))
     assert json.loads(engine.predict(b'{"ids":[5,6,7],"mask":[1,1,1]}'))["sum"] == 18
     assert (batches, widths) == ([], [(1, 3)])
 
@@ -292,14 +268,12 @@ def test_a_request_that_finds_the_model_free_is_not_padded(
 def predict_queued(engine: Engine, bodies: Sequence[bytes]) -> list[Any]:
     """The responses to requests that queue while the model is busy."""
     start, may_run = threading.Event(), threading.Event()
-    run = engine.model.execution.run
 
-    def blocking_run(request: Request, deadline: Any = None) -> Any:
+    def block(_: Request) -> None:
         start.set()
         assert may_run.wait(60)
-        return run(request, deadline)
 
-    engine.model.execution.run = blocking_run  # type: ignore[method-assign]
+    observe_runs(engine.model, block)
     with ThreadPoolExecutor(1 + len(bodies)) as callers:
         callers.submit(engine.predict, bodies[0])
         assert start.wait(60)
@@ -317,9 +291,7 @@ def test_sizes_over_the_largest_bucket_are_not_padded(
     engine = engine_of(folder_for("masked", _MASKED))
     batches = record_batches(monkeypatch)
     lengths = [13, 9, 14, 13, 12, 0, 1, 13, 0]
-    bodies = [
-        json.dumps({"ids": [[1] * length], "mask": [[1] * length]}).encode() for length in lengths
-    ]
+    bodies = [json.dumps({"ids": [[1] * n], "mask": [[1] * n]}).encode() for n in lengths]
     responses = predict_queued(engine, bodies)
     assert [response["sum"] for response in responses] == [[length] for length in lengths]
     assert [len(response["states"][0]) for response in responses] == lengths
@@ -347,9 +319,8 @@ def test_a_batch_of_different_lengths_on_a_gpu(folder_for: Find) -> None:
 
     def work(number: int) -> bool:
         ids = [number] * (1 + number % 14)
-        response = json.loads(
-            engine.predict(json.dumps({"ids": ids, "mask": [1] * len(ids)}).encode())
-        )
+        body = json.dumps({"ids": ids, "mask": [1] * len(ids)}).encode()
+        response = json.loads(engine.predict(body))
         return bool(response["kept"] == ids and response["sum"] == number * len(ids))
 
     with ThreadPoolExecutor(32) as callers:
@@ -475,10 +446,8 @@ def test_a_tokenizer_says_with_what(tmp_path: Path) -> None:
         "buckets": [*range(4, 32, 4), *range(32, 64, 8), *range(64, 129, 16)],
         "reason": None,
     }
-    bodies = [
-        json.dumps({"text": "good " * count}).encode()
-        for count in (1, 5, 9, 13, 2, 30, 22, 6, 8, 28)
-    ]
+    counts = (1, 5, 9, 13, 2, 30, 22, 6, 8, 28)
+    bodies = [json.dumps({"text": "good " * count}).encode() for count in counts]
     actual = [response["sentiment"] for response in predict_queued(engine, bodies)]
     expected = [json.loads(alone.predict(body))["sentiment"] for body in bodies]
     assert numpy.allclose(actual, expected, rtol=0, atol=1e-5)
@@ -489,23 +458,16 @@ def test_texts_are_padded_on_the_tokenizers_side(tmp_path: Path, side: str) -> N
     folder = write_echo(tmp_path / "echo", "preprocessing: {pad_token: '[MASK]'}")
     edit_tokenizer(folder, padding={"direction": side, "pad_type_id": 1})
     alone, engine = engine_of(folder, batching="off"), engine_of(folder)
-    assert engine.info()["batching"]["padding"]["values"] == {
-        "input_ids": 103,
-        "attention_mask": 0,
-        "token_type_ids": 1,
-    }
+    values = {"input_ids": 103, "attention_mask": 0, "token_type_ids": 1}
+    assert engine.info()["batching"]["padding"]["values"] == values
     runs: list[Any] = []
-    run = engine.model.execution.run
 
-    def recording(request: Request, deadline: Any = None) -> Any:
-        tensors = request.tensors.values()
-        runs.append([numpy.asarray(tensor).tolist() for tensor in tensors])
-        return run(request, deadline)
+    def record(request: Request) -> None:
+        runs.append([numpy.asarray(tensor).tolist() for tensor in request.tensors.values()])
 
-    engine.model.execution.run = recording  # type: ignore[method-assign]
-    bodies = [
-        json.dumps({"text": text}).encode() for text in ("a b c", "a b c d", ["a", "b b b b b"])
-    ]
+    observe_runs(engine.model, record)
+    texts = ("a b c", "a b c d", ["a", "b b b b b"])
+    bodies = [json.dumps({"text": text}).encode() for text in texts]
     expected = [json.loads(alone.predict(body)) for body in bodies]
     assert predict_queued(engine, bodies) == expected
     batched = next(tensors for tensors in runs if len(tensors[0]) == 4)

@@ -4,8 +4,9 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,14 @@ from gpux.serving.batch_plan import BatchLimits
 from gpux.serving.batching_check import find_obstacle
 from gpux.serving.engine import Engine
 from gpux.serving.scheduler import RunTimeEstimate, Scheduler, SchedulerTuning
+from gpux.tensors.request import Request
 from tests.support import bert_models, onnx_models
 from tests.support.fake_gpu import FakeSession, load_on_fake_gpu
+from tests.support.model_runs import check_64_threads, observe_runs, rows_of
+from tests.support.servers import wait_until
 
 Find = Callable[[str], Path]
+_Callers = tuple[ThreadPoolExecutor, Future[Any]]
 _BATCHED = BatchLimits(max_rows=8)
 # Models of microseconds are queued, too, so that there are batches.
 NO_SHORT_RUNS = SchedulerTuning(short_run_seconds=0.0)
@@ -38,21 +43,33 @@ class Gate:
         self.open.set()
         self.rows: list[int] = []
         self.failures: list[Exception] = []
-        run = model.execution.run
+        observe_runs(model, self._pass)
 
-        def gated(request: Any, deadline: Any = None) -> Any:
-            self.rows.append(next(iter(request.tensors.values())).shape[0])
-            assert self.open.wait(60)
-            if self.failures:
-                raise self.failures.pop(0)
-            return run(request, deadline)
+    def _pass(self, request: Request) -> None:
+        self.rows.append(rows_of(request))
+        assert self.open.wait(60)
+        if self.failures:
+            raise self.failures.pop(0)
 
-        model.execution.run = gated  # type: ignore[method-assign]
+    @contextmanager
+    def occupied(self, call: Callable[..., Any], *arguments: Any) -> Iterator[_Callers]:
+        """Closes the gate, and submits a call whose run blocks there.
+
+        Yields:
+            The thread pool, and the future of the call.
+        """
+        before = len(self.rows)
+        self.open.clear()
+        with ThreadPoolExecutor(8) as callers:
+            first = callers.submit(call, *arguments)
+            wait_until(lambda: len(self.rows) > before, "the first one runs")
+            yield callers, first
 
 
 def ask(scheduler: Scheduler, model: Model, rows: list[list[float]], **options: Any) -> Any:
-    """Runs rows through a matrix model; returns its output rows."""
-    request = model.inputs.decode(json.dumps({"x": rows}).encode())
+    """Runs rows through a model of one input and one output; returns its output rows."""
+    (spec,) = model.signature.inputs
+    request = model.inputs.decode(json.dumps({spec.name: rows}).encode())
     result = scheduler.run(request, **options)
     try:
         (output,) = model.postprocess(result.outputs, unbatched=False).values()
@@ -77,44 +94,38 @@ def short_run_times() -> RunTimeEstimate:
     return run_times
 
 
-def wait_for(condition: Callable[[], object]) -> None:
-    for _ in range(6000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it never came true")
+def wait_for_queue(scheduler: Scheduler, length: int) -> None:
+    wait_until(lambda: scheduler.queue_length == length, f"{length} are queued")
 
 
 @pytest.fixture
-def model(model_file: Find) -> Model:
-    return load(model_file("matrix"), "cpu")
+def model(model_file: Find) -> Iterator[Model]:
+    """`matrix`. Checks at teardown that every block was returned."""
+    loaded = load(model_file("matrix"), "cpu")
+    yield loaded
+    assert loaded.pool.usage.used_bytes == 0
 
 
 def test_what_waits_runs_together_and_gets_its_own_rows(model: Model) -> None:
     scheduler, gate = scheduler_of(model, _BATCHED), Gate(model)
-    gate.open.clear()
-    with ThreadPoolExecutor(8) as callers:
-        first = callers.submit(ask, scheduler, model, [[0.0, 0.5]])
-        wait_for(lambda: gate.rows == [1])
+    with gate.occupied(ask, scheduler, model, [[0.0, 0.5]]) as (callers, first):
         others = []
         for number in range(1, 5):
             others.append(callers.submit(ask, scheduler, model, [[float(number), 0.5]] * number))
-            wait_for(lambda: scheduler.queue_length == len(others))
+            wait_for_queue(scheduler, number)
         gate.open.set()
         assert first.result(60) == [[0.0, 0.5]]
         for number, other in enumerate(others, 1):
             assert other.result(60) == [[float(number), 0.5]] * number
     # Requests of one to three rows fit in one batch of 8; the last, of four rows, does not.
     assert gate.rows == [1, 6, 4]
-    assert model.pool.usage.used_bytes == 0
 
 
 def test_without_limits_each_runs_alone(model: Model) -> None:
     scheduler, gate = scheduler_of(model, None), Gate(model)
     with ThreadPoolExecutor(8) as callers:
-        outputs = list(
-            callers.map(lambda n: ask(scheduler, model, [[float(n)]]), range(50), timeout=60)
-        )
+        answers = callers.map(lambda n: ask(scheduler, model, [[float(n)]]), range(50), timeout=60)
+        outputs = list(answers)
     assert outputs == [[[float(n)]] for n in range(50)]
     assert gate.rows == [1] * 50
 
@@ -122,13 +133,7 @@ def test_without_limits_each_runs_alone(model: Model) -> None:
 def test_a_free_model_is_run_by_the_callers_own_thread(model: Model) -> None:
     scheduler = scheduler_of(model, _BATCHED)
     ran_in: list[str] = []
-    run = model.execution.run
-
-    def recording(request: Any, deadline: Any = None) -> Any:
-        ran_in.append(threading.current_thread().name)
-        return run(request, deadline)
-
-    model.execution.run = recording  # type: ignore[method-assign]
+    observe_runs(model, lambda _: ran_in.append(threading.current_thread().name))
     ask(scheduler, model, [[1.0]])
     assert ran_in == [threading.current_thread().name]
 
@@ -139,34 +144,28 @@ def test_a_short_run_waits_for_no_other_one(model: Model) -> None:
     gate = Gate(model)
     ran_in: list[str] = []
     others: list[Any] = []
-    gated = model.execution.run
 
-    def recording(request: Any, deadline: Any = None) -> Any:
+    def record(_: Request) -> None:
         ran_in.append(threading.current_thread().name)
         if len(ran_in) == 1:  # another run starts during this one
             others.append(second.submit(ask, scheduler, model, [[2.0]]).result(60))
-        return gated(request, deadline)
 
-    model.execution.run = recording  # type: ignore[method-assign]
+    observe_runs(model, record)
     with ThreadPoolExecutor(1, "second") as second:
         assert ask(scheduler, model, [[1.0]]) == [[1.0]]
     assert others == [[[2.0]]]
     assert ran_in == [threading.current_thread().name, "second_0"]
     assert gate.rows == [1, 1]
-    assert model.pool.usage.used_bytes == 0
 
 
 def test_a_run_that_was_thought_short_is_waited_for(model: Model) -> None:
     """The run time may depend on the values."""
     scheduler = Scheduler(model, 1, _BATCHED, None, SchedulerTuning(), short_run_times())
     gate = Gate(model)
-    gate.open.clear()
-    with ThreadPoolExecutor(8) as callers:
-        first = callers.submit(ask, scheduler, model, [[1.0]])
-        wait_for(lambda: gate.rows == [1])
+    with gate.occupied(ask, scheduler, model, [[1.0]]) as (callers, first):
         time.sleep(0.01)
         others = [callers.submit(ask, scheduler, model, [[float(number)]]) for number in range(5)]
-        wait_for(lambda: scheduler.queue_length == 5)
+        wait_for_queue(scheduler, 5)
         gate.open.set()
         assert first.result(60) == [[1.0]]
         assert [other.result(60) for other in others] == [[[float(n)]] for n in range(5)]
@@ -190,22 +189,9 @@ def test_a_batch_that_fails_is_run_one_by_one(model_file: Find) -> None:
     """`table` fails for ids over 3: of four requests, only the invalid one fails."""
     model = load(model_file("table"), "cpu")
     scheduler, gate = scheduler_of(model, _BATCHED), Gate(model)
-    gate.open.clear()
-
-    def ids(value: int) -> Any:
-        request = model.inputs.decode(f'{{"ids": [[{value}]]}}'.encode())
-        result = scheduler.run(request)
-        try:
-            (output,) = model.postprocess(result.outputs, unbatched=False).values()
-            return numpy.from_dlpack(output).tolist()  # type: ignore[arg-type]
-        finally:
-            result.release()
-
-    with ThreadPoolExecutor(8) as callers:
-        first = callers.submit(ids, 0)
-        wait_for(lambda: gate.rows)
-        others = [callers.submit(ids, value) for value in (1, 9, 2)]
-        wait_for(lambda: scheduler.queue_length == 3)
+    with gate.occupied(ask, scheduler, model, [[0]]) as (callers, first):
+        others = [callers.submit(ask, scheduler, model, [[value]]) for value in (1, 9, 2)]
+        wait_for_queue(scheduler, 3)
         gate.open.set()
         assert first.result(60) == [[[0.0, 1.0]]]
         assert others[0].result(60) == [[[2.0, 3.0]]]
@@ -221,19 +207,16 @@ def test_requests_with_unequal_inputs_run_alone(model_file: Find) -> None:
     settings = Settings(model=model_file("unequal"), provider="cpu", batching="on")
     engine = engine_of(load(model_file("unequal"), "cpu"), settings)
     gate = Gate(engine.model)
-    gate.open.clear()
 
     def add(x: list[list[float]], y: list[list[float]]) -> Any:
         return json.loads(engine.predict(json.dumps({"x": x, "y": y}).encode()))["z"]
 
-    with ThreadPoolExecutor(4) as callers:
-        first = callers.submit(add, [[0.0, 0.0]], [[1.0, 1.0]])
-        wait_for(lambda: gate.rows)
+    with gate.occupied(add, [[0.0, 0.0]], [[1.0, 1.0]]) as (callers, first):
         others = [
             callers.submit(add, [[1.0, 1.0]], [[10.0, 10.0], [20.0, 20.0]]),
             callers.submit(add, [[700.0, 700.0], [701.0, 701.0]], [[3.0, 3.0]]),
         ]
-        wait_for(lambda: engine.scheduler.queue_length == 2)
+        wait_for_queue(engine.scheduler, 2)
         gate.open.set()
         assert first.result(60) == [[1.0, 1.0]]
         assert others[0].result(60) == [[11.0, 11.0], [21.0, 21.0]]
@@ -248,12 +231,9 @@ def test_a_model_that_mixes_rows_after_all_is_batched_no_more(
     model = load(model_file("distinct"), "cpu")
     scheduler, gate = scheduler_of(model, _BATCHED), Gate(model)
     for turn in range(2):
-        gate.open.clear()
-        with ThreadPoolExecutor(4) as callers:
-            first = callers.submit(ask, scheduler, model, [[1.0, 1.0]])
-            wait_for(lambda: len(gate.rows) in (1, 6))
+        with gate.occupied(ask, scheduler, model, [[1.0, 1.0]]) as (callers, first):
             others = [callers.submit(ask, scheduler, model, [[1.0, 1.0]]) for _ in range(3)]
-            wait_for(lambda: scheduler.queue_length == 3)
+            wait_for_queue(scheduler, 3)
             gate.open.set()
             for future in (first, *others):
                 assert future.result(60) == [[1.0, 1.0]]
@@ -264,16 +244,12 @@ def test_a_model_that_mixes_rows_after_all_is_batched_no_more(
     assert model.pool.usage.used_bytes == 0
 
 
-def test_a_batch_past_its_deadline_is_not_run_again(model_file: Find) -> None:
-    model = load(model_file("matrix"), "cpu")
+def test_a_batch_past_its_deadline_is_not_run_again(model: Model) -> None:
     scheduler, gate, watchdog = scheduler_of(model, _BATCHED), Gate(model), Watchdog()
-    gate.open.clear()
-    with ThreadPoolExecutor(8) as callers:
-        first = callers.submit(ask, scheduler, model, [[1.0]])
-        wait_for(lambda: gate.rows)
+    with gate.occupied(ask, scheduler, model, [[1.0]]) as (callers, first):
         deadline = watchdog.deadline(60)
         late = [callers.submit(ask, scheduler, model, [[2.0]], deadline=deadline) for _ in range(4)]
-        wait_for(lambda: scheduler.queue_length == 4)
+        wait_for_queue(scheduler, 4)
         gate.failures = [ValueError("of the first"), deadline.error()]
         gate.open.set()
         with pytest.raises(ValueError, match="of the first"):
@@ -282,17 +258,13 @@ def test_a_batch_past_its_deadline_is_not_run_again(model_file: Find) -> None:
             with pytest.raises(DeadlineError):
                 future.result(60)
     assert gate.rows == [1, 4]
-    assert model.pool.usage.used_bytes == 0
 
 
 def test_a_bug_in_a_run_leaves_nobody_waiting(model: Model) -> None:
     scheduler, gate = scheduler_of(model, None), Gate(model)
-    gate.open.clear()
-    with ThreadPoolExecutor(4) as callers:
-        first = callers.submit(ask, scheduler, model, [[1.0]])
-        wait_for(lambda: gate.rows)
+    with gate.occupied(ask, scheduler, model, [[1.0]]) as (callers, first):
         second = callers.submit(ask, scheduler, model, [[2.0]])
-        wait_for(lambda: scheduler.queue_length == 1)
+        wait_for_queue(scheduler, 1)
         gate.failures = [ValueError("a bug"), ValueError("another")]
         gate.open.set()
         with pytest.raises(ValueError, match="a bug"):
@@ -305,10 +277,7 @@ def test_a_bug_in_a_run_leaves_nobody_waiting(model: Model) -> None:
 
 def test_a_request_that_waits_past_its_deadline_is_never_run(model: Model) -> None:
     scheduler, gate, watchdog = scheduler_of(model, _BATCHED), Gate(model), Watchdog()
-    gate.open.clear()
-    with ThreadPoolExecutor(2) as callers:
-        first = callers.submit(ask, scheduler, model, [[1.0]])
-        wait_for(lambda: gate.rows)
+    with gate.occupied(ask, scheduler, model, [[1.0]]) as (_, first):
         start = time.monotonic()
         with pytest.raises(DeadlineError):
             ask(scheduler, model, [[2.0]], deadline=watchdog.deadline(0.2))
@@ -317,49 +286,40 @@ def test_a_request_that_waits_past_its_deadline_is_never_run(model: Model) -> No
         gate.open.set()
         assert first.result(60) == [[1.0]]
     assert gate.rows == [1]
-    assert model.pool.usage.used_bytes == 0
 
 
 def test_a_caller_answered_during_a_shared_run(model: Model) -> None:
     scheduler, watchdog = scheduler_of(model, _BATCHED), Watchdog()
     gate = Gate(model)
     second = threading.Event()
-    run = model.execution.run
 
-    def slow_batch(request: Any, deadline: Any = None) -> Any:
-        if next(iter(request.tensors.values())).shape[0] == 2:
+    def slow_down_batch(request: Request) -> None:
+        if rows_of(request) == 2:
             second.set()
             time.sleep(0.5)
-        return run(request, deadline)
 
-    model.execution.run = slow_batch  # type: ignore[method-assign]
-    gate.open.clear()
-    with ThreadPoolExecutor(4) as callers:
-        first = callers.submit(ask, scheduler, model, [[1.0]])
-        wait_for(lambda: gate.rows == [1])
+    observe_runs(model, slow_down_batch)
+    with gate.occupied(ask, scheduler, model, [[1.0]]) as (callers, first):
         patient = callers.submit(ask, scheduler, model, [[2.0]])
-        wait_for(lambda: scheduler.queue_length == 1)
+        wait_for_queue(scheduler, 1)
         hasty = callers.submit(ask, scheduler, model, [[3.0]], deadline=watchdog.deadline(0.3))
-        wait_for(lambda: scheduler.queue_length == 2)
+        wait_for_queue(scheduler, 2)
         gate.open.set()
         assert second.wait(60)
         with pytest.raises(DeadlineError):
             hasty.result(60)
         assert patient.result(60) == [[2.0]]
         assert first.result(60) == [[1.0]]
-    wait_for(lambda: model.pool.usage.used_bytes == 0)
+    wait_until(lambda: model.pool.usage.used_bytes == 0, "the blocks are back")
 
 
 def test_nobody_computes_for_a_client_that_has_left(model: Model) -> None:
     scheduler, gate = scheduler_of(model, _BATCHED), Gate(model)
-    gate.open.clear()
     has_left = threading.Event()
-    with ThreadPoolExecutor(3) as callers:
-        first = callers.submit(ask, scheduler, model, [[1.0]])
-        wait_for(lambda: gate.rows)
+    with gate.occupied(ask, scheduler, model, [[1.0]]) as (callers, first):
         abandoned = callers.submit(ask, scheduler, model, [[2.0]], is_gone=has_left.is_set)
         connected = callers.submit(ask, scheduler, model, [[3.0]], is_gone=lambda: False)
-        wait_for(lambda: scheduler.queue_length == 2)
+        wait_for_queue(scheduler, 2)
         has_left.set()
         gate.open.set()
         assert first.result(60) == [[1.0]]
@@ -367,7 +327,6 @@ def test_nobody_computes_for_a_client_that_has_left(model: Model) -> None:
             abandoned.result(60)
         assert connected.result(60) == [[3.0]]
     assert gate.rows == [1, 1]
-    assert model.pool.usage.used_bytes == 0
 
 
 def test_a_delay_waits_for_company(model: Model) -> None:
@@ -386,22 +345,8 @@ def test_64_threads_get_their_own_answers(name: str, model_file: Find) -> None:
     alone = engine_of(load(model_file(name), "cpu"))
     engine = engine_of(load(model_file(name), "cpu"), settings)
     assert engine.batching.limits is not None
-    rng = random.Random(0)
     bodies = [_body(alone.model, number) for number in range(40)]
-    expected = [alone.predict(body) for body in bodies]
-    wrong: list[object] = []
-
-    def work(thread: int) -> None:
-        order = random.Random(thread).sample(range(len(bodies)), len(bodies))
-        for number in order[:12]:
-            time.sleep(rng.random() / 500)
-            response = engine.predict(bodies[number])
-            if response != expected[number]:
-                wrong.append((bodies[number], response))
-
-    with ThreadPoolExecutor(64) as callers:
-        list(callers.map(work, range(64)))
-    assert wrong == []
+    check_64_threads(engine.predict, [(body, alone.predict(body)) for body in bodies], 12)
     assert engine.model.pool.usage.used_bytes == 0
 
 
@@ -423,20 +368,8 @@ def test_64_threads_get_their_own_of_what_is_computed(name: str, tmp_path: Path)
     assert engine.batching.limits is not None
     assert (engine.batching.padding is not None) == (name != "sentiment")
     bodies = [json.dumps(value).encode() for value in values]
-    expected = [json.loads(alone.predict(body)) for body in bodies]
-    wrong: list[object] = []
-
-    def work(thread: int) -> None:
-        own = random.Random(thread)
-        for number in own.sample(range(len(bodies)), 12):
-            time.sleep(own.random() / 500)
-            response = json.loads(engine.predict(bodies[number]))
-            if not _is_close(response, expected[number]):
-                wrong.append((bodies[number], response))
-
-    with ThreadPoolExecutor(64) as callers:
-        list(callers.map(work, range(64)))
-    assert wrong == []
+    cases = [(body, alone.predict(body)) for body in bodies]
+    check_64_threads(engine.predict, cases, 12, _is_close)
     assert engine.model.pool.usage.used_bytes == 0
 
 
@@ -450,8 +383,9 @@ def _ids(inputs: Sequence[Any], number: int, rng: random.Random) -> dict[str, An
     return values
 
 
-def _is_close(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
+def _is_close(response: bytes, expected_response: bytes) -> bool:
     """Integers are equal; floats may differ by the order of summation."""
+    actual, expected = json.loads(response), json.loads(expected_response)
     if actual.keys() != expected.keys():
         return False
     pairs = [(numpy.array(actual[name]), numpy.array(expected[name])) for name in expected]
@@ -469,11 +403,8 @@ def _body(model: Model, number: int) -> bytes:
     rows = number % 4
     for spec in model.signature.inputs:
         shape = [2 if not isinstance(dim, int) else dim for dim in spec.dims[1:]]
-        item: Any = {
-            "string": f"text {number}",
-            "boolean": number % 2 == 0,
-            "number": number % 100,
-        }[spec.type.word]
+        values = {"string": f"text {number}", "boolean": number % 2 == 0, "number": number % 100}
+        item: Any = values[spec.type.word]
         for size in reversed(shape):
             item = [item] * size
         body[spec.name] = item if rows == 0 else [item] * rows

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,39 +12,44 @@ from gpux.errors import InferenceError
 from gpux.model import Model, load, load_model
 from gpux.serving.engine import Engine
 from gpux.serving.warmup import read_recorded, warm_up
+from gpux.tensors.request import Request
 from tests.support.fake_gpu import load_on_fake_gpu
+from tests.support.model_runs import observe_runs
 from tests.support.onnx_models import catalogue, write_folder
 
 Find = Callable[[str], Path]
 
 
-class Runs:
-    """Records the shapes of a model's runs; raises an error for some batch sizes."""
-
-    def __init__(self, model: Model, failing: Mapping[int, Exception] | None = None) -> None:
-        self.shapes: list[tuple[int, ...]] = []
-        run = model.execution.run
-
-        def recorded_run(request: Any, deadline: Any = None) -> Any:
-            shape = next(iter(request.tensors.values())).shape
-            self.shapes.append(shape)
-            if failing and shape[0] in failing:
-                raise failing[shape[0]]
-            return run(request, deadline)
-
-        model.execution.run = recorded_run  # type: ignore[method-assign]
-
-
 def warm(
-    model: Model, settings: Settings, file: Path | None, max_seconds: float = 60.0, **options: Any
-) -> Runs:
-    """Warms a model up as a server does; returns the runs after the trial."""
+    model: Model,
+    settings: Settings,
+    file: Path | None,
+    max_seconds: float = 60.0,
+    failing: Mapping[int, Exception] | None = None,
+) -> list[tuple[int, ...]]:
+    """Warms a model up as a server does.
+
+    Args:
+        model, settings, max_seconds: of the server.
+        file: with a recorded request, if any.
+        failing: the errors of runs, by their number of rows.
+
+    Returns:
+        The shape of the first input in each run after the trial.
+    """
     recorded = None if file is None else read_recorded(file, model)
     engine = Engine(model, settings, recorded.rows if recorded else ())
-    runs = Runs(model, **options)
+    shapes: list[tuple[int, ...]] = []
+
+    def record(request: Request) -> None:
+        shapes.append(next(iter(request.tensors.values())).shape)
+        if failing and shapes[-1][0] in failing:
+            raise failing[shapes[-1][0]]
+
+    observe_runs(model, record)
     warm_up(engine, recorded, max_seconds)
     assert model.pool.usage.used_bytes == 0
-    return runs
+    return shapes
 
 
 @pytest.fixture
@@ -63,29 +67,29 @@ def test_a_recorded_request_runs_as_it_is_and_in_every_batch_size(
     model_file: Find, recorded: Path, most: int, sizes: list[int]
 ) -> None:
     model = load(model_file("matrix"), "cpu")
-    runs = warm(model, Settings(model=model.file, max_batch_size=most), recorded)
-    assert runs.shapes == [(2, 3), *((size, 3) for size in sizes)]
+    shapes = warm(model, Settings(model=model.file, max_batch_size=most), recorded)
+    assert shapes == [(2, 3), *((size, 3) for size in sizes)]
 
 
 def test_a_generated_request_runs_in_every_batch_size(model_file: Find) -> None:
     model = load(model_file("photo"), "cpu")
-    assert warm(model, Settings(model=model.file), None).shapes == [(1, 3, 224, 224)]
+    assert warm(model, Settings(model=model.file), None) == [(1, 3, 224, 224)]
     model = load(model_file("matrix"), "cpu")
-    runs = warm(model, Settings(model=model.file, max_batch_size=4), None)
-    assert [shape[0] for shape in runs.shapes] == [1, 1, 2, 4]
-    assert len({shape[1] for shape in runs.shapes}) == 1
+    shapes = warm(model, Settings(model=model.file, max_batch_size=4), None)
+    assert [shape[0] for shape in shapes] == [1, 1, 2, 4]
+    assert len({shape[1] for shape in shapes}) == 1
 
 
 def test_without_batches_one_is_enough(model_file: Find) -> None:
     model = load(model_file("matrix"), "cpu")
-    runs = warm(model, Settings(model=model.file, batching="off"), None)
-    assert len(runs.shapes) == 1
+    shapes = warm(model, Settings(model=model.file, batching="off"), None)
+    assert len(shapes) == 1
 
 
 @pytest.mark.parametrize("name", ["opened", "single", "fixed", "slow", "sequences", "string"])
 def test_models_without_rows_are_warmed_up_too(model_file: Find, name: str) -> None:
     model = load(model_file(name), "cpu")
-    assert len(warm(model, Settings(model=model.file), None).shapes) == 1
+    assert len(warm(model, Settings(model=model.file), None)) == 1
 
 
 def test_what_is_generated_may_fail(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -106,8 +110,8 @@ def test_a_batch_that_fails_does_not_end_the_start(
 ) -> None:
     model = load(model_file("matrix"), "cpu")
     settings = Settings(model=model.file, max_batch_size=8)
-    runs = warm(model, settings, recorded, failing={4: InferenceError("no room")})
-    assert [shape[0] for shape in runs.shapes] == [2, 1, 2, 4]
+    shapes = warm(model, settings, recorded, failing={4: InferenceError("no room")})
+    assert [shape[0] for shape in shapes] == [2, 1, 2, 4]
     assert caplog.messages == [
         "a batch could not be run before the first request: Inference failed: no room"
     ]
@@ -117,7 +121,7 @@ def test_a_slow_model_is_left_alone_after_a_while(
     model_file: Find, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = load(model_file("matrix"), "cpu")
-    assert warm(model, Settings(model=model.file), None, 0.0).shapes == []
+    assert warm(model, Settings(model=model.file), None, 0.0) == []
     assert caplog.messages == []  # logged below WARNING
 
 
@@ -126,8 +130,8 @@ def test_every_padded_length(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "folder", "matrix", gpux_yml)
     (folder / "request.json").write_text(json.dumps({"x": [1.0, 2.0, 3.0]}))
     settings = read_settings({}, {"model": str(folder), "provider": "cpu"})
-    runs = warm(load_model(settings), settings, folder / "request.json")
-    assert runs.shapes == [(1, 3), (1, 3), (2, 3), (2, 4), (2, 8)]
+    shapes = warm(load_model(settings), settings, folder / "request.json")
+    assert shapes == [(1, 3), (1, 3), (2, 3), (2, 4), (2, 8)]
 
 
 def test_a_recorded_request_has_its_cuda_graphs(model_file: Find, recorded: Path) -> None:
@@ -135,9 +139,8 @@ def test_a_recorded_request_has_its_cuda_graphs(model_file: Find, recorded: Path
     settings = Settings(model=model_file("matrix"), max_batch_size=4)
     model, _, _ = load_on_fake_gpu(model_file("matrix"))
     warm(model, settings, recorded)
-    assert (
-        model.execution.describe()["cuda_graph"]["captured"] == 3
-    )  # as it is, one row, the largest batch
+    # As it is, one row, the largest batch.
+    assert model.execution.describe()["cuda_graph"]["captured"] == 3
     model, _, _ = load_on_fake_gpu(model_file("matrix"))
     warm(model, replace(settings), None)
     assert model.execution.describe()["cuda_graph"]["captured"] == 0

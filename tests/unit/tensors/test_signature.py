@@ -225,11 +225,7 @@ UNNAMED: dict[str, Dims] = {"a": (None, 3), "b": (None, 1), "c": (None, None, 2)
         ({"a": ("n", "n"), "b": ("n",)}, {"a": full(2, 2), "b": full(2)}, None),
         ({"a": ("n", "n"), "b": ("n",)}, {"a": full(2, 3), "b": full(3)}, ("n", "a", 2, "b", 3)),
         ({"a": ("n", "n"), "b": ("n",)}, {"a": full(2, 3), "b": full(2)}, ("n", "a", 3, "b", 2)),
-        (
-            {"a": ("n",), "b": ("n",), "c": ("n",)},
-            {"a": full(2), "c": full(3)},
-            ("n", "a", 2, "c", 3),
-        ),
+        (dict.fromkeys("abc", ("n",)), {"a": full(2), "c": full(3)}, ("n", "a", 2, "c", 3)),
         # Unnamed leading axes are compared only if there are items.
         (UNNAMED, {"a": full(2, 3), "b": full(4, 1), "c": full(5, 1, 2)}, None),
         (UNNAMED, {"a": one_item(3), "b": full(4, 1)}, ("batch", "a", 1, "b", 4)),
@@ -264,10 +260,7 @@ def test_inputs_must_fit_each_other(
 ) -> None:
     message = None
     if says is not None:
-        axis, first, first_size, second, second_size = says
-        message = (
-            f"Inputs disagree on '{axis}': '{first}' has {first_size}, '{second}' has {second_size}"
-        )
+        message = "Inputs disagree on '{}': '{}' has {}, '{}' has {}".format(*says)
     assert agreement(signature_of(inputs), given) == message
 
 
@@ -365,6 +358,7 @@ def loses_axis(
 
 ONE_TEXT: dict[str, Dims] = {"text": ("batch", "seq")}
 ONE_IMAGE: dict[str, Dims] = {"image": (1, 3, 2)}
+TWO_BATCHES: dict[str, Dims] = {"a": ("n", 2), "b": ("m", 2)}
 VOICE: dict[str, Dims] = {"input": (None, None), "state": (2, None, 3), "sr": ()}
 
 
@@ -395,20 +389,8 @@ VOICE: dict[str, Dims] = {"input": (None, None), "state": (2, None, 3), "sr": ()
         (VOICE, {"input": one_item(5), "state": full(2, 1, 3)}, (2, None, 3), (2, 1, 3), False),
         (VOICE, {"input": full(1, 5), "state": full(2, 1, 3)}, (None, 1), (1, 1), False),
         # One of several batch axes.
-        (
-            {"a": ("n", 2), "b": ("m", 2)},
-            {"a": one_item(2), "b": one_item(2)},
-            ("m", 4),
-            (1, 4),
-            True,
-        ),
-        (
-            {"a": ("n", 2), "b": ("m", 2)},
-            {"a": one_item(2), "b": full(1, 2)},
-            ("n", 4),
-            (1, 4),
-            False,
-        ),
+        (TWO_BATCHES, {"a": one_item(2), "b": one_item(2)}, ("m", 4), (1, 4), True),
+        (TWO_BATCHES, {"a": one_item(2), "b": full(1, 2)}, ("n", 4), (1, 4), False),
         # Single inputs: an axis declared as 1 is dropped, however the request is nested.
         (ONE_IMAGE, {"image": one_item(3, 2)}, (1, 10), (1, 10), True),
         (ONE_IMAGE, {"image": full(1, 3, 2)}, (1, 10), (1, 10), True),
@@ -531,10 +513,8 @@ def test_a_model_is_single_with_single_inputs_and_no_batched_one(
 
 def test_a_model_is_numeric_without_strings_sequences_and_maps() -> None:
     number, text = spec(("n",)), spec(("n",), type_name="string")
-    truth, sequence = (
-        spec(("n",), type_name="bool"),
-        NonTensorSpec("y", "seq(map(int64,tensor(float)))"),
-    )
+    truth = spec(("n",), type_name="bool")
+    sequence = NonTensorSpec("y", "seq(map(int64,tensor(float)))")
     assert Signature((number, truth), (number, truth)).is_numeric
     assert not Signature((number, text), (number,)).is_numeric
     assert not Signature((number,), (text,)).is_numeric
@@ -542,9 +522,6 @@ def test_a_model_is_numeric_without_strings_sequences_and_maps() -> None:
 
 
 def test_names_stand_in_the_model_s_order() -> None:
-    assert names([spec((), "b"), NonTensorSpec("a", "seq(int64)"), spec((), "c")]) == [
-        "b",
-        "a",
-        "c",
-    ]
+    first, last = spec((), "b"), spec((), "c")
+    assert names([first, NonTensorSpec("a", "seq(int64)"), last]) == ["b", "a", "c"]
     assert names([]) == []
