@@ -24,7 +24,7 @@ _CACHE = Path(os.environ.get("GPUX_CACHE") or Path.home() / ".cache" / "gpux-tes
 _REAL_MODELS = ROOT / "tests" / "real-models.txt"
 _OLDEST_MINOR = 11
 # What the contract says, and the bits of what the model answers.
-_CONTRACT = ("tests/http/test_contract.py", "tests/http/test_answers.py", "tests/unit")
+_CONTRACT = ("tests/http/test_contract.py", "tests/http/test_responses.py", "tests/unit")
 
 
 @dataclass(frozen=True, slots=True)
