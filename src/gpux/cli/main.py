@@ -15,15 +15,22 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gpux import __version__
 from gpux.cli.examples import find_examples
 from gpux.cli.summary import describe_engine, describe_model
 from gpux.config.settings import ACCESS_LOG, BATCHING, PROVIDERS, SERVERS, Settings, read_settings
-from gpux.errors import ClientError, ConfigurationError, ServiceError, StartError, install_command
+from gpux.errors import (
+    DISTRIBUTION,
+    ClientError,
+    ConfigurationError,
+    ServiceError,
+    StartError,
+    install_command,
+)
 from gpux.http.application import build
 from gpux.http.server import Server
 from gpux.model import load_model
@@ -72,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gpux", description="Serves an ONNX model: JSON in, JSON out."
     )
-    parser.add_argument("--version", action="version", version=f"gpux {__version__}")
+    parser.add_argument("--version", action="version", version=f"gpux {version(DISTRIBUTION)}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     serve = commands.add_parser(
