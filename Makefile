@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find src/gpux src/_fastpath -type f -not -name '*.pyc') meson.build pyproject.toml
 CORE := $(wildcard src/_fastpath/*.?pp)
 
-.PHONY: serve test test-pythons full coverage bench installed lint types hints sanitize core counts counts-baseline fuzz \
+.PHONY: serve test test-pythons environments full coverage bench installed lint types hints sanitize core counts counts-baseline fuzz \
 	soak clean
 
 serve: $(VENV)/serve.stamp
@@ -27,6 +27,9 @@ full: $(VENV)/dev.stamp
 PYTHONS ?= $$($(BIN)/python tests/full.py --list | grep ^python-)
 test-pythons: $(VENV)/dev.stamp
 	$(BIN)/python tests/full.py $(PYTHONS) --tests $(TESTS)
+
+environments:
+	$(PYTHON) tests/full.py $(PYTHONS) --install
 
 # The cases of bench/README.md on this project's servers and on FastAPI. Needs wrk.
 bench: $(VENV)/bench.stamp

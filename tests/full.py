@@ -99,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Runs tests in environments of their own.")
     parser.add_argument("part", nargs="*", help="part to run, by default all")
     parser.add_argument("--list", action="store_true", help="list the parts")
+    parser.add_argument("--install", action="store_true", help="only make the environments")
     parser.add_argument("--tests", nargs="+", help="run these tests, not the part's own")
     options = parser.parse_args(arguments)
     if options.list:
@@ -106,6 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if unknown := set(options.part) - set(parts):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
+    if options.install:
+        for name in options.part or parts:
+            make_environment(name, parts[name])
+        return 0
     failed = []
     with tempfile.TemporaryDirectory() as wheels:
         for name in options.part or parts:

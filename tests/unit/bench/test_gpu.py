@@ -238,6 +238,7 @@ def test_each_step_passes_on_the_stand_in(name: str, capsys: pytest.CaptureFixtu
     assert "Nothing failed." in report.text()
 
 
+@pytest.mark.full
 def test_all_figures_are_there() -> None:
     report = do(*(step.name for step in MEASURES))
     assert report.failed == []
@@ -346,6 +347,7 @@ def test_what_does_not_fit_into_the_time_is_left_out() -> None:
     assert report.failed == []
 
 
+@pytest.mark.full
 def test_figures_are_written_at_once(tmp_path: Path) -> None:
     file = tmp_path / "gpu.json"
     launch = launcher(StandIn())
@@ -516,6 +518,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Sta
     return use
 
 
+@pytest.mark.full
 def test_the_command_writes_its_results(
     in_process: Callable[[StandIn], None], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
