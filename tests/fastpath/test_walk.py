@@ -255,7 +255,7 @@ def cases(draw: st.DrawFn) -> tuple[TensorSpec, object]:
     return declared, value
 
 
-@settings(max_examples=fewer(1500))
+@settings(max_examples=fewer(1000))
 @given(cases())
 @example((spec("string", "batch", 1), [numpy.str_("a"), SubStr("b")]))
 @example((spec("string", 1), ["a", "\ud800"]))

@@ -13,6 +13,8 @@ from codec import Pace, measure_bodies
 from codec_bodies import SEVENTEEN_DIGITS, TOKEN_IDS, Body, make
 from report import Report
 
+pytestmark = pytest.mark.full
+
 FLOATS = numpy.array([[0.1, -2.5e-7, 3.0], [1 / 3, 65504.0, -0.0]])
 IDS = numpy.array([[1, 2**62], [-3, 0]])
 

@@ -45,6 +45,8 @@ from gpux.tensors import cuda
 from gpux.tensors.cuda import Stream
 from tests.support.fake_gpu import DeviceTensor, FakeSession, FakeStream
 
+pytestmark = pytest.mark.full
+
 GPU = {"gpu": "Stand-In 1000", "driver_cuda": 13000, "cupy": "14", "onnxruntime": "1"}
 
 
@@ -238,7 +240,6 @@ def test_each_step_passes_on_the_stand_in(name: str, capsys: pytest.CaptureFixtu
     assert "Nothing failed." in report.text()
 
 
-@pytest.mark.full
 def test_all_figures_are_there() -> None:
     report = do(*(step.name for step in MEASURES))
     assert report.failed == []
@@ -347,7 +348,6 @@ def test_what_does_not_fit_into_the_time_is_left_out() -> None:
     assert report.failed == []
 
 
-@pytest.mark.full
 def test_figures_are_written_at_once(tmp_path: Path) -> None:
     file = tmp_path / "gpu.json"
     launch = launcher(StandIn())
@@ -518,7 +518,6 @@ def in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Sta
     return use
 
 
-@pytest.mark.full
 def test_the_command_writes_its_results(
     in_process: Callable[[StandIn], None], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -20,6 +20,8 @@ from gpux.model import Model
 from gpux.serving.engine import Engine
 from tests.support.fake_gpu import FakeSession, FakeStream
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module")
 def made_cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -263,7 +265,6 @@ def test_a_chart_is_drawn(suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", [None, "direct", "runs=1"])
-@pytest.mark.full
 def test_a_server_is_put_under_load(engine: str | None, made_cases: Path) -> None:
     model, body = CASES["mlp"].write(made_cases)
     responses: list[bytes] = []

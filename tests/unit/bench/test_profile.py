@@ -10,6 +10,8 @@ from cases import CASES
 from flame_graph import COLOURS, draw
 from profile_stages import ABOUT, GIL_WAIT, IDLE, Share, read_stacks, shares, stage_of
 
+pytestmark = pytest.mark.full
+
 HANDLER = (
     "0x7fde80f278ec (libc.so.6);thread_run (libpython3.11.so.1.0);"
     "Thread.run (threading.py:982);ThreadedTaskDispatcher.handler_thread (waitress/task.py:{})"
@@ -135,7 +137,6 @@ def test_the_flame_graphs_frames_are_as_wide_as_their_share() -> None:
     assert "a <title>" in [text.text for text in root.iter(f"{space}text")]
 
 
-@pytest.mark.full
 def test_a_live_server_is_looked_at(tmp_path: Path) -> None:
     model, body = CASES["mlp"].write(tmp_path)
     graph, output = tmp_path / "graph.svg", tmp_path / "profile.json"

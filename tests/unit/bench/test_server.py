@@ -28,6 +28,8 @@ from server_table import PROMISES, tables, verdict
 
 from gpux.execution.session import load_runtime
 
+pytestmark = pytest.mark.full
+
 ANSWER = b'{"y": [[0.5]]}'
 
 
@@ -111,7 +113,6 @@ def serving(body: bytes) -> Iterator[tuple[int, type[_Handler]]]:
             thread.join()
 
 
-@pytest.mark.full
 def test_real_load(tmp_path: Path) -> None:
     body = tmp_path / "body.json"
     body.write_bytes(json.dumps({"x": [0.1] * 100_000}).encode())
@@ -227,7 +228,6 @@ def test_floats_may_be_rounded_otherwise_where_that_is_said() -> None:
 # The command.
 
 
-@pytest.mark.full
 def test_our_own_server_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "FOLDER", tmp_path / "cases")
     output = tmp_path / "server.json"
