@@ -5,7 +5,7 @@ gpu.py does the same on a GPU, with the same outputs and errors.
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy
@@ -82,7 +82,7 @@ class CpuExecution:
 
         outputs, was_stopped = run_watched(work, runner.options, deadline)
         # Terminated just too late: the outputs are valid, but the RunOptions must not be reused.
-        if not was_stopped:
+        if not was_stopped and not self._session.outputs_alias_binding:
             self._idle_runners.append(runner)
         return outputs
 
@@ -107,11 +107,13 @@ class CpuExecution:
 
     def fetch(self, runner: Runner) -> list[Output]:
         """Returns the run's outputs, in the order of the signature, and clears the binding."""
-        outputs: list[Output] = [tensor_of(value) for value in runner.binding.get_outputs()]
+        tensors = [tensor_of(value) for value in runner.binding.get_outputs()]
         # Keep no pointer into the request's blocks.
         runner.binding.clear_binding_inputs()
+        if self._session.outputs_alias_binding:
+            return [replace(tensor, owner=(tensor.owner, runner.binding)) for tensor in tensors]
         runner.binding.clear_binding_outputs()
-        return outputs
+        return list(tensors)
 
     def uncaptured(self) -> contextlib.AbstractContextManager[None]:
         """Context for trial runs, whose shapes are not counted; no effect on the CPU."""

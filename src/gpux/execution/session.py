@@ -75,6 +75,15 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
+# The first version whose IOBinding.get_outputs() returns values that outlive the binding.
+_FIRST_WITH_OWN_OUTPUTS = (1, 30)
+
+
+def _is_older(version: str, than: tuple[int, int]) -> bool:
+    major, minor, *_ = version.split(".")
+    return (int(major), int(minor)) < than
+
+
 class Session:
     """An ONNX Runtime session. Any number of threads may run it concurrently.
 
@@ -89,6 +98,8 @@ class Session:
             counts, any input of a node on the CPU.
         provider: the execution provider actually in use: `cpu` or `cuda`.
         version: ONNX Runtime's version.
+        outputs_alias_binding: the outputs of a binding are references into it, which clearing it or
+            running it again invalidates. Later versions return values of their own.
     """
 
     def __init__(
@@ -105,6 +116,7 @@ class Session:
         )
         self.provider = cast(Literal["cpu", "cuda"], _SHORT_NAMES[raw.get_providers()[0]])
         self.version = str(runtime.__version__)
+        self.outputs_alias_binding = _is_older(self.version, _FIRST_WITH_OWN_OUTPUTS)
 
     def _find_host_inputs(self) -> Iterator[str]:
         """Yields the inputs that the model reads on the host.
