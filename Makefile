@@ -93,7 +93,7 @@ build/core/core_tests: $(addprefix build/core/usual/,$(CORE_OBJECTS))
 build/core/core_tests_portable: $(addprefix build/core/portable/,$(CORE_OBJECTS))
 build/core/core_tests build/core/core_tests_portable:
 	g++ $(CORE_FLAGS) $(SANITIZERS) -o $@ $^
-build/core/core_tests_coverage: $(addprefix build/core/coverage/,$(CORE_OBJECTS) shortest.o writer.o)
+build/core/core_tests_coverage: $(addprefix build/core/coverage/,$(CORE_OBJECTS))
 	g++ $(CORE_FLAGS) --coverage -o $@ $^
 
 # A rule for each build: one pattern rule with several targets would mean that one command makes them all.
@@ -140,10 +140,12 @@ fuzz:
 		2>build/core/fuzz.log || { cat build/core/fuzz.log; exit 1; }
 	@grep -E '^Done|^stat::' build/core/fuzz.log
 
-# Lines that tests reach: of the package, servers that tests start included, and of the core by its own tests.
+# Lines that tests reach: of the package, servers that tests start included, and of the core's reading half by its own
+# tests. (The writing half has tests/core/shortest.cpp, a program of its own, and tests/fastpath.)
 coverage: $(VENV)/dev.stamp build/core/core_tests_coverage
 	build/core/core_tests_coverage tests/core/corpus/reader
-	$(BIN)/gcovr --root src/_fastpath --object-directory build/core/coverage build/core/coverage
+	$(BIN)/gcovr --merge-lines --filter 'src/_fastpath/(activation|element|float32s|number|reader|sink|strided)' \
+		build/core/coverage
 	$(BIN)/python $(PYTEST) --cov --cov-report=term:skip-covered $(TESTS)
 
 # Every kind of client on several servers for MINUTES; tests/soak.py says what must hold. At low priority.

@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy
 import onnxruntime
+import pytest
 from onnx import TensorProto
+
+needs_placement = pytest.mark.skipif(
+    not hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"),
+    reason="ONNX Runtime before 1.24 does not report the placement of nodes",
+)
 
 
 @cache

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+import gpux
 from gpux.config.settings import Settings
 from gpux.errors import ConfigurationError, ModelError, RuntimeMissingError
 from gpux.execution.session import Session, create_session
+from gpux.tensors.outputs import to_python
+from tests.support.ort import needs_placement
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 Find = Callable[[str], Path]
@@ -245,10 +248,34 @@ def real(file: Path) -> Session:
     return create_session(Settings(model=file, provider="cpu"))
 
 
+@needs_placement
 def test_the_placement_of_nodes(model_file: Find) -> None:
     assert real(model_file("detector")).placement() is not None
     placed = real(model_file("table")).placement()
     assert placed == {"cpu": ["Gather /look/up"]}
+
+
+@pytest.mark.parametrize(
+    ("version", "is_alias"),
+    [("1.22.1", True), ("1.29.0", True), ("1.30.0", False), ("2.0.0", False)],
+)
+def test_a_binding_of_an_old_runtime_is_not_reused(version: str, is_alias: bool) -> None:
+    runtime = FakeRuntime([CPU])
+    runtime.__version__ = version
+    raw = SimpleNamespace(get_providers=lambda: [CPU])
+    assert Session(runtime, raw).outputs_alias_binding == is_alias
+
+
+def test_outputs_outlive_the_next_run(model_file: Find) -> None:
+    model = gpux.load(model_file("matrix"), "cpu")
+    first, second = (model.inputs.collect({"x": [[float(n), 0.5]]}) for n in (1, 2))
+    for _ in range(2):
+        kept = model.run(first)
+        model.run(second)
+        assert [to_python(value).tolist() for value in kept.values()] == [[[1.0, 0.5]]]
+        model._session.outputs_alias_binding = True  # works with any version
+    first.release()
+    second.release()
 
 
 def test_an_old_runtime_does_not_tell_the_placement() -> None:
