@@ -58,11 +58,12 @@ def find_parts() -> dict[str, Part]:
 def find_pythons() -> dict[str, str]:
     """The CPythons from 3.11 on that work, one for each minor version but this one's."""
     found: dict[str, str] = {}
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
     for candidate in _candidates():
         code = "import ssl, sys; print('%d.%d' % sys.version_info[:2])"
         done = subprocess.run([candidate, "-c", code], capture_output=True, text=True, check=False)
         version = done.stdout.strip()
-        if done.returncode == 0 and version != "%d.%d" % sys.version_info[:2]:  # noqa: UP031
+        if done.returncode == 0 and version != own:
             found.setdefault(version, candidate)
     return dict(sorted(found.items(), key=lambda entry: int(entry[0].partition(".")[2])))
 
