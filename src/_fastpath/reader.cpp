@@ -4,9 +4,13 @@
 #include <cstring>
 #include <new>
 #include <stdexcept>
+#include <string_view>
 #include <type_traits>
+#include <utility>
 
+#include "base64.hpp"
 #include "float32s.hpp"
+#include "strided.hpp"
 
 namespace gpux {
 namespace {
@@ -14,8 +18,9 @@ namespace {
 // Elements to claim memory for at once.
 constexpr std::size_t kMaxClaimed = 4096;
 
-// read_float32s() costs as much as a few numbers by the other way, so after it found none it is skipped
+// read_float32s() costs as much as a few numbers by the other way, so after it found fewer it is skipped
 // this often.
+constexpr std::size_t kFew = 4;
 constexpr int kMisses = 8;
 
 bool is_space(char character) {
@@ -35,6 +40,37 @@ bool is_literal(const char* at, std::size_t left, const Literal& literal) {
     return left >= literal.size && std::memcmp(at, literal.text, literal.size) == 0;
 }
 
+// What is often sent for JSON and is none.
+struct Refused {
+    std::string_view text;
+    const char* problem;
+};
+constexpr const char* kByteOrderMark = "a byte order mark is not JSON; send UTF-8 without one";
+constexpr Refused kRefused[] = {
+    {"NaN", "NaN is not JSON; null stands for it where gpux.yml has missing: nan"},
+    {"Infinity", "Infinity is not JSON; numbers are finite"},
+    {"'", "a single quote is not JSON; strings have double quotes"},
+    {"\xEF\xBB\xBF", kByteOrderMark},
+    {"\xFF\xFE", kByteOrderMark},
+    {"\xFE\xFF", kByteOrderMark},
+};
+
+// The keys of a {"b64": …}, as they must be written.
+constexpr std::string_view kData = "\"b64\"";
+constexpr std::string_view kShape = "\"shape\"";
+constexpr std::string_view kType = "\"dtype\"";
+
+struct NamedType {
+    std::string_view name;
+    Type type;
+};
+constexpr NamedType kTypes[] = {
+    {"float32", Type::float32},   {"float64", Type::float64}, {"float16", Type::float16},
+    {"bfloat16", Type::bfloat16}, {"int8", Type::int8},       {"int16", Type::int16},
+    {"int32", Type::int32},       {"int64", Type::int64},     {"uint8", Type::uint8},
+    {"uint16", Type::uint16},     {"uint32", Type::uint32},   {"uint64", Type::uint64},
+    {"bool", Type::boolean}};
+
 bool starts_number(char character) {
     // No branch, as signs are unpredictable: a bit for each of "-./0123456789".
     const unsigned index = static_cast<unsigned char>(character - '-');
@@ -48,6 +84,25 @@ const char* next_number(const char* at) {
     }
     const char* const next = at + (at[1] == ' ' ? 2 : 1);
     return starts_number(*next) ? next : nullptr;
+}
+
+// The number that follows after `]`, a comma, at most one space and `[`, where `count` numbers fill the list
+// that this closes; or null.
+const char* next_row(const char* at, std::size_t count, Rows* rows) {
+    if (*at != ']' || at[1] != ',' || !rows->can_close(count)) {
+        return nullptr;
+    }
+    const char* const list = at + (at[2] == ' ' ? 3 : 2);
+    if (*list != '[' || !starts_number(list[1])) {
+        return nullptr;
+    }
+    rows->close(1);
+    return list + 1;
+}
+
+const char* next_in_rows(const char* at, std::size_t count, Rows* rows) {
+    const char* const next = next_number(at);
+    return next != nullptr ? next : next_row(at, count, rows);
 }
 
 // Whether none of eight bytes ends a plain run of a string: a quote, a backslash, a control character or
@@ -112,7 +167,7 @@ bool Reader::read_object() {
         for (const Literal& literal : kLiterals) {
             is_value = is_value || is_literal(at_, left(), literal);
         }
-        return is_value ? fail(ReadError::not_an_object) : fail_syntax("expected an object");
+        return is_value ? fail(ReadError::not_an_object) : fail_token("expected an object");
     }
     ++at_;
     skip_space();
@@ -177,7 +232,7 @@ bool Reader::find_input(const char* name, std::size_t size) {
         }
     }
     if (tried == inputs_.size()) {
-        name_.assign(name, size);
+        text_.assign(name, size);
         return fail(ReadError::unknown_input);
     }
     input_ = index;
@@ -201,11 +256,9 @@ bool Reader::read_value() {
     spec_ = inputs_[input_].spec;
     sink_.emplace(*spec_, Memory{nullptr, 0, owner_, grow_});
     const std::size_t first_string = strings_.size();
-    if (!read_elements()) {
-        return false;
-    }
-    if (!sink_->finish()) {
-        return fail_value();
+    if (!read_elements() || !sink_->finish()) {
+        // An error of the sink came first, even if it was still counting.
+        return sink_->error() != Error::none && fail_value();
     }
     Value value;
     value.input = input_;
@@ -236,16 +289,18 @@ bool Reader::read_elements() {
                 continue;
             }
         } else if (starts_number(first)) {
-            if (!read_number()) {
+            if (!read_number() && !count_element()) {
                 return false;
             }
         } else if (first == '"') {
-            if (!read_string_element()) {
+            if (!read_string_element() && !count_element()) {
                 return false;
             }
         } else if (first == '{') {
-            return sink_->other(JsonKind::object) || fail_value();
-        } else if (!read_literal()) {
+            if (!read_base64() && !count_element()) {
+                return false;
+            }
+        } else if (!read_literal() && !count_element()) {
             return false;
         }
         // A value, or an empty list's content, ends here.
@@ -296,18 +351,19 @@ bool Reader::read_numbers() {
     const bool is_in_list = sink_->depth() > 0;
     for (;;) {
         // A number takes at least two bytes, comma included.
-        std::size_t room = is_in_list ? std::min(left() / 2 + 1, kMaxClaimed) : 1;
-        Element* const out = reinterpret_cast<Element*>(sink_->claim(&room));
+        Rows rows;
+        const std::size_t room = is_in_list ? std::min(left() / 2 + 1, kMaxClaimed) : 1;
+        Element* const out = reinterpret_cast<Element*>(sink_->claim_rows(room, &rows));
         if (out == nullptr) {
             return fail_value();
         }
         std::size_t count = 0;
         bool is_followed = true;
-        while (is_followed && count < room) {
+        while (is_followed && count < rows.end) {
             if (is_in_list) {
-                count += read_plain_numbers(out + count, room - count);
+                count = read_plain_numbers(out, count, &rows);
                 is_followed = starts_number(*at_);
-                if (!is_followed || count == room) {
+                if (!is_followed || count == rows.end) {
                     break;
                 }
             }
@@ -315,59 +371,79 @@ bool Reader::read_numbers() {
             const char* stop;
             if (!scan_number(at_, end_, &decimal, &stop)) {
                 at_ = stop;
-                return fail_syntax("expected a digit");
+                return fail_token("expected a digit");
             }
             const Outcome outcome = convert(decimal, out[count]);
             if (outcome != Outcome::stored) {
-                sink_->commit(count);
+                sink_->commit_rows(count, rows);
                 number_ = decimal.begin;
                 number_size_ = static_cast<std::size_t>(decimal.end - decimal.begin);
                 sink_->reject_number(outcome == Outcome::out_of_range);
                 return fail_value();
             }
             ++count;
-            const char* const next = is_in_list ? next_number(decimal.end) : nullptr;
+            const char* const next = is_in_list ? next_in_rows(decimal.end, count, &rows) : nullptr;
             is_followed = next != nullptr;
             at_ = is_followed ? next : decimal.end;
         }
-        sink_->commit(count);
+        sink_->commit_rows(count, rows);
         if (!is_followed) {
             return true;
         }
     }
 }
 
-// Numbers of common forms, from at_ on: at most `room`, and none near either end of the body. Returns the
-// count; at_ is then at a number for the general path, or after the last one if none follows directly.
-template <class Element>
-std::size_t Reader::read_plain_numbers(Element* out, std::size_t room) {
-    constexpr std::ptrdiff_t kBlock = 64;
-    const char* at = at_;
-    std::size_t count = 0;
+// The same by read_float32s(), for what it reads.
+inline std::size_t Reader::read_float32s_in_bulk(float* out, std::size_t count, Rows* rows) {
 #ifdef GPUX_HAS_FLOAT32S
-    if constexpr (std::is_same_v<Element, float>) {
-        if (misses_ > 0) {
-            --misses_;
-        } else if (has_avx2_ && at - body_ >= kFloat32sLookback) {
-            const char* after;
-            count = read_float32s(at, end_, out, room, &after);
-            misses_ = count == 0 ? kMisses : 0;
-            if (count > 0) {
-                at = next_number(after - 1);
-                if (at == nullptr) {
-                    at_ = after - 1;
-                    return count;
-                }
+    if (misses_ > 0) {
+        --misses_;
+    } else if (has_avx2_ && at_ - body_ >= kFloat32sLookback) {
+        const char* end;
+        const std::size_t found = rows->size - 1 < kMaxFloat32sRow
+                                      ? read_float32_rows(at_, end_, out + count, rows->claimed - count,
+                                                          rows->end - count, rows->size, &end)
+                                      : read_float32s(at_, end_, out + count, rows->end - count, &end);
+        misses_ = found < kFew ? kMisses : 0;
+        if (found > 0) {
+            count += found;
+            if (count > rows->end) {
+                rows->close((count - rows->end - 1) / rows->size + 1);
             }
+            const char* const next = next_in_rows(end, count, rows);
+            at_ = next != nullptr ? next : end;
         }
     }
+#else
+    static_cast<void>(out);
+    static_cast<void>(rows);
 #endif
-    while (end_ - at >= kBlock && at - body_ >= kLookback) {
-        const char* const block = at;
+    return count;
+}
+
+// Numbers of common forms, from at_ on, after `count` of the claimed ones: none near either end of the body.
+// Returns the new count; at_ is then at a number for the general path, or after the last one if none follows
+// directly.
+template <class Element>
+std::size_t Reader::read_plain_numbers(Element* out, std::size_t count, Rows* rows) {
+    constexpr std::ptrdiff_t kBlock = 64;
+    constexpr bool kInBulk = std::is_same_v<Element, float>;
+    for (;;) {
+        if constexpr (kInBulk) {
+            count = read_float32s_in_bulk(out, count, rows);
+            if (!starts_number(*at_)) {
+                return count;
+            }
+        }
+        const char* const block = at_;
+        if (end_ - block < kBlock || block - body_ < kLookback) {
+            return count;
+        }
+        const char* at = block;
         for (std::uint64_t ends = find_ends(block); ends != 0; ends &= ends - 1) {
             const char* const end = block + __builtin_ctzll(ends);
             Decimal decimal;
-            if (count == room || !scan_plain_number(at, end, &decimal) ||
+            if (count == rows->end || !scan_plain_number(at, end, &decimal) ||
                 convert(decimal, out[count]) != Outcome::stored) {
                 at_ = at;
                 return count;
@@ -375,16 +451,22 @@ std::size_t Reader::read_plain_numbers(Element* out, std::size_t room) {
             ++count;
             at = next_number(end);
             if (at == nullptr) {
-                at_ = end;
-                return count;
+                at = next_row(end, count, rows);
+                if (at == nullptr) {
+                    at_ = end;
+                    return count;
+                }
+                if (kInBulk && rows->size > kMaxFloat32sRow) {
+                    break;  // a list is worth a new start
+                }
+                ends &= ends - 1;  // the comma
             }
         }
-        if (at == block) {
-            break;  // a number longer than a block
+        at_ = at;
+        if (at == block || count == rows->end) {
+            return count;  // a number longer than a block, or a list longer than its siblings
         }
     }
-    at_ = at;
-    return count;
 }
 
 bool Reader::read_literal() {
@@ -392,11 +474,11 @@ bool Reader::read_literal() {
         if (is_literal(at_, left(), literal)) {
             const bool taken = literal.kind == JsonKind::boolean ? sink_->booleans(&literal.value, 1)
                                                                  : sink_->other(literal.kind);
-            at_ += literal.size;
+            at_ += taken ? literal.size : 0;
             return taken || fail_value();
         }
     }
-    return fail_syntax("expected a value");
+    return fail_token("expected a value");
 }
 
 bool Reader::read_string_element() {
@@ -414,6 +496,265 @@ bool Reader::read_string_element() {
     }
     strings_.push_back(string);
     return true;
+}
+
+// An element that the sink only counts, after another function has met it and the sink refused it. Returns
+// false unless it counts.
+bool Reader::count_element() {
+    if (!sink_->is_counting()) {
+        return false;
+    }
+    const std::size_t decoded = decoded_.size();
+    if (starts_number(*at_)) {
+        Decimal decimal;
+        const char* stop;
+        if (!scan_number(at_, end_, &decimal, &stop)) {
+            return false;
+        }
+        at_ = decimal.end;
+    } else if (*at_ == '"') {
+        String string;
+        std::size_t characters = 0;
+        ++at_;
+        if (!read_string(&string, &characters)) {
+            return false;
+        }
+    } else if (*at_ == '{') {
+        Base64 value;
+        if (!read_base64_members(&value)) {
+            return false;
+        }
+    } else {
+        const auto literal = std::find_if(
+            std::begin(kLiterals), std::end(kLiterals),
+            [this](const Literal& one) { return is_literal(at_, left(), one); });
+        if (literal == std::end(kLiterals)) {
+            return false;
+        }
+        at_ += literal->size;
+    }
+    decoded_.resize(decoded);
+    return sink_->count(sink_->depth(), 0, nullptr);
+}
+
+// A {"b64": …}: a tensor's bytes, or those of a string. Any other object is an error at its first byte.
+bool Reader::read_base64() {
+    const char* const start = at_;
+    Base64 value;
+    if (sink_->is_counting() || !read_base64_members(&value)) {
+        return false;
+    }
+    if (!value.text) {
+        return fail_base64("\"b64\" is missing");
+    }
+    const char* const after = at_;
+    at_ = start;  // where an error is reported
+    bool taken = false;
+    if (spec_->type == Type::string) {
+        taken = value.axes || value.type ? fail_base64("a string has neither \"shape\" nor \"dtype\"")
+                                         : read_base64_string(*value.text);
+    } else if (!value.axes) {
+        return fail_base64("{\"b64\"} needs \"shape\"");
+    } else if (sink_->depth() > 0) {
+        return sink_->other(JsonKind::object) || fail_value();
+    } else {
+        taken = read_base64_tensor(value);
+    }
+    if (taken) {
+        at_ = after;
+    }
+    return taken;
+}
+
+bool Reader::read_base64_string(const String& text) {
+    if (!sink_->expect_string()) {
+        return fail_value();
+    }
+    const auto start_of = [&] { return (text.decoded ? decoded_.data() : body_) + text.start; };
+    const std::optional<std::size_t> bytes = base64_bytes(start_of(), text.size);
+    String string;
+    string.start = decoded_.size();
+    string.decoded = true;
+    string.size = bytes.value_or(0);
+    decoded_.resize(string.start + string.size);
+    char* const out = &decoded_[string.start];
+    if (!bytes || !decode_base64(start_of(), text.size, reinterpret_cast<unsigned char*>(out))) {
+        return fail_base64("\"b64\" is not base64 with padding");
+    }
+    // Of UTF-8; other bytes count alike.
+    const auto characters = std::count_if(out, out + string.size,
+                                          [](char byte) { return (byte & 0xC0) != 0x80; });
+    if (!sink_->string(static_cast<std::size_t>(characters))) {
+        return fail_value();
+    }
+    strings_.push_back(string);
+    return true;
+}
+
+// The shape is judged first, as that of lists is; then the bytes, which are decoded in place if they are of
+// the input's own type, and else fed as an array.
+bool Reader::read_base64_tensor(const Base64& value) {
+    const Type type = value.type.value_or(spec_->type);
+    const int axes = *value.axes;
+    if (!sink_->axes_below(axes, value.sizes) || !sink_->finish()) {
+        return fail_value();
+    }
+    const char* const text = (value.text->decoded ? decoded_.data() : body_) + value.text->start;
+    const std::optional<std::size_t> bytes = base64_bytes(text, value.text->size);
+    if (!bytes) {
+        return fail_base64("\"b64\" is not base64 with padding");
+    }
+    std::int64_t product = static_cast<std::int64_t>(element_bytes(type));
+    bool is_empty = false;
+    for (int axis = 0; axis < axes; ++axis) {
+        is_empty = is_empty || value.sizes[axis] == 0;
+        if (__builtin_mul_overflow(product, std::max<std::int64_t>(value.sizes[axis], 1), &product)) {
+            return fail_base64("no tensor has so many elements");
+        }
+    }
+    const std::size_t expected = is_empty ? 0 : static_cast<std::size_t>(product);
+    if (*bytes != expected) {
+        return fail_base64("expected " + std::to_string(expected) + " bytes, got " + std::to_string(*bytes));
+    }
+    std::string others;  // of another type than the input's
+    unsigned char* out = nullptr;
+    if (type == spec_->type) {
+        out = sink_->claim_all(expected / element_bytes(type));
+        if (out == nullptr && expected > 0) {
+            return fail_value();
+        }
+    } else {
+        others.resize(expected);
+        out = reinterpret_cast<unsigned char*>(&others[0]);
+    }
+    if (!decode_base64(text, value.text->size, out)) {
+        return fail_base64("\"b64\" is not base64 with padding");
+    }
+    if (type == Type::boolean &&
+        std::any_of(out, out + expected, [](unsigned char byte) { return byte > 1; })) {
+        return fail_base64("the bytes of bools are 0 or 1");
+    }
+    if (type == spec_->type || is_empty) {
+        return true;
+    }
+    std::ptrdiff_t strides[kMaxAxes];
+    std::ptrdiff_t stride = static_cast<std::ptrdiff_t>(element_bytes(type));
+    for (int axis = axes - 1; axis >= 0; --axis) {
+        strides[axis] = stride;
+        stride *= value.sizes[axis];
+    }
+    return feed(*sink_, out, type, axes, value.sizes, strides) || fail_value();
+}
+
+// From the opening brace to after the closing one. The first key tells whether it is one at all.
+bool Reader::read_base64_members(Base64* value) {
+    const char* const start = at_;
+    const auto is_key = [this](std::string_view key) {
+        return left() >= key.size() && std::memcmp(at_, key.data(), key.size()) == 0;
+    };
+    do {
+        ++at_;
+        skip_space();
+        const bool is_data = is_key(kData);
+        const bool is_shape = is_key(kShape);
+        if (!is_data && !is_shape && !is_key(kType)) {
+            if (!value->text && !value->axes && !value->type) {
+                at_ = start;
+                return sink_->other(JsonKind::object) || fail_value();
+            }
+            return expect('"', "expected a key in quotes") &&
+                   fail_base64("its keys are \"b64\", \"shape\" and \"dtype\"");
+        }
+        if (is_data    ? value->text.has_value()
+            : is_shape ? value->axes.has_value()
+                       : value->type.has_value()) {
+            return fail_base64("a key stands there twice");
+        }
+        at_ += (is_data ? kData : is_shape ? kShape : kType).size();
+        skip_space();
+        if (!expect(':', "expected ':'")) {
+            return false;
+        }
+        skip_space();
+        if (is_data) {
+            std::size_t characters = 0;
+            if (at_ < end_ && *at_ != '"') {
+                return fail_base64("\"b64\" must be a string");
+            }
+            if (!expect('"', "expected a string")) {
+                return false;
+            }
+            value->text.emplace();
+            if (!read_string(&*value->text, &characters)) {
+                return false;
+            }
+        } else if (!(is_shape ? read_sizes(value) : read_type(value))) {
+            return false;
+        }
+        skip_space();
+    } while (*at_ == ',');
+    return expect('}', "expected ',' or '}'");
+}
+
+// A list of sizes. More than kMaxAxes are counted only.
+bool Reader::read_sizes(Base64* value) {
+    constexpr const char* kProblem = "\"shape\" must be a list of sizes";
+    if (at_ < end_ && *at_ != '[') {
+        return fail_base64(kProblem);
+    }
+    if (!expect('[', "expected a list")) {
+        return false;
+    }
+    skip_space();
+    int axes = 0;
+    for (; *at_ != ']'; ++axes) {
+        Decimal decimal;
+        const char* stop;
+        std::int64_t size;
+        if (at_ < end_ && *at_ != '-' && !is_digit(*at_)) {
+            return fail_base64(kProblem);
+        }
+        if (!scan_number(at_, end_, &decimal, &stop)) {
+            at_ = stop;
+            return fail_token("expected a digit");
+        }
+        if (convert(decimal, size) != Outcome::stored || size < 0) {
+            return fail_base64(kProblem);
+        }
+        if (axes == kMaxAxes) {
+            --axes;
+            value->axes = kMaxAxes + 1;
+        }
+        value->sizes[axes] = size;
+        at_ = decimal.end;
+        skip_space();
+        if (*at_ == ',') {
+            ++at_;
+            skip_space();
+            if (*at_ == ']') {
+                return fail_token("expected a size");
+            }
+        } else if (*at_ != ']') {
+            return fail_token("expected ',' or ']'");
+        }
+    }
+    ++at_;
+    value->axes = std::max(axes, value->axes.value_or(0));
+    return true;
+}
+
+bool Reader::read_type(Base64* value) {
+    for (const NamedType& one : kTypes) {
+        const std::size_t size = one.name.size();
+        if (left() > size + 1 && *at_ == '"' && at_[size + 1] == '"' &&
+            one.name == std::string_view(at_ + 1, size)) {
+            value->type = one.type;
+            at_ += size + 2;
+            return true;
+        }
+    }
+    return at_ == end_ ? fail_token("expected a string")
+                       : fail_base64("\"dtype\" must be the name of a type, such as \"float32\"");
 }
 
 // A string, from after its opening quote to after its closing one.
@@ -560,7 +901,7 @@ bool Reader::read_beyond_ascii() {
 
 bool Reader::expect(char character, const char* problem) {
     if (at_ == end_ || *at_ != character) {
-        return fail_syntax(problem);
+        return fail_token(problem);
     }
     ++at_;
     return true;
@@ -580,6 +921,31 @@ bool Reader::fail(ReadError error) {
 bool Reader::fail_syntax(const char* problem) {
     problem_ = at_ >= end_ ? "the body ends here" : problem;
     return fail(ReadError::syntax);
+}
+
+// Where a token is expected, outside of strings: what is often sent in its place is named.
+bool Reader::fail_token(const char* problem) {
+    for (const Refused& refused : kRefused) {
+        const std::size_t size = refused.text.size();
+        if (left() >= size && refused.text == std::string_view(at_, size)) {
+            problem = refused.problem;
+        }
+    }
+    if (*at_ == ']' || *at_ == '}') {
+        const char* before = at_;
+        while (before > body_ && is_space(before[-1])) {
+            --before;
+        }
+        if (before > body_ && before[-1] == ',') {
+            problem = "a trailing comma is not JSON; after a comma something follows";
+        }
+    }
+    return fail_syntax(problem);
+}
+
+bool Reader::fail_base64(std::string problem) {
+    text_ = std::move(problem);
+    return fail(ReadError::base64);
 }
 
 }  // namespace gpux

@@ -4,7 +4,8 @@
 // from front to back, and drives a sink for each value. It checks the names itself (unknown, duplicate
 // and mutually exclusive ones), and the syntax: the first invalid byte is the error. The first error of
 // any kind stops the reader; nothing after it is read. No recursion, and no allocation per number: the
-// sink counts the open lists and bounds their depth, and an object inside a value is an error.
+// sink counts the open lists and bounds their depth, and an object inside a value is an error, unless it is
+// a {"b64": …}.
 #pragma once
 
 #include <cstddef>
@@ -51,10 +52,11 @@ enum class ReadError : int {
     none,
     syntax,  // at(), problem()
     not_an_object,
-    unknown_input,    // name()
+    unknown_input,    // text()
     duplicate_input,  // input()
     clashing_inputs,  // input() and other_input()
     value,            // of input(): sink(), and number() if one was rejected
+    base64,           // a {"b64": …} of input() at sink()'s path: text()
     out_of_memory,
 };
 
@@ -81,15 +83,24 @@ public:
     ReadError error() const noexcept { return error_; }
     std::size_t at() const noexcept { return static_cast<std::size_t>(at_ - body_); }
     const char* problem() const noexcept { return problem_; }
-    const std::string& name() const noexcept { return name_; }
+    // The unknown name, or what is wrong with a {"b64": …}.
+    const std::string& text() const noexcept { return text_; }
     std::size_t input() const noexcept { return input_; }
     std::size_t other_input() const noexcept { return other_input_; }
     const Sink& sink() const noexcept { return *sink_; }  // of the last value
-    // The text of the rejected number, empty if there is none.
+    // The text of the rejected number, empty if there is none (in base64, numbers have none).
     const char* number() const noexcept { return number_; }
     std::size_t number_size() const noexcept { return number_size_; }
 
 private:
+    // The members of a {"b64": …}.
+    struct Base64 {
+        std::optional<String> text;
+        std::optional<Type> type;
+        std::optional<int> axes;
+        std::int64_t sizes[kMaxAxes];
+    };
+
     bool read_object();
     bool read_member();
     bool find_input(const char* name, std::size_t size);
@@ -98,10 +109,18 @@ private:
     template <class Element>
     bool read_numbers();
     template <class Element>
-    std::size_t read_plain_numbers(Element* out, std::size_t room);
+    std::size_t read_plain_numbers(Element* out, std::size_t count, Rows* rows);
+    std::size_t read_float32s_in_bulk(float* out, std::size_t count, Rows* rows);
     bool read_number();
     bool read_literal();
     bool read_string_element();
+    bool count_element();
+    bool read_base64();
+    bool read_base64_string(const String& text);
+    bool read_base64_tensor(const Base64& value);
+    bool read_base64_members(Base64* value);
+    bool read_sizes(Base64* value);
+    bool read_type(Base64* value);
     bool read_string(String* string, std::size_t* characters);
     bool read_escape();
     bool read_hex(unsigned* unit);
@@ -110,6 +129,8 @@ private:
     void skip_space();
     bool fail(ReadError error);
     bool fail_syntax(const char* problem);
+    bool fail_token(const char* problem);
+    bool fail_base64(std::string problem);
     bool fail_value() { return fail(ReadError::value); }
 
     std::optional<Sink> sink_;  // at offset 0: 0.7 % fewer instructions for strings
@@ -131,7 +152,7 @@ private:
 
     ReadError error_ = ReadError::none;
     const char* problem_ = "";
-    std::string name_;
+    std::string text_;
     std::size_t other_input_ = 0;
     const char* number_ = nullptr;
     std::size_t number_size_ = 0;

@@ -9,6 +9,17 @@ namespace {
 
 constexpr std::int64_t kNoLimit = std::numeric_limits<std::int64_t>::max();
 
+// Whether a number is infinite or NaN, and is stored as that: JSON has no word for it, other sources may.
+template <class Native, class Element>
+bool store_non_finite(Native number, Element& element) {
+    if constexpr (std::is_floating_point_v<Native> && !std::is_integral_v<Element> &&
+                  !std::is_same_v<Element, Boolean>) {
+        round_to(number, element);
+        return !std::isfinite(number);
+    }
+    return false;
+}
+
 // Stores numbers until one does not fit; returns how many did. Checks after a loop without branches,
 // which the compiler can vectorize.
 template <class Native, class Element>
@@ -22,7 +33,7 @@ std::size_t store_all(const Native* numbers, std::size_t count, unsigned char* o
         return count;
     }
     for (std::size_t i = 0; i < count; ++i) {
-        if (!store(numbers[i], elements[i])) {
+        if (!store(numbers[i], elements[i]) && !store_non_finite(numbers[i], elements[i])) {
             return i;
         }
     }
@@ -88,7 +99,7 @@ bool Sink::open() noexcept {
         return mismatch(JsonKind::array);
     }
     if (depth_ > 0 && count_[depth_ - 1] >= limit_[depth_ - 1]) {
-        return fail(Error::outgrown);
+        start_counting();
     }
     if (depth_ == spec_.max_axes) {
         return fail(Error::too_deep);
@@ -101,7 +112,8 @@ bool Sink::close() noexcept {
     --depth_;
     const std::int64_t size = count_[depth_];
     if (rank_ < 0) {
-        settle_rank(depth_ + 1);  // an empty list has no axes below it
+        rank_ = depth_ + 1;  // as written; only finish() knows which declared axes these are
+        ends_empty_ = true;
     }
     if (extent_[depth_] < 0) {
         extent_[depth_] = size;
@@ -134,7 +146,7 @@ bool Sink::add(const Native* numbers, std::size_t count) noexcept {
     if (stored < count) {
         return reject(numbers[stored]);
     }
-    return outgrown ? fail(Error::outgrown) : true;
+    return outgrown ? start_counting() : true;
 }
 
 unsigned char* Sink::claim(std::size_t* count, JsonKind kind) noexcept {
@@ -147,10 +159,28 @@ unsigned char* Sink::claim(std::size_t* count, JsonKind kind) noexcept {
         return nullptr;
     }
     if (*count == 0 && outgrown) {
-        fail(Error::outgrown);
+        start_counting();
         return nullptr;
     }
     return memory_.data + written_ * element_bytes_;
+}
+
+unsigned char* Sink::claim_rows(std::size_t count, Rows* rows) noexcept {
+    *rows = {0, count, count, 0};
+    const int list = depth_ - 1;
+    if (list < 1 || depth_ != rank_ || counting_ || count_[list] >= extent_[list]) {
+        unsigned char* const out = claim(&count);
+        rows->end = rows->claimed = count;
+        return out;
+    }
+    rows->size = static_cast<std::size_t>(extent_[list]);
+    rows->end = static_cast<std::size_t>(extent_[list] - count_[list]);
+    const std::size_t siblings = static_cast<std::size_t>(limit_[list - 1] - count_[list - 1]) - 1;
+    if (siblings <= count / rows->size) {
+        rows->claimed = std::min(count, rows->end + siblings * rows->size);
+    }
+    rows->end = std::min(rows->end, rows->claimed);
+    return reserve(rows->claimed) ? memory_.data + written_ * element_bytes_ : nullptr;
 }
 
 bool Sink::booleans(const std::uint8_t* values, std::size_t count) noexcept {
@@ -165,7 +195,7 @@ bool Sink::booleans(const std::uint8_t* values, std::size_t count) noexcept {
         memory_.data[written_ + i] = values[i] != 0;
     }
     commit(count);
-    return outgrown ? fail(Error::outgrown) : true;
+    return outgrown ? start_counting() : true;
 }
 
 bool Sink::expect_string() noexcept {
@@ -177,7 +207,7 @@ bool Sink::expect_string() noexcept {
     if (!enter_elements(JsonKind::string, &count, &outgrown)) {
         return false;
     }
-    return outgrown ? fail(Error::outgrown) : true;
+    return outgrown ? start_counting() : true;
 }
 
 bool Sink::string(std::size_t characters) noexcept {
@@ -194,7 +224,20 @@ bool Sink::reject_number(bool out_of_range) noexcept {
     return fail(out_of_range ? Error::out_of_range : Error::not_an_integer);
 }
 
-bool Sink::other(JsonKind kind) noexcept { return mismatch(kind); }
+bool Sink::other(JsonKind kind) noexcept {
+    if (kind != JsonKind::null || !spec_.null_is_nan) {
+        return mismatch(kind);
+    }
+    std::size_t count = 1;
+    unsigned char* const out = claim(&count, kind);
+    if (out == nullptr) {
+        return false;
+    }
+    const double nan = std::numeric_limits<double>::quiet_NaN();
+    store_as(spec_.type, &nan, 1, out);
+    commit(1);
+    return true;
+}
 
 bool Sink::huge_integer() noexcept {
     if (spec_.type == Type::string) {
@@ -203,7 +246,32 @@ bool Sink::huge_integer() noexcept {
     std::size_t count = 1;
     bool outgrown = false;
     return enter_elements(JsonKind::number, &count, &outgrown) &&
-           fail(outgrown ? Error::outgrown : Error::out_of_range);
+           (outgrown ? start_counting() : fail(Error::out_of_range));
+}
+
+bool Sink::count(int depth, int axes, const std::ptrdiff_t* sizes) noexcept {
+    depth_ = depth;
+    bool is_regular = depth + axes == rank_;
+    for (int axis = depth; is_regular && axis < rank_; ++axis) {
+        const std::int64_t size = sizes[axis - depth];
+        extent_[axis] = extent_[axis] < 0 ? size : extent_[axis];
+        is_regular = extent_[axis] == size;
+    }
+    if (!is_regular) {
+        return fail(Error::ragged);
+    }
+    if (depth_ > 0) {
+        ++count_[depth_ - 1];
+    }
+    return true;
+}
+
+unsigned char* Sink::claim_all(std::size_t elements) noexcept {
+    if (!reserve(elements)) {
+        return nullptr;
+    }
+    written_ = elements;
+    return memory_.data;
 }
 
 bool Sink::axes_below(int count, const std::ptrdiff_t* sizes) noexcept {
@@ -221,10 +289,17 @@ bool Sink::axes_below(int count, const std::ptrdiff_t* sizes) noexcept {
 }
 
 bool Sink::finish() noexcept {
+    if (counting_) {
+        error_ = Error::wrong_shape;
+        return false;
+    }
     if (spec_.open) {
         axes_ = rank_;
         std::copy_n(extent_, rank_, shape_);
         return true;
+    }
+    if (ends_empty_) {
+        align_empty_list();
     }
     if (rank_ < spec_.min_axes || rank_ > spec_.max_axes) {
         return fail(Error::wrong_shape);
@@ -260,9 +335,9 @@ bool Sink::enter_elements(JsonKind kind, std::size_t* count, bool* outgrown) noe
         return mismatch(kind);
     }
     if (depth_ > 0) {
-        const std::size_t room = static_cast<std::size_t>(limit_[depth_ - 1] - count_[depth_ - 1]);
-        if (*count > room) {
-            *count = room;
+        const std::int64_t room = limit_[depth_ - 1] - count_[depth_ - 1];  // negative while counting
+        if (static_cast<std::int64_t>(*count) > room) {
+            *count = static_cast<std::size_t>(std::max<std::int64_t>(room, 0));
             *outgrown = true;
         }
     }
@@ -276,8 +351,48 @@ void Sink::commit(std::size_t count) noexcept {
     }
 }
 
-// The first element, empty list or array determines the value's rank; from then on each of its axes
-// corresponds to a declared one, whose fixed size no list may outgrow.
+void Sink::commit_rows(std::size_t count, const Rows& rows) noexcept {
+    commit(count);
+    if (rows.closed > 0) {
+        count_[depth_ - 1] -= static_cast<std::int64_t>(rows.closed * rows.size);
+        count_[depth_ - 2] += static_cast<std::int64_t>(rows.closed);
+    }
+}
+
+// A list is longer than the model's fixed size, which is the error: from here on no list has room for
+// elements. Returns false.
+bool Sink::start_counting() noexcept {
+    if (!counting_) {
+        std::fill(std::begin(limit_), std::end(limit_), -1);
+        counting_ = true;
+        error_ = Error::outgrown;
+    }
+    return false;
+}
+
+// Axes that are missing below an empty list take the declared sizes, if these are fixed and the axes above
+// it agree: of the whole value, or else of one item. Otherwise the rank is as written.
+void Sink::align_empty_list() noexcept {
+    ends_empty_ = false;
+    for (int rank = spec_.axes; rank >= std::max(spec_.min_axes, rank_); --rank) {
+        const std::int64_t* const declared = spec_.sizes + spec_.axes - rank;
+        bool fits = true;
+        for (int axis = 0; axis < rank_ - 1; ++axis) {
+            fits = fits && (declared[axis] < 0 || declared[axis] == extent_[axis]);
+        }
+        for (int axis = rank_; axis < rank; ++axis) {
+            fits = fits && declared[axis] >= 0;
+        }
+        if (fits) {
+            std::copy(declared + rank_, declared + rank, extent_ + rank_);
+            rank_ = rank;
+            return;
+        }
+    }
+}
+
+// The first element or array determines the value's rank; from then on each of its axes corresponds to a
+// declared one, whose fixed size no list may outgrow.
 void Sink::settle_rank(int rank) noexcept {
     rank_ = rank;
     if (spec_.open || rank < spec_.min_axes || rank > spec_.max_axes) {
@@ -310,8 +425,36 @@ bool Sink::reserve(std::size_t count) noexcept {
 }
 
 bool Sink::fail(Error error) noexcept {
+    if (counting_) {
+        counting_ = false;  // irregular: its shape cannot be told
+        return false;
+    }
     error_ = error;
     return false;
+}
+
+bool Sink::is_reordered() const noexcept {
+    if (error_ != Error::wrong_shape || rank_ < spec_.min_axes || rank_ > spec_.max_axes) {
+        return false;
+    }
+    std::int64_t sizes[kMaxAxes];
+    std::int64_t* const end = std::copy_n(extent_, rank_, sizes);
+    const int first = spec_.batched && rank_ == spec_.axes ? 1 : 0;  // rows stay rows
+    std::int64_t* rest = sizes + first;                              // those before it are taken
+    bool is_in_order = true;
+    for (int axis = first; axis < rank_; ++axis) {
+        const std::int64_t declared = spec_.sizes[declared_axis(axis)];
+        if (declared < 0) {
+            continue;
+        }
+        is_in_order = is_in_order && declared == extent_[axis];
+        std::int64_t* const found = std::find(rest, end, declared);
+        if (found == end) {
+            return false;
+        }
+        std::swap(*found, *rest++);
+    }
+    return !is_in_order;
 }
 
 // At the top, the whole value has the wrong type; inside, a list is expected where the siblings are
@@ -323,7 +466,7 @@ bool Sink::mismatch(JsonKind kind) noexcept {
         return fail(Error::wrong_type_at_top);
     }
     if (count_[depth_ - 1] >= limit_[depth_ - 1]) {
-        return fail(Error::outgrown);
+        return start_counting();
     }
     expected_array_ = depth_ < (rank_ >= 0 ? rank_ : spec_.min_axes);
     return fail(Error::wrong_type);

@@ -28,6 +28,7 @@ struct Spec {
     bool batched;                  // axis 0 is the batch axis, which must not be empty
     bool flat_items;               // [batch, 1]: a value of rank 1 is a list of items
     std::int64_t max_characters;   // of a string; -1 for no limit
+    bool null_is_nan;              // of a float type: null is an element, NaN
 };
 
 // The memory that the sink writes to, owned by the caller. `grow` sets `data` to at least `needed`
@@ -51,9 +52,9 @@ enum class Error : int {
     not_finite,
     too_long,  // a string
     ragged,    // a list's length differs from its siblings'
-    outgrown,  // a list is longer than the model's fixed size
+    outgrown,  // a list is longer than the model's fixed size, and the value irregular or cut short
     too_deep,
-    wrong_shape,  // found by finish()
+    wrong_shape,  // got_sizes() is the whole shape
     empty_batch,
     out_of_memory,
 };
@@ -66,12 +67,32 @@ struct Number {
     std::uint64_t as_uint64;
 };
 
+// Claimed elements that may go into several lists, one after the other, of a length that is known.
+struct Rows {
+    std::size_t size;     // elements of a list
+    std::size_t end;      // index of the first claimed element beyond the current list, at most `claimed`
+    std::size_t claimed;  // elements
+    std::size_t closed;   // lists that closed, each followed by another one
+
+    // Whether the list of which `count` claimed elements are stored may close and the next one open.
+    bool can_close(std::size_t count) const noexcept { return count == end && end < claimed; }
+    // Closes `count` lists and opens as many.
+    void close(std::size_t count) noexcept {
+        closed += count;
+        end += size * count;
+        end = end < claimed ? end : claimed;
+    }
+};
+
 class Sink {
 public:
     // `spec` must outlive the sink.
     Sink(const Spec& spec, const Memory& memory) noexcept;
 
-    // Events. Each returns false on an error; the first error stands, and no event may follow it.
+    // Events. Each returns false on an error; the first error stands, and no event may follow it, with one
+    // exception: where a list outgrows the model's fixed size, the sink starts counting (is_counting()), so
+    // that the error can tell the whole shape. Lists go on as before. Elements are refused without an error
+    // of their own, and nothing is stored: the caller passes them to count().
     bool open() noexcept;
     bool close() noexcept;
     bool doubles(const double* numbers, std::size_t count) noexcept;
@@ -89,15 +110,26 @@ public:
     // nothing is stored before commit(). `kind` names the elements in the error if none is allowed here.
     unsigned char* claim(std::size_t* count, JsonKind kind = JsonKind::number) noexcept;
     void commit(std::size_t count) noexcept;
+    // The same across siblings of the current list, once the length of such lists is known: claims up to
+    // `count` elements. Before one goes into the next list, the caller closes the current one by
+    // rows->close(), if rows->can_close(). The events of other lists do not differ.
+    unsigned char* claim_rows(std::size_t count, Rows* rows) noexcept;
+    void commit_rows(std::size_t count, const Rows& rows) noexcept;
     // The next claimed element is a number that the type cannot hold.
     bool reject_number(bool out_of_range) noexcept;
+    // While counting: a tensor of these sizes (an element has no axes) as the next value at `depth`. Events
+    // may have reported a part of it.
+    bool count(int depth, int axes, const std::ptrdiff_t* sizes) noexcept;
+    // The whole tensor in the input's own type, after finish(): where its elements go, or null on an error.
+    unsigned char* claim_all(std::size_t elements) noexcept;
     // The sizes of the next `count` axes from here, which an array without elements still has.
     bool axes_below(int count, const std::ptrdiff_t* sizes) noexcept;
-    // The end of the value: checks its shape. Call once, after the last event.
+    // The end of the value: checks its shape. After the last event; again, it changes nothing.
     bool finish() noexcept;
 
     Type type() const noexcept { return spec_.type; }
     int depth() const noexcept { return depth_; }  // open lists
+    bool is_counting() const noexcept { return counting_; }
 
     // After finish(): the tensor.
     int axes() const noexcept { return axes_; }
@@ -122,11 +154,14 @@ public:
     // For wrong_shape: the shape that was received.
     int got_axes() const noexcept { return rank_; }
     const std::int64_t* got_sizes() const noexcept { return extent_; }
+    bool is_reordered() const noexcept;  // its sizes fit in another order
 
 private:
     template <class Native>
     bool add(const Native* numbers, std::size_t count) noexcept;
     bool enter_elements(JsonKind kind, std::size_t* count, bool* outgrown) noexcept;
+    bool start_counting() noexcept;
+    void align_empty_list() noexcept;
     void settle_rank(int rank) noexcept;
     bool list_of_items() const noexcept { return spec_.flat_items && rank_ == 1; }
     int declared_axis(int axis) const noexcept;
@@ -146,7 +181,9 @@ private:
     int rank_ = -1;                     // of the value, set by its first element or empty list
     std::int64_t count_[kMaxAxes + 1];  // per open list: finished children, so the index of the current one
     std::int64_t extent_[kMaxAxes];     // per axis: size, set by the first list that closes; -1 before
-    std::int64_t limit_[kMaxAxes];      // per axis: the model's fixed size, set with the rank
+    std::int64_t limit_[kMaxAxes];  // per axis: the model's fixed size, set with the rank; -1 while counting
+    bool ends_empty_ = false;       // an empty list set the rank
+    bool counting_ = false;
 
     int axes_ = 0;
     int added_ = 0;

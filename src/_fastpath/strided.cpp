@@ -41,25 +41,8 @@ bool feed_row(Sink& sink, const unsigned char* data, std::size_t size, std::ptrd
     return true;
 }
 
-// Copies floats as `Bits`; returns whether all are finite. Reads each once, so that the checked value is
-// the stored one. An exponent of all ones plus its lowest bit carries into the sign bit: no branches,
-// and no comparisons, which SSE2 lacks for 64 bits. The compiler vectorizes this, and it runs as fast
-// as a plain copy.
-template <class Bits>
-bool copy_finite(unsigned char* out, const unsigned char* data, std::size_t count, Bits exponent) {
-    constexpr Bits kSign = static_cast<Bits>(Bits{1} << (8 * sizeof(Bits) - 1));
-    const Bits lowest = static_cast<Bits>(kSign - exponent);
-    Bits seen = 0;
-    for (std::size_t i = 0; i < count; ++i) {
-        Bits bits;
-        std::memcpy(&bits, data + i * sizeof bits, sizeof bits);
-        std::memcpy(out + i * sizeof bits, &bits, sizeof bits);
-        const Bits masked = static_cast<Bits>(bits & exponent);
-        seen = static_cast<Bits>(seen | static_cast<Bits>(masked + lowest));
-    }
-    return (seen & kSign) == 0;
-}
-
+// Copies booleans; returns whether all are 0 or 1. Reads each once, so that the checked value is the stored
+// one.
 bool copy_booleans(unsigned char* out, const unsigned char* data, std::size_t count) {
     unsigned char seen = 0;
     for (std::size_t i = 0; i < count; ++i) {
@@ -73,20 +56,11 @@ bool copy_booleans(unsigned char* out, const unsigned char* data, std::size_t co
 // Copies elements; returns whether all are valid unchanged.
 template <class Element>
 bool copy_checked(unsigned char* out, const unsigned char* data, std::size_t count) {
-    if constexpr (std::is_same_v<Element, float>) {
-        return copy_finite<std::uint32_t>(out, data, count, 0x7F800000u);
-    } else if constexpr (std::is_same_v<Element, double>) {
-        return copy_finite<std::uint64_t>(out, data, count, 0x7FF0000000000000u);
-    } else if constexpr (std::is_same_v<Element, Half>) {
-        return copy_finite<std::uint16_t>(out, data, count, 0x7C00u);
-    } else if constexpr (std::is_same_v<Element, BFloat>) {
-        return copy_finite<std::uint16_t>(out, data, count, 0x7F80u);
-    } else if constexpr (std::is_same_v<Element, Boolean>) {
+    if constexpr (std::is_same_v<Element, Boolean>) {
         return copy_booleans(out, data, count);
-    } else {
-        std::memcpy(out, data, count * sizeof(Element));  // all bit patterns are valid integers
-        return true;
     }
+    std::memcpy(out, data, count * sizeof(Element));  // all bit patterns are valid numbers
+    return true;
 }
 
 // Feeds a row of the input's own type. If it has gaps or an invalid element, feed_row() takes over,

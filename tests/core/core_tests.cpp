@@ -67,6 +67,7 @@ int main(int argc, char** argv) {
     run("sink", test_sink);
     run("strided", test_strided);
     run("activations", test_activations);
+    run("requests", test_requests);
     run("corpus", [&] { check(replay(argv[1]), "there is a corpus"); });
     if (count.wrong != 0) {
         std::fprintf(stderr, "%lu of %lu cases are wrong\n", count.wrong, count.cases);

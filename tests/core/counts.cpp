@@ -243,6 +243,26 @@ void decode_all() {
                "],\n  \"text\": [" + lines + "],\n  \"rate\": 16000\n}\n");
 }
 
+// Lists of a few numbers: an image with its channels last, boxes, tabular rows, and ids.
+void decode_short_rows() {
+    Random random;
+    const auto pixels = draw<float>(32 * 32 * 3,
+                                    [&] { return static_cast<double>(random.below(10'000)) / 1e4; });
+    const auto bytes = draw<std::uint8_t>(32 * 32 * 3, [&] { return random.below(256); });
+    const auto boxes = draw<double>(1024 * 4,
+                                    [&] { return static_cast<double>(random.below(64'000)) / 100; });
+    const auto deviates = draw<float>(512 * 8, [&] { return random.deviate(); });
+    const auto ids = draw<std::int64_t>(1024 * 3, [&] { return random.below(30'522); });
+
+    decode_tensor("decode image, channels last", Type::float32, {-1, 32, 32, 3},
+                  json_of(pixels, {1, 32, 32, 3}), pixels);
+    decode_tensor("decode image bytes, channels last", Type::uint8, {-1, 32, 32, 3},
+                  json_of(bytes, {1, 32, 32, 3}), bytes);
+    decode_tensor("decode boxes", Type::float32, {-1, 4}, json_of(boxes, {1024, 4}), cast<float>(boxes));
+    decode_tensor("decode rows of eight", Type::float32, {-1, 8}, json_of(deviates, {512, 8}), deviates);
+    decode_tensor("decode rows of three ids", Type::int64, {-1, 3}, json_of(ids, {1024, 3}), ids);
+}
+
 void encode_all() {
     Random random;
     const auto deviates = draw<float>(16 * 256, [&] { return random.deviate(); });
@@ -287,6 +307,7 @@ int main() {
 #endif
     );
     decode_all();
+    decode_short_rows();
     encode_all();
     return 0;
 }

@@ -26,6 +26,12 @@ const std::vector<Signature>& signatures() {
             all->back().add("z", spec_of(type, {2, 3}));
         }
         all->emplace_back();
+        Spec missing = spec_of(Type::float16, {-1});
+        missing.null_is_nan = true;
+        all->back().add("x", missing);
+        all->back().add("y", spec_of(Type::float32, {-1, 2, -1, 4}));
+        all->back().add("z", spec_of(Type::boolean, {1, 3}));
+        all->emplace_back();
         all->back().add("x", spec_of(Type::int64, {-1, 1}));
         all->back().add("mask", spec_of(Type::uint16, {1, 4}));
         Spec text = spec_of(Type::string, {-1});

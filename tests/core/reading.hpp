@@ -148,9 +148,14 @@ public:
     }
 
     bool has_same_error(const Reading& other) const {
+        return reader_->at() == other.reader_->at() && has_same_error_elsewhere(other);
+    }
+
+    // The same error of the same element, if not at the same byte.
+    bool has_same_error_elsewhere(const Reading& other) const {
         const Reader& a = *reader_;
         const Reader& b = *other.reader_;
-        if (a.error() != b.error() || a.at() != b.at() || a.name() != b.name()) {
+        if (a.error() != b.error() || a.text() != b.text()) {
             return false;
         }
         if (a.error() == ReadError::syntax) {
