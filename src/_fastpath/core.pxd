@@ -39,6 +39,7 @@ cdef extern from "sink.hpp" namespace "gpux" nogil:
         bool batched
         bool flat_items
         int64_t max_characters
+        bool null_is_nan
 
     cdef struct Memory:
         unsigned char* data
@@ -95,9 +96,12 @@ cdef extern from "sink.hpp" namespace "gpux" nogil:
         bool huge_integer() noexcept
         unsigned char* claim(size_t* count) noexcept
         void commit(size_t count) noexcept
+        bool count(int depth, int axes, const Py_ssize_t* sizes) noexcept
         bool axes_below(int count, const Py_ssize_t* sizes) noexcept
         bool finish() noexcept
 
+        int depth() noexcept
+        bool is_counting() noexcept
         int axes() noexcept
         const int64_t* shape() noexcept
         bool as_items() noexcept
@@ -113,6 +117,7 @@ cdef extern from "sink.hpp" namespace "gpux" nogil:
         int64_t got_values() noexcept
         int got_axes() noexcept
         const int64_t* got_sizes() noexcept
+        bool is_reordered() noexcept
 
     size_t element_bytes(Type type) noexcept
     bool is_float(Type type) noexcept
@@ -147,6 +152,7 @@ cdef extern from "reader.hpp" namespace "gpux" nogil:
         duplicate_input
         clashing_inputs
         value
+        base64
         out_of_memory
 
     cdef cppclass Reader:
@@ -161,7 +167,7 @@ cdef extern from "reader.hpp" namespace "gpux" nogil:
         ReadError error() noexcept
         size_t at() noexcept
         const char* problem() noexcept
-        const cpp_string& name() noexcept
+        const cpp_string& text() noexcept
         size_t input() noexcept
         size_t other_input() noexcept
         const Sink& sink() noexcept
@@ -188,3 +194,34 @@ cdef extern from "activation.hpp" namespace "gpux" nogil:
     void activate_rows "gpux::activate"(
         Activation activation, Type type, size_t rows, size_t size, const void* source, void* target
     ) noexcept
+
+
+cdef extern from "pool.hpp" namespace "gpux" nogil:
+    cdef struct RawBlock:
+        unsigned char* data
+        size_t nbytes
+        void* handle
+
+    cdef struct Allocator:
+        void* owner
+        bool (*allocate)(void* owner, size_t nbytes, RawBlock* block) noexcept
+        void (*release)(void* owner, const RawBlock& block) noexcept
+
+    Allocator host_allocator() noexcept
+
+    cdef cppclass NativeBlock "gpux::Block":
+        NativeBlock() noexcept
+        unsigned char* data() noexcept
+        size_t nbytes() noexcept
+        void* handle() noexcept
+
+    cdef struct Usage "gpux::Pool::Usage":
+        size_t used_bytes
+        size_t idle_bytes
+        size_t allocations
+
+    cdef cppclass Pool:
+        Pool(const Allocator& allocator, size_t max_idle_bytes) noexcept
+        NativeBlock take(size_t nbytes) noexcept
+        void free_idle() noexcept
+        Usage usage() noexcept

@@ -1,33 +1,36 @@
-"""The fast path: JSON or Python values to tensors; tensors through activations, or to JSON.
+"""Python values to tensors, and the memory that tensors lie in.
 
-All code that touches both Python objects and the core. Each entry point extracts pointers from its
-arguments, runs the core, and turns the core's error into an exception of gpux.errors. This file has
-what they share; the entry points are in walk.pxi (Python values), decode.pxi (request bodies) and
-encode.pxi (responses). The classes are declared in gpux/_fastpath.pxd.
+Each entry point extracts pointers from its arguments, runs the core, and turns the core's error into
+an exception of gpux.errors. This file has what they share with engine.pyx, which runs models; blocks
+and pools are in memory.pxi, Python values in walk.pxi, and request bodies in body.pxi. The classes are
+declared in gpux/_fastpath.pxd.
 """
 from cpython.buffer cimport (
     PyBUF_FORMAT, PyBUF_STRIDES, PyBuffer_FillInfo, PyBuffer_Release, PyObject_CheckBuffer,
     PyObject_GetBuffer,
 )
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
 from libc.string cimport memcpy
 from libcpp cimport bool as boolean
+from libcpp.memory cimport make_shared
+from libcpp.utility cimport move as take_over
 from libcpp.vector cimport vector
 
 cimport core
 from core cimport (
-    Activation, Error, JsonKind, Memory, Number, NumberKind, ReadError, Reader, Sink, Type,
+    Activation, Allocator, Error, JsonKind, Memory, NativeBlock, Number, NumberKind, RawBlock, Sink, Type,
 )
+
+from threading import get_ident
 
 from gpux._dlpack import device_of, take
-from gpux.errors import (
-    ClashingInputsError, DuplicateInputError, EmptyBatchError, InvalidBodyError, InvalidJSONError,
-    InvalidShapeError, InvalidTypeError, InvalidValueError, UnknownInputError,
-)
+from gpux.errors import EmptyBatchError, InvalidShapeError, InvalidTypeError, InvalidValueError
 
-__all__ = ["Body", "InputSpec", "InputTable", "activate", "decode", "encode", "fit", "walk"]
+HOST = (1, 0)  # DLPack's device of host memory
+
+__all__ = ["Block", "Body", "InputSpec", "InputTable", "Pool", "activate", "fit", "walk"]
 
 
 cdef extern from "Python.h":
@@ -39,15 +42,11 @@ cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(PyObject*, int*) except? -1
     unsigned long long PyLong_AsUnsignedLongLong(PyObject*) except? 0xFFFFFFFFFFFFFFFFULL
     object PyUnicode_FromObject(object)
-    object PyUnicode_DecodeUTF8(const char*, Py_ssize_t, const char*)
     const char* PyUnicode_AsUTF8AndSize(object, Py_ssize_t*) except NULL
     Py_ssize_t PySequence_Fast_GET_SIZE(object)
     PyObject** PySequence_Fast_ITEMS(object)
     PyObject* PyBytes_FromStringAndSize(const char*, Py_ssize_t) except NULL
     char* PyBytes_AS_STRING(PyObject*)
-    int _PyBytes_Resize(PyObject**, Py_ssize_t) except -1
-    void* PyMem_RawMalloc(size_t)
-    void PyMem_RawFree(void*)
 
 
 cdef class InputSpec:
@@ -56,9 +55,10 @@ cdef class InputSpec:
     Args:
         declared: a gpux.tensors.signature.TensorSpec.
         max_characters: limit for each string; None for no limit.
+        null_is_nan: whether null stands for NaN, in an input of floats.
     """
 
-    def __init__(self, declared, max_characters=None):
+    def __init__(self, declared, max_characters=None, bint null_is_nan=False):
         cdef int axis
         self.name = declared.name
         self.type_name = declared.type.name
@@ -74,6 +74,7 @@ cdef class InputSpec:
         self.native.batched = declared.kind == "batched"
         self.native.flat_items = declared.flat_items
         self.native.max_characters = -1 if max_characters is None else max_characters
+        self.native.null_is_nan = null_is_nan
         # One row of the declared fixed sizes fits without growing.
         self.first_bytes = core.element_bytes(self.native.type)
         for axis in range(self.native.axes):
@@ -105,7 +106,8 @@ cdef object value_error(InputSpec spec, const Sink* sink, object culprit, str nu
     path = sizes_tuple(sink.path(), sink.path_size())
     expected = "array" if sink.expected_array() else spec.word
     if error == Error.wrong_type_at_top:
-        return InvalidTypeError(spec.name, expected)
+        is_null = sink.got() == JsonKind.null
+        return InvalidTypeError(spec.name, expected, "null" if is_null else None)
     if error == Error.wrong_type:
         got = got_text(sink.got(), culprit)
         return InvalidValueError(spec.name, path, f"expected {expected}, got {got}")
@@ -133,7 +135,17 @@ cdef object value_error(InputSpec spec, const Sink* sink, object culprit, str nu
     else:
         sizes = sizes_tuple(sink.got_sizes(), sink.got_axes())
         got = f"[{', '.join(map(str, sizes))}]"
+        if sink.is_reordered():
+            got += ": the same sizes in another order"
     return InvalidShapeError(spec.name, (), f"expected {spec.shape_text}, got {got}")
+
+
+cdef str number_text(Number number):
+    if number.kind == NumberKind.float64:
+        return repr(number.as_float64)
+    if number.kind == NumberKind.int64:
+        return str(number.as_int64)
+    return str(number.as_uint64)
 
 
 cdef str got_text(JsonKind kind, object culprit):
@@ -156,6 +168,63 @@ cdef tuple sizes_tuple(const int64_t* sizes, int axes):
     return tuple([sizes[axis] for axis in range(axes)])
 
 
+cdef class InputTable:
+    """The inputs that a body may have. Immutable; shared by all threads.
+
+    Args:
+        specs: an InputSpec per input.
+        groups: 0, 1 or 2 per input: a body must not have inputs of both group 1 and group 2.
+    """
+
+    def __init__(self, specs, groups):
+        cdef core.Input entry
+        cdef InputSpec spec
+        self.specs = tuple(specs)
+        self.names = [spec.name.encode() for spec in self.specs]
+        for spec, name, group in zip(self.specs, self.names, groups, strict=True):
+            entry.name = PyBytes_AS_STRING(<PyObject*>name)
+            entry.name_size = len(name)
+            entry.spec = &spec.native
+            entry.group = group
+            self.inputs.push_back(entry)
+
+
+ACTIVATIONS = {
+    "softmax": <int>Activation.softmax,
+    "sigmoid": <int>Activation.sigmoid,
+    "normalize": <int>Activation.normalize,
+}
+
+
+def activate(str name not None, int type_code, shape not None, source, target):
+    """Applies an activation over the last axis of a tensor.
+
+    Args:
+        name: `softmax`, `sigmoid` or `normalize` (L2).
+        type_code: ONNX's number of a float type.
+        shape: the tensor's shape; rank 0 is one row of one element.
+        source: address of the dense, C-ordered tensor, which must not change until this returns.
+        target: address of as many bytes, not overlapping the source.
+
+    Releases the GIL. Each element is computed in float64 and rounded once.
+    """
+    cdef Activation activation = <Activation><int>ACTIVATIONS[name]
+    cdef Type type = <Type>type_code
+    cdef uintptr_t source_address = source
+    cdef uintptr_t target_address = target
+    cdef size_t rows = 1
+    cdef size_t size = 1
+    if not core.is_float(type):
+        raise ValueError("not a tensor of a float type")
+    for axis in range(len(shape)):
+        rows *= size
+        size = <size_t>shape[axis]
+    with nogil:
+        core.activate_rows(
+            activation, type, rows, size, <const void*>source_address, <void*>target_address
+        )
+
+
+include "memory.pxi"
 include "walk.pxi"
-include "decode.pxi"
-include "encode.pxi"
+include "body.pxi"

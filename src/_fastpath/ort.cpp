@@ -114,15 +114,42 @@ void load(const char* path) {
         throw Failure("ONNX Runtime " + version + " is installed, and GPUX needs 1." +
                       std::to_string(kOldestApi) + " or later, below 2.0");
     }
-    api.version_ = minor;
-    api.table_ = base->GetApi(api.version_);
+    api.table_ = base->GetApi(static_cast<std::uint32_t>(minor));
     if (api.table_ == nullptr) {
         throw Failure("ONNX Runtime " + version + " does not offer its own API version");
     }
-    library_version = version;
-    check(api[slots::CreateEnv](kLogErrors, "gpux", &the_environment));
-    check(api[slots::GetAllocatorWithDefaultOptions](&the_allocator));
-    the_host_memory = make<MemoryInfo>(slots::CreateCpuMemoryInfo, AllocatorKind::arena, MemoryKind::device);
+    api.version_ = static_cast<std::uint32_t>(minor);
+    try {
+        Environment environment = make<Environment>(slots::CreateEnv, kLogErrors, "gpux");
+        the_allocator = get<OrtAllocator*>(slots::GetAllocatorWithDefaultOptions);
+        the_host_memory = make<MemoryInfo>(slots::CreateCpuMemoryInfo, AllocatorKind::arena,
+                                           MemoryKind::device);
+        library_version = version;
+        the_environment = environment.release();
+    } catch (...) {
+        api = Api();
+        throw;
+    }
+}
+
+std::vector<std::string> available_providers() {
+    char** names = nullptr;
+    int count = 0;
+    check(api[slots::GetAvailableProviders](&names, &count));
+    std::vector<std::string> result;
+    try {
+        result.assign(names, names + count);
+    } catch (...) {
+        message_of(api[slots::ReleaseAvailableProviders](names, count));
+        throw;
+    }
+    check(api[slots::ReleaseAvailableProviders](names, count));
+    return result;
+}
+
+void Deallocator::operator()(void* memory) const noexcept {
+    // The default allocator's function to free memory cannot fail.
+    api[slots::ReleaseStatus](api[slots::AllocatorFree](the_allocator, memory));
 }
 
 const std::string& version() noexcept { return library_version; }

@@ -10,6 +10,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace gpux::ort {
 
@@ -23,6 +24,7 @@ struct OrtIoBinding;
 struct OrtMapTypeInfo;
 struct OrtMemoryInfo;
 struct OrtModelMetadata;
+struct OrtOptionalTypeInfo;
 struct OrtRunOptions;
 struct OrtSequenceTypeInfo;
 struct OrtSession;
@@ -41,6 +43,8 @@ constexpr int kLogFatal = 4;
 
 // The oldest API version that has every function the engine needs: ONNX Runtime 1.22.
 constexpr std::uint32_t kOldestApi = 22;
+// The first one that reports from which memory a session reads its inputs: ONNX Runtime 1.23.
+constexpr std::uint32_t kFirstApiWithInputMemory = 23;
 // The first one that reports the operators of a session's nodes: ONNX Runtime 1.24.
 constexpr std::uint32_t kFirstApiWithAssignments = 24;
 
@@ -68,7 +72,6 @@ inline constexpr Fallible<OrtSessionOptions**> CreateSessionOptions{10};
 inline constexpr Fallible<OrtSessionOptions*, int> SetSessionLogSeverityLevel{22};
 inline constexpr Fallible<OrtSessionOptions*, int> SetSessionGraphOptimizationLevel{23};
 inline constexpr Fallible<OrtSessionOptions*, int> SetIntraOpNumThreads{24};
-inline constexpr Fallible<OrtSessionOptions*, int> SetInterOpNumThreads{25};
 inline constexpr Fallible<const OrtSession*, std::size_t*> SessionGetInputCount{30};
 inline constexpr Fallible<const OrtSession*, std::size_t*> SessionGetOutputCount{31};
 inline constexpr Fallible<const OrtSession*, std::size_t*> SessionGetOverridableInitializerCount{32};
@@ -141,6 +144,7 @@ inline constexpr Fallible<OrtIoBinding*, const char*, const OrtMemoryInfo*> Bind
 inline constexpr Fallible<const OrtIoBinding*, OrtAllocator*, OrtValue***, std::size_t*> GetBoundOutputValues{140};
 inline constexpr Release<OrtIoBinding> ClearBoundInputs{141};
 inline constexpr Release<OrtIoBinding> ClearBoundOutputs{142};
+inline constexpr Fallible<const OrtModelMetadata*, OrtAllocator*, char**> ModelMetadataGetGraphDescription{158};
 inline constexpr Fallible<OrtRunOptions*, const char*, const char*> AddRunConfigEntry{165};
 inline constexpr Fallible<const OrtValue*, int*> HasValue{192};
 inline constexpr Fallible<OrtSessionOptions*, const OrtCUDAProviderOptionsV2*>
@@ -150,6 +154,8 @@ inline constexpr Fallible<OrtCUDAProviderOptionsV2*, const char* const*, const c
     UpdateCUDAProviderOptions{206};
 inline constexpr Release<OrtCUDAProviderOptionsV2> ReleaseCUDAProviderOptions{208};
 inline constexpr Fallible<OrtSessionOptions*, const char*> RegisterCustomOpsLibrary_V2{228};
+inline constexpr Fallible<const OrtTypeInfo*, const OrtOptionalTypeInfo**> CastTypeInfoToOptionalTypeInfo{250};
+inline constexpr Fallible<const OrtOptionalTypeInfo*, OrtTypeInfo**> GetOptionalContainedTypeInfo{251};
 inline constexpr Fallible<OrtValue*, std::size_t, std::size_t, char**> GetResizedStringTensorElementBuffer{252};
 inline constexpr Fallible<const OrtSession*, const OrtMemoryInfo**, std::size_t> SessionGetMemoryInfoForInputs{380};
 inline constexpr Fallible<const OrtSession*, const OrtEpAssignedSubgraph* const**, std::size_t*>
@@ -188,11 +194,15 @@ public:
 };
 
 // Loads the library at `path` (libonnxruntime.so.VERSION); does nothing if one is loaded. Not thread-safe.
-// Throws Failure if it cannot be loaded, is no ONNX Runtime, or is older than kOldestApi.
+// Throws Failure if it cannot be loaded, is no ONNX Runtime, or is older than kOldestApi; another call may
+// then load another library.
 void load(const char* path);
 
 // The library's version, as "1.30.0"; empty before load().
 const std::string& version() noexcept;
+
+// The execution providers that the library was built with, by ONNX Runtime's names.
+std::vector<std::string> available_providers();
 
 // Throws Failure if a call failed; releases its status.
 void check(OrtStatus* status);
@@ -214,8 +224,16 @@ struct Releaser {
 template <class Object, auto kSlot>
 using Owner = std::unique_ptr<Object, Releaser<kSlot>>;
 
+// An owner of memory that ONNX Runtime's default allocator made: strings, and arrays of pointers.
+struct Deallocator {
+    void operator()(void* memory) const noexcept;
+};
+template <class Object>
+using Allocated = std::unique_ptr<Object, Deallocator>;
+
 using Binding = Owner<OrtIoBinding, &slots::ReleaseIoBinding>;
 using CudaOptions = Owner<OrtCUDAProviderOptionsV2, &slots::ReleaseCUDAProviderOptions>;
+using Environment = Owner<OrtEnv, &slots::ReleaseEnv>;
 using MemoryInfo = Owner<OrtMemoryInfo, &slots::ReleaseMemoryInfo>;
 using Metadata = Owner<OrtModelMetadata, &slots::ReleaseModelMetadata>;
 using RunOptions = Owner<OrtRunOptions, &slots::ReleaseRunOptions>;

@@ -5,7 +5,6 @@ cdef enum:
 
 
 # DLPack's device types: those whose memory the CPU can read, and the names of the others.
-HOST = (1, 0)
 READABLE = {1, 3, 11, 13}  # CPU, CUDAHost, ROCMHost, CUDAManaged
 DEVICES = {
     2: "cuda", 4: "opencl", 7: "vulkan", 8: "metal", 9: "vpi", 10: "rocm", 14: "oneapi",
@@ -30,12 +29,9 @@ cdef boolean grow(void* owner, Memory* memory, size_t needed) noexcept with gil:
     """Memory::grow for the sink: moves the tensor to a larger block of the pool."""
     cdef _Walk walk = <_Walk>owner
     try:
-        # The pool is Python code and may raise: the walk owns the new block before it gives back the old.
-        before = walk.block
         larger = walk.pool.take(max(needed, 2 * memory.capacity))
         move(memory, larger.address, larger.nbytes)
-        walk.block = larger
-        walk.pool.give(before)
+        walk.block = larger  # and drops the smaller one
     except BaseException as error:
         walk.pool_error = error
         return False
@@ -64,12 +60,46 @@ cdef class _Walk:
     def __dealloc__(self):
         del self.sink
 
+    cdef bint whole(self, object value) except -1:
+        """Feeds the whole value."""
+        try:
+            return self.value(value)
+        except Exception:
+            # The first error is the sink's, if the value's own code failed while it was only counted.
+            if self.sink.error() == Error.none:
+                raise
+            return False
+
     cdef bint value(self, object value) except -1:
         """Feeds any value at the sink's current path."""
-        cdef double real
-        cdef uint8_t truth
+        cdef int depth = self.sink.depth()
         if isinstance(value, (list, tuple)):
             return self.sequence(value)
+        if not self.sink.is_counting() and self.feed(value):
+            return True
+        return self.sink.is_counting() and self.count(value, depth)
+
+    cdef bint count(self, object value, int depth) except -1:
+        """Counts a value other than a list, after a list outgrew the model's fixed size."""
+        cdef Py_ssize_t sizes[core.kMaxAxes]
+        cdef int axes = 0
+        if isinstance(value, dict):
+            return False
+        if not isinstance(value, (str, bytes, bytearray)):
+            kind = getattr(getattr(value, "dtype", None), "kind", "")
+            shape = getattr(value, "shape", None)
+            if kind == "O" or (shape is None and PyObject_CheckBuffer(value)):
+                return self.value(value.tolist())
+            if isinstance(shape, tuple):
+                axes = min(len(shape), core.kMaxAxes)
+                for axis in range(axes):
+                    sizes[axis] = shape[axis]
+        return self.sink.count(depth, axes, sizes)
+
+    cdef bint feed(self, object value) except -1:
+        """Feeds a value other than a list."""
+        cdef double real
+        cdef uint8_t truth
         if isinstance(value, bool):
             truth = value is True
             return self.sink.booleans(&truth, 1)
@@ -107,8 +137,11 @@ cdef class _Walk:
         while i < PySequence_Fast_GET_SIZE(values):
             taken = self.run(values, i)
             if taken < 0:
-                self.culprit = self.rejected_item(values)
-                return False
+                if not self.sink.is_counting():
+                    self.culprit = self.rejected_item(values)
+                    return False
+                i = self.sink.path()[self.sink.path_size() - 1]  # the first that has not been counted
+                continue
             if taken == 0:
                 if i >= PySequence_Fast_GET_SIZE(values):
                     break
@@ -133,6 +166,8 @@ cdef class _Walk:
         cdef Py_ssize_t limit = min(PySequence_Fast_GET_SIZE(values) - start, <Py_ssize_t>RUN)
         cdef Py_ssize_t count = 0
         cdef int overflow = 0
+        if self.sink.is_counting():
+            return 0
         if self.spec.native.type == Type.float32 and PyFloat_CheckExact(items[0]):
             return self.run_of_float32(values, start)
         if core.is_float(self.spec.native.type):
@@ -334,16 +369,11 @@ cdef class _Walk:
         return value_error(self.spec, self.sink, self.culprit, self.number_text())
 
     cdef str number_text(self):
-        cdef Number number = self.sink.number()
         if isinstance(self.culprit, int):
             # Quoted only if short: Python refuses to print very long integers.
             bits = int.bit_length(self.culprit)
             return int.__repr__(self.culprit) if bits <= 256 else f"an integer of {bits} bits"
-        if number.kind == NumberKind.float64:
-            return repr(number.as_float64)
-        if number.kind == NumberKind.int64:
-            return str(number.as_int64)
-        return str(number.as_uint64)
+        return number_text(self.sink.number())
 
 
 cdef bint has_dlpack(object value) except -1:
@@ -395,19 +425,17 @@ def walk(InputSpec spec not None, value, pool not None):
         value: a bool, int, float or str; lists or tuples of them; anything with the buffer
             protocol (NumPy arrays and scalars, also of ml_dtypes' bfloat16) or DLPack's
             `__dlpack__` (tensors of PyTorch, CuPy, JAX), alone or inside lists. The same rules
-            apply to all (gpux.tensors.signature says which kinds of input accept which ranks). A
-            tensor that the CPU cannot read is brought to the host by its library.
+            apply to all (gpux.tensors.signature says which kinds of input accept which ranks),
+            and floats may be NaN or infinite. A tensor that the CPU cannot read is brought to the host by its library.
         pool: source of blocks: `take(nbytes)` returns a block with `address` and `nbytes`, at
-            least the requested size; `give(block)` returns it to the pool.
+            least the requested size.
 
     Returns:
         (content, shape, as_items, as_one_item): `content` is the block with the elements in C
-        order, in the input's type, or a flat list of str for a string input. The caller owns the
-        block and must return it to the pool.
+        order, in the input's type, or a flat list of str for a string input.
 
     Raises:
         ClientError: one of InvalidTypeError, InvalidValueError, InvalidShapeError, EmptyBatchError.
-            The block is back in the pool.
         MemoryError: the pool had none.
         Whatever the value's own code raises, except errors that mean it cannot be exported: those
             become an InvalidValueError with the reason.
@@ -416,17 +444,11 @@ def walk(InputSpec spec not None, value, pool not None):
     changes an array meanwhile, the tensor holds old or new values, all of them checked.
     """
     cdef _Walk state = _Walk(spec, value, pool)
-    cdef bint done = False
-    try:
-        if not (state.value(value) and state.sink.finish()):
-            error = state.exception()
-            if state.cause is not None:  # a pool error keeps its own cause
-                error.__cause__ = state.cause
-            raise error
-        done = True
-    finally:
-        if not done and state.block is not None:
-            pool.give(state.block)
+    if not (state.whole(value) and state.sink.finish()):
+        error = state.exception()
+        if state.cause is not None:  # a pool error keeps its own cause
+            error.__cause__ = state.cause
+        raise error
     shape = sizes_tuple(state.sink.shape(), state.sink.axes())
     content = state.block if state.strings is None else state.strings
     return content, shape, state.sink.as_items(), state.sink.as_one_item()

@@ -3,7 +3,6 @@
 `gpux serve PATH` starts the server; `gpux.load(PATH).predict({...})` runs a model from Python.
 """
 
-from importlib.metadata import version
 from typing import Any
 
 from gpux.errors import (
@@ -33,4 +32,6 @@ __version__: str
 def __getattr__(name: str) -> Any:
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return version(DISTRIBUTION)  # lazy: reads the installed metadata, which few need
+    from importlib.metadata import version  # reads the installed metadata, which few need
+
+    return version(DISTRIBUTION)

@@ -1,13 +1,49 @@
-"""The fast path, in Cython over a C++ core: src/_fastpath/fastpath.pyx."""
+"""Python values to tensors, and their memory: src/_fastpath/fastpath.pyx."""
 
-from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from typing_extensions import Buffer
 
 from gpux.tensors.signature import TensorSpec
 
-__all__ = ["Body", "InputSpec", "InputTable", "activate", "decode", "encode", "fit", "walk"]
+__all__ = ["Block", "Body", "InputSpec", "InputTable", "Pool", "activate", "fit", "walk"]
+
+ACTIVATIONS: Mapping[str, int]
+
+class Block:
+    """A block of memory. Whoever refers to it owns it."""
+
+    @property
+    def address(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def device(self) -> tuple[int, int]: ...
+    @property
+    def __array_interface__(self) -> dict[str, Any]: ...
+    def __init__(
+        self, memory: object, address: int, nbytes: int, device: tuple[int, int] = ...
+    ) -> None: ...
+
+class Pool:
+    """A pool of reusable blocks. Thread-safe."""
+
+    def __init__(
+        self, make: Callable[[int], Block] | None = None, max_idle_bytes: int = ...
+    ) -> None: ...
+    def take(self, nbytes: int) -> Block:
+        """A block of at least `nbytes` bytes, with undefined contents."""
+
+    def free_idle(self) -> None:
+        """Frees all idle blocks."""
+
+    @property
+    def used_bytes(self) -> int: ...
+    @property
+    def idle_bytes(self) -> int: ...
+    @property
+    def allocations(self) -> int: ...
 
 class Body(Buffer):
     """Memory for a request body: a writable buffer while it is received, then bytes."""
@@ -22,18 +58,22 @@ class _Block(Protocol):
     @property
     def nbytes(self) -> int: ...
 
-_B = TypeVar("_B", bound=_Block)
+_B = TypeVar("_B", bound=_Block, covariant=True)
 
 class _Pool(Protocol[_B]):
     def take(self, nbytes: int, /) -> _B: ...
-    def give(self, block: _B, /) -> None: ...
 
 class InputSpec:
     """One model input, as the fast path needs it. Immutable; shared by all threads."""
 
     @property
     def name(self) -> str: ...
-    def __init__(self, declared: TensorSpec, max_characters: int | None = None) -> None: ...
+    def __init__(
+        self,
+        declared: TensorSpec,
+        max_characters: int | None = None,
+        null_is_nan: bool = False,
+    ) -> None: ...
 
 class InputTable:
     """The inputs that a body may have. Immutable; shared by all threads."""
@@ -50,15 +90,5 @@ def walk(
 def fit(spec: InputSpec, shape: Sequence[int]) -> tuple[tuple[int, ...], bool, bool]:
     """Checks only the shape of an array, as walk() does."""
 
-def decode(
-    body: bytes, table: InputTable, pool: _Pool[_B]
-) -> list[tuple[str, _B | list[str], tuple[int, ...], bool, bool]]:
-    """Reads a request body."""
-
 def activate(name: str, type_code: int, shape: tuple[int, ...], source: int, target: int) -> None:
     """Applies an activation over the last axis of a tensor."""
-
-def encode(
-    members: list[tuple[bytes, bytes] | tuple[bytes, int, tuple[int, ...], int]],
-) -> bytes:
-    """Writes a response as one JSON object."""

@@ -33,7 +33,6 @@ status.
 
 import difflib
 from collections.abc import Iterable, Sequence
-from importlib.metadata import requires
 
 # The name on the package index, where `gpux` belongs to another project.
 DISTRIBUTION = "gpux-server"
@@ -138,10 +137,12 @@ class InvalidTypeError(InputError):
     Args:
         name: the input.
         expected: `array`, `number`, `string` or `boolean`.
+        got: its type, where that is told: null.
     """
 
-    def __init__(self, name: str, expected: str) -> None:
-        super().__init__(name, f"Invalid input type for {_quote(name)}: expected {expected}")
+    def __init__(self, name: str, expected: str, got: str | None = None) -> None:
+        problem = f"expected {expected}" + (f", got {got}" if got else "")
+        super().__init__(name, f"Invalid input type for {_quote(name)}: {problem}")
 
 
 class InvalidValueError(InputError):
@@ -190,7 +191,7 @@ class DisagreementError(ClientError):
     def __init__(self, axis: str, first: tuple[str, int], second: tuple[str, int]) -> None:
         super().__init__(
             f"Inputs disagree on {_quote(axis)}: {_quote(first[0])} has {first[1]}, "
-            f"{_quote(second[0])} has {second[1]}"
+            f"{_quote(second[0])} has {second[1]}; if these axes differ, name them in gpux.yml"
         )
 
 
@@ -295,6 +296,8 @@ def install_command(extra: str) -> str:
     It names the requirements and not the extra, so that it works however this package was
     installed: from a clone, from a wheel or from an index.
     """
+    from importlib.metadata import requires  # slow to import, and rarely needed
+
     marker = f'extra == "{extra}"'
     requirements = [
         text.partition(";")[0].strip()

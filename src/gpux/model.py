@@ -1,30 +1,41 @@
 """A loaded model: its signature, its session, and how a request passes through it."""
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gpux._fastpath import activate
-from gpux.config.schema import Provider, convert_text
+from gpux._engine import Declared, Outputs
+from gpux._fastpath import Pool
+from gpux.config.schema import ModelConfig, Provider, convert_text
 from gpux.config.settings import Settings, read_settings
 from gpux.errors import ModelError
 from gpux.execution.cpu import CpuExecution
 from gpux.execution.cuda_graphs import GraphCache
-from gpux.execution.deadline import Deadline
 from gpux.execution.gpu import GpuExecution
 from gpux.execution.session import Session, create_session
 from gpux.inputs.model_io import ServedOutput, describe, merge_config
+from gpux.inputs.pipeline import create_pipeline
 from gpux.inputs.reader import InputReader
 from gpux.inputs.tokenizer import TextEncoder, open_tokenizer
-from gpux.tensors.memory import Pool, StringTensor, Tensor, allocate
-from gpux.tensors.outputs import NonTensor, Output, OutputValues, to_python
-from gpux.tensors.request import Request
-from gpux.tensors.signature import BY_NAME, BY_ONNX, MAX_AXES, NonTensorSpec, Signature, TensorSpec
+from gpux.tensors.outputs import to_python
+from gpux.tensors.signature import (
+    BY_NAME,
+    BY_ONNX,
+    MAX_AXES,
+    NonTensorSpec,
+    Signature,
+    TensorSpec,
+    names,
+)
 
 # ONNX Runtime's value for a model without a version.
 _NO_VERSION = 2**63 - 1
+# Of initializers that are optional inputs without being named in gpux.yml.
+_MAX_OPTIONAL = 16
+_MAX_ELEMENTS = 4096
 
 
 def load(
@@ -83,6 +94,7 @@ class Model:
         io: the inputs and outputs that clients see.
         signature: the model's own inputs, and the outputs that are served.
         inputs: reads the values of requests.
+        pipeline: takes requests to responses.
         text_encoder: encodes texts as ids; None if the model accepts no texts.
         config: its gpux.yml.
         execution: runs requests.
@@ -95,7 +107,7 @@ class Model:
     def __init__(self, session: Session, settings: Settings) -> None:
         config = self.config = settings.config
         self.file = settings.model
-        declared = _read_signature(session.raw, self.file)
+        declared = _read_signature(session, config, self.file)
         tokenizer = open_tokenizer(settings.tokenizer, declared, config)
         self.io = merge_config(declared, config, has_tokenizer=tokenizer is not None)
         self.signature = self.io.signature
@@ -105,25 +117,25 @@ class Model:
         if tokenizer is not None and settings.tokenizer is not None:
             self.text_encoder = TextEncoder(tokenizer, settings.tokenizer, self.io, config)
         stream = session.stream
-        self.pool = Pool(stream.allocate_pinned if stream else allocate)
+        self.pool = Pool(stream.allocate_pinned if stream else None)
+        self.pipeline = create_pipeline(self.io, self.pool, session.native)
         self.inputs = InputReader(
-            self.io, self.pool, self.text_encoder, config, stream, session.host_inputs
+            self.io, self.pipeline, self.text_encoder, config, stream, session.host_inputs
         )
         self.execution: CpuExecution | GpuExecution
         if stream is None:
-            self.execution = CpuExecution(session, self.signature)
+            self.execution = CpuExecution(self.pipeline)
         else:
             reason = session.no_graphs
             if not self.signature.is_numeric:
                 reason = "the model takes or answers strings, sequences or maps"
             graphs = GraphCache(settings.cuda_graph, reason)
-            self.execution = GpuExecution(session, self.signature, stream, self.pool, graphs)
+            self.execution = GpuExecution(session, self.signature, stream, self.pipeline, graphs)
         self.provider = session.provider
         self.runtime_version = session.version
         self.placement = session.placement()
         self.device = f"cuda:{settings.device}" if self.provider == "cuda" else "cpu"
         self._session = session
-        self._output_names = [output.name for output in self.signature.outputs]
 
     def predict(self, inputs: Mapping[str, object]) -> dict[str, Any]:
         """Runs the model on Python values, by the rules that /predict has for JSON.
@@ -141,53 +153,21 @@ class Model:
             InferenceError: ONNX Runtime failed.
         """
         request = self.inputs.collect(inputs)
-        try:
-            return {name: to_python(value) for name, value in self.run(request).items()}
-        finally:
-            request.release()
-
-    def run(self, request: Request, deadline: Deadline | None = None) -> OutputValues:
-        """Runs one request. The caller waits without the GIL.
-
-        Args:
-            request: still the caller's, to be released once the outputs have been read.
-            deadline: when the run is stopped.
-
-        Raises:
-            DeadlineError: the run was stopped.
-            InferenceError: ONNX Runtime failed; its exception is the cause.
-        """
-        return self.postprocess(self.execution.run(request, deadline), unbatched=request.unbatched)
-
-    def postprocess(self, outputs: Sequence[Output], *, unbatched: bool) -> OutputValues:
-        """Turns the outputs of a run into those of the response.
-
-        Args:
-            outputs: in the order of the signature.
-            unbatched: whether the request was a single item.
-        """
-        values = dict(zip(self._output_names, outputs, strict=True))
+        outputs = self.execution.run(request)
         return {
-            served.name: self._postprocess(served, values[served.spec.name], unbatched=unbatched)
+            served.name: self._output(served, outputs, unbatched=request.unbatched)
             for served in self.io.outputs
         }
 
-    def _postprocess(self, served: ServedOutput, value: Output, *, unbatched: bool) -> Output:
-        """The value as served: with its activation, and without the batch axis if unbatched."""
-        spec = served.spec
-        if isinstance(spec, NonTensorSpec) or isinstance(value, NonTensor):
-            assert isinstance(value, NonTensor)
-            if unbatched and isinstance(value.value, list) and len(value.value) == 1:
-                return NonTensor(value.value[0], value.float_type)
-            return value
-        if served.activation is not None:
-            assert isinstance(value, Tensor)
-            value = _activate(served.activation, value)
-        if not self.signature.loses_leading_axis(spec, value.shape, unbatched=unbatched):
-            return value
-        if isinstance(value, StringTensor):
-            return StringTensor(value.shape[1:], value.values)
-        return replace(value, shape=value.shape[1:])
+    def _output(self, served: ServedOutput, outputs: Outputs, *, unbatched: bool) -> Any:
+        """An output as served: with its activation, and without the batch axis if unbatched."""
+        index = names(self.signature.outputs).index(served.spec.name)
+        value = to_python(outputs, index, served.spec, served.activation)
+        if isinstance(value, list):  # a sequence
+            return value[0] if unbatched and len(value) == 1 else value
+        unbatching = self.signature.unbatching(served.spec)
+        may_unbatch = unbatching == "always" or (unbatching == "with_request" and unbatched)
+        return value[0] if may_unbatch and value.shape[:1] == (1,) else value
 
     def pools(self) -> dict[str, Pool]:
         """The pools of blocks, by where their memory lies."""
@@ -205,14 +185,11 @@ class Model:
 
     def describe(self) -> dict[str, Any]:
         """The model's part of /info, as JSON values."""
-        meta = self._session.raw.get_modelmeta()
-        facts = {
-            "producer": meta.producer_name,
-            "graph": meta.graph_name,
-            "domain": meta.domain,
-        }
-        version = None if meta.version == _NO_VERSION else str(meta.version)
-        description = meta.description or meta.graph_description
+        meta = self._session.metadata()
+        # Those that are optional inputs, and those that are too many or too large.
+        initializers = len(self._session.initializers)
+        version = None if meta["version"] == _NO_VERSION else str(meta["version"])
+        description = meta["description"] or meta["graph_description"]
         placement = self.placement
         return {
             "name": self.name,
@@ -228,34 +205,48 @@ class Model:
             "inputs": [describe(accepted) for accepted in self.io.inputs],
             "outputs": [describe(served) for served in self.io.outputs],
             "metadata": {
-                **{key: value for key, value in facts.items() if value},
-                **meta.custom_metadata_map,
+                **{key: meta[key] for key in ("producer", "graph", "domain") if meta[key]},
+                **meta["custom"],
                 **self.config.content.metadata,
             },
+            **({"overridable_initializers": initializers} if initializers else {}),
         }
 
 
-def _activate(activation: str, tensor: Tensor) -> Tensor:
-    """Applies an activation into new memory, as the output may share its own with others."""
-    block = allocate(tensor.nbytes)
-    activate(activation, tensor.type.code, tensor.shape, tensor.address, block.address)
-    return Tensor(tensor.type, tensor.shape, block.address, block)
-
-
-def _read_signature(session: Any, file: Path) -> Signature:
+def _read_signature(session: Session, config: ModelConfig, file: Path) -> Signature:
     inputs = []
-    for node in session.get_inputs():
-        if node.type not in BY_ONNX:
+    for declared in session.inputs:
+        if declared.onnx not in BY_ONNX:
             raise ModelError(
-                f"{file}: input '{node.name}' has type {node.type}, which cannot be sent as JSON; "
-                f"inputs may be {', '.join(BY_NAME)}"
+                f"{file}: input '{declared.name}' has type {declared.onnx}, which cannot be sent "
+                f"as JSON; inputs may be {', '.join(BY_NAME)}"
             )
-        inputs.append(_read_tensor(node, file))
+        inputs.append(_read_tensor(declared, file))
     outputs = [
-        _read_tensor(node, file) if node.type in BY_ONNX else NonTensorSpec(node.name, node.type)
-        for node in session.get_outputs()
+        _read_tensor(declared, file)
+        if declared.onnx in BY_ONNX
+        else NonTensorSpec(declared.name, declared.onnx)
+        for declared in session.outputs
     ]
-    return Signature(tuple(inputs), tuple(outputs))
+    return Signature(tuple(inputs), tuple(outputs), _optional_inputs(session, config, file))
+
+
+def _optional_inputs(session: Session, config: ModelConfig, file: Path) -> tuple[TensorSpec, ...]:
+    """The initializers that a request may override.
+
+    All if they are few and small, as a threshold is; of a model that exposes its weights, only
+    those that gpux.yml names.
+    """
+    found = [
+        # One axis less would not be an item: they have no batch axis.
+        replace(_read_tensor(declared, file), batched=False)
+        for declared in session.initializers
+        if declared.onnx in BY_ONNX
+    ]
+    elements = [math.prod(dim for dim in spec.dims if isinstance(dim, int)) for spec in found]
+    if len(session.initializers) <= _MAX_OPTIONAL and max(elements, default=0) <= _MAX_ELEMENTS:
+        return tuple(found)
+    return tuple(spec for spec in found if spec.name in config.inputs)
 
 
 def _check_types(signature: Signature, file: Path) -> None:
@@ -266,20 +257,10 @@ def _check_types(signature: Signature, file: Path) -> None:
                 f"{file}: output '{spec.name}' has type {spec.onnx}, "
                 "which cannot be answered as JSON"
             )
-        # Such a model is run through NumPy, which has no bfloat16.
-        if (
-            not signature.is_numeric
-            and isinstance(spec, TensorSpec)
-            and spec.type.name == "bfloat16"
-        ):
-            raise ModelError(
-                f"{file}: output '{spec.name}' is bfloat16 in a model with strings, sequences or "
-                "maps, which ONNX Runtime cannot hand out"
-            )
 
 
-def _read_tensor(node: Any, file: Path) -> TensorSpec:
-    dims = tuple(node.shape or ())
-    if len(dims) > MAX_AXES:
-        raise ModelError(f"{file}: '{node.name}' has {len(dims)} axes, more than {MAX_AXES}")
-    return TensorSpec(node.name, BY_ONNX[node.type], dims)
+def _read_tensor(declared: Declared, file: Path) -> TensorSpec:
+    axes = len(declared.dims)
+    if axes > MAX_AXES:
+        raise ModelError(f"{file}: '{declared.name}' has {axes} axes, more than {MAX_AXES}")
+    return TensorSpec(declared.name, BY_ONNX[declared.onnx], declared.dims)

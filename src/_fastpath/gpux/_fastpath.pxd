@@ -1,9 +1,11 @@
 # The cdef classes of gpux._fastpath, whose methods are in fastpath.pyx and the .pxi files. Cython
 # looks up a module's declarations by its full name, hence this folder.
+from libc.stdint cimport int64_t
+from libcpp.memory cimport shared_ptr
 from libcpp.vector cimport vector
 
 cimport core
-from core cimport Reader, Sink
+from core cimport Sink
 
 cdef enum:
     MAX_FIRST_BYTES = 1 << 24  # of the first block: declared sizes and body lengths may be anything
@@ -38,7 +40,10 @@ cdef class _Walk:
     cdef object pool_error          # raised by the pool
     cdef int unwrapped              # nested tolist() calls
 
+    cdef bint whole(self, object value) except -1
     cdef bint value(self, object value) except -1
+    cdef bint feed(self, object value) except -1
+    cdef bint count(self, object value, int depth) except -1
     cdef bint reject(self, object value, str problem=*, object cause=*) except -1
     cdef bint sequence(self, object values) except -1
     cdef Py_ssize_t run(self, object values, Py_ssize_t start) except -2
@@ -52,21 +57,28 @@ cdef class _Walk:
     cdef str number_text(self)
 
 
-# One reading of one request body (decode.pxi).
-cdef class _Read:
-    cdef Reader* reader             # owned; runs without the GIL except for short bodies
-    cdef InputTable table
-    cdef bytes body                 # the reader points into it
-    cdef object pool
-    cdef dict blocks                # input index -> the pool's block that the reader fills
-    cdef object pool_error          # raised by the pool
+cdef class Block:
+    cdef core.NativeBlock native    # of a pool; none if the memory is not a pool's
+    cdef object memory              # what frees the memory, or the pool
+    cdef readonly size_t address
+    cdef readonly size_t nbytes
+    cdef readonly object device     # a tuple
 
-    cdef list values(self)
-    cdef list strings(self, size_t first, size_t count)
-    cdef object exception(self)
-    cdef str number_text(self)
+
+cdef class Pool:
+    cdef shared_ptr[core.Pool] native
+    cdef object make                # None for host memory
+    cdef dict errors                # what `make` raised last, by thread, until it is raised again
+
+    cdef object failure(self)
 
 
 cdef class Body:
     cdef bytes memory               # None once taken
     cdef int views                  # writable buffers exported
+
+
+cdef object value_error(InputSpec spec, const Sink* sink, object culprit, str number)
+cdef str number_text(core.Number number)
+cdef tuple sizes_tuple(const int64_t* sizes, int axes)
+cdef object device_of_block(const core.NativeBlock& block)

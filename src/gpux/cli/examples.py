@@ -13,12 +13,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gpux._engine import Request
 from gpux.errors import ClientError, ServiceError
 from gpux.inputs.model_io import PAIR, TEXT, ServedInput
 from gpux.model import Model
-from gpux.serving.encoder import encode
 from gpux.serving.engine import Engine
-from gpux.tensors.memory import StringTensor, Tensor
+from gpux.tensors.outputs import encode
+from gpux.tensors.request import array_of_input, tensors_of
 from gpux.tensors.signature import Dim, TensorSpec
 
 _SENTENCES = ("I love this product!", "This is terrible.")
@@ -113,24 +114,30 @@ def _second_texts(texts: str | list[str]) -> str | list[str]:
 def _received(model: Model, values: Values) -> Values:
     """Returns the tensors that a body produces, as values that could be sent instead."""
     request = model.inputs.collect(values)
-    try:
-        tensors = {
-            spec.name: _as_sent(spec, request.tensors[spec.name], unbatched=request.unbatched)
-            for spec in model.signature.inputs
-        }
-        received: Values = json.loads(encode(tensors))
-    finally:
-        request.release()
-    return received
+    numbers = [spec for spec in model.signature.inputs if spec.type.nbytes]
+    tensors = tensors_of(request, numbers)
+    encoded = json.loads(
+        encode(
+            {
+                spec.name: replace(tensors[spec.name], shape=_shape_as_sent(request, spec))
+                for spec in numbers
+            }
+        )
+    )
+    return {
+        spec.name: encoded[spec.name]
+        if spec.name in encoded
+        else array_of_input(request, spec).reshape(_shape_as_sent(request, spec)).tolist()
+        for spec in model.signature.inputs
+    }
 
 
-def _as_sent(
-    spec: TensorSpec, tensor: Tensor | StringTensor, *, unbatched: bool
-) -> Tensor | StringTensor:
-    """Drops the leading axes that an item may omit."""
-    if spec.kind == "single" or (spec.kind == "batched" and unbatched):
-        return replace(tensor, shape=tensor.shape[len(tensor.shape) - spec.min_axes :])
-    return tensor
+def _shape_as_sent(request: Request, spec: TensorSpec) -> tuple[int, ...]:
+    """The shape without the leading axes that an item may omit."""
+    shape, _, _ = request.form(spec.name)
+    if spec.kind == "single" or (spec.kind == "batched" and request.unbatched):
+        return shape[len(shape) - spec.min_axes :]
+    return shape
 
 
 def _bodies(shown: Sequence[ServedInput], rows: int | None) -> Iterator[Values]:

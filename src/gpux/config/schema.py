@@ -29,6 +29,7 @@ AccessLog = Literal["off", "json", "text"]
 BatchingMode = Literal["auto", "on", "off"]
 CudaGraph = Literal["auto", "on", "off"]
 GraphOptimization = Literal["all", "extended", "basic", "disabled"]
+Missing = Literal["nan"]
 Provider = Literal["auto", "cpu", "cuda"]
 ServerName = Literal["waitress", "granian"]
 
@@ -87,6 +88,7 @@ class InputConfig(_Section, frozen=True):
             leaves an axis as the model declares it.
         required: `false` requires a default.
         default: the value if a request omits the input.
+        missing: `nan`: null stands for NaN, and so does the whole input if a request omits it.
         max_length: limit on a text: in tokens for the tokenizer's texts, otherwise in characters.
         description, labels: shown by /info.
         batched: whether the leading axis is the batch axis; overrides what the shape implies.
@@ -96,6 +98,7 @@ class InputConfig(_Section, frozen=True):
     shape: Shape | None = None
     required: bool | None = None
     default: Any | UnsetType = UNSET
+    missing: Missing | None = None
     max_length: Count | None = None
     description: str | None = None
     labels: tuple[str, ...] | None = None
@@ -129,6 +132,10 @@ class RuntimeConfig(_Section, frozen=True):
         cuda_graph: whether runs are captured as CUDA graphs and replayed; `auto`: where possible,
             for recurring shapes.
         provider_options: further options of the CUDA provider.
+        session_options: further config entries of the session.
+        free_dimensions: the size to which the axes of a name are fixed.
+        custom_ops: libraries with operators of the model: paths, relative to the folder of
+            gpux.yml, or names of installed Python modules.
     """
 
     provider: Provider | None = None
@@ -138,6 +145,9 @@ class RuntimeConfig(_Section, frozen=True):
     cuda_graph: CudaGraph = "auto"
     graph_optimization: GraphOptimization = "all"
     provider_options: dict[str, Option] = {}
+    session_options: dict[str, Option] = {}
+    free_dimensions: dict[str, Count] = {}
+    custom_ops: tuple[Name, ...] = ()
 
 
 class ServingConfig(_Section, frozen=True):
@@ -200,7 +210,10 @@ class FileContent(_Section, frozen=True):
 
 # Values of these keys are text, even if they look like numbers or booleans.
 _TEXT_KEYS = frozenset(
-    {"name", "version", "description", "labels", "source", "from", "tokenizer", "warmup"}
+    {
+        *("name", "version", "description", "labels", "source", "from", "tokenizer", "warmup"),
+        "custom_ops",
+    }
 )
 
 

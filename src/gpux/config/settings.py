@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from gpux.config.custom_ops import find_custom_ops
 from gpux.config.schema import (
     FILE_NAMES,
     AccessLog,
@@ -54,6 +55,9 @@ class Settings:
         cuda_graph: whether runs are captured as CUDA graphs and replayed.
         graph_optimization: how much ONNX Runtime may rewrite the graph.
         provider_options: further options of the CUDA provider.
+        session_options: further config entries of the session.
+        free_dimensions: the size to which the axes of a name are fixed.
+        custom_ops: shared libraries with operators of the model.
         server: `waitress` or `granian`.
         workers: serving processes, each with its own copy of the model (granian only).
         host: the address to listen on; None for 127.0.0.1 and, where available, ::1.
@@ -82,6 +86,9 @@ class Settings:
     cuda_graph: CudaGraph = "auto"
     graph_optimization: GraphOptimization = "all"
     provider_options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    session_options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    free_dimensions: Mapping[str, int] = field(default_factory=dict)
+    custom_ops: tuple[Path, ...] = ()
     server: ServerName = "waitress"
     workers: int = 1
     host: str | None = None
@@ -141,6 +148,14 @@ _RESERVED_PROVIDER_OPTIONS = {
     "user_compute_stream": "the stream is the server's own",
     "has_user_compute_stream": "the stream is the server's own",
 }
+# Config entries of the session that the server sets itself, or that it cannot allow.
+_SPINNING = "threads never spin: they would take the cores of other requests"
+_RESERVED_SESSION_OPTIONS = {
+    "session.intra_op.allow_spinning": _SPINNING,
+    "session.inter_op.allow_spinning": _SPINNING,
+    "session.record_ep_graph_assignment_info": "the nodes are always recorded",
+    "session.set_denormal_as_zero": "it would change the whole process, not this session",
+}
 
 
 def read_settings(
@@ -188,9 +203,13 @@ def read_settings(
         Path(model[0]) if model else None, Path(config_file[0]) if config_file else None, variables
     )
     runtime = config.content.runtime
-    for option, problem in _RESERVED_PROVIDER_OPTIONS.items():
-        if option in runtime.provider_options:
-            config.fail("runtime", "provider_options", option, problem=problem)
+    for key, reserved in (
+        ("provider_options", _RESERVED_PROVIDER_OPTIONS),
+        ("session_options", _RESERVED_SESSION_OPTIONS),
+    ):
+        for option, problem in reserved.items():
+            if option in getattr(runtime, key):
+                config.fail("runtime", key, option, problem=problem)
     for name, (attribute, _) in _SETTINGS.items():
         section = runtime if name in ("provider", "device") else config.content.serving
         file_value = getattr(section, name)
@@ -206,6 +225,9 @@ def read_settings(
         cuda_graph=runtime.cuda_graph,
         graph_optimization=runtime.graph_optimization,
         provider_options=runtime.provider_options,
+        session_options=runtime.session_options,
+        free_dimensions=runtime.free_dimensions,
+        custom_ops=_find_custom_ops(config),
         **settings,
     )
     if merged.workers > 1 and merged.server == "waitress":
@@ -275,6 +297,16 @@ def _find_tokenizer(model: Path, config: ModelConfig) -> Path | None:
     if not _is_file(file):
         config.fail("preprocessing", "tokenizer", problem=f"no such file: {file}")
     return file
+
+
+def _find_custom_ops(config: ModelConfig) -> tuple[Path, ...]:
+    libraries = []
+    for index, name in enumerate(config.content.runtime.custom_ops):
+        try:
+            libraries.append(find_custom_ops(name, config.folder))
+        except ValueError as error:
+            config.fail("runtime", "custom_ops", index, problem=str(error))
+    return tuple(libraries)
 
 
 def _find_warmup(setting: tuple[str, str] | None, config: ModelConfig) -> Path | None:

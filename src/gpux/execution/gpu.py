@@ -7,21 +7,24 @@ copies and launches thus overlap the current run. The request's own thread waits
 
 import contextlib
 import logging
+import math
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from gpux.errors import DeadlineError, GpuxError, InferenceError
-from gpux.execution.cpu import run_arrays, run_watched
+from gpux._engine import Outputs, Pipeline, Request
+from gpux._fastpath import Block, Pool
+from gpux.errors import GpuxError, InferenceError
+from gpux.execution.cpu import CpuExecution
 from gpux.execution.cuda_graphs import Capture, GraphCache, Replay
 from gpux.execution.deadline import Deadline
 from gpux.execution.gpu_buffers import BoundBuffers
 from gpux.execution.session import Session, reason_of
 from gpux.tensors.cuda import Event, Stream
-from gpux.tensors.memory import Block, Pool, Tensor
-from gpux.tensors.outputs import Output
-from gpux.tensors.request import Request
+from gpux.tensors.memory import Tensor
+from gpux.tensors.request import tensors_of
 from gpux.tensors.signature import Signature, names
 
 logger = logging.getLogger(__name__)
@@ -38,7 +41,7 @@ class GpuExecution:
         session: the model's session.
         signature: the model's inputs and the requested outputs.
         stream: the session's stream.
-        pinned: the pool of pinned blocks that requests use.
+        pipeline: the model's, whose pool supplies pinned blocks.
         graphs: decides which sets of shapes run as CUDA graphs; owned by this object from now on.
 
     Attributes:
@@ -50,19 +53,20 @@ class GpuExecution:
         session: Session,
         signature: Signature,
         stream: Stream,
-        pinned: Pool,
+        pipeline: Pipeline,
         graphs: GraphCache,
     ) -> None:
         self._session = session
         self._signature = signature
         self._stream = stream
-        self._pinned = pinned
+        self._pipeline = pipeline
+        self._pinned = pipeline.pool
         self.device_pool = Pool(stream.allocate, _MAX_IDLE_DEVICE_BYTES)
         self._graphs = graphs
         self._slots = threading.Semaphore(_MAX_ON_STREAM)  # guards how many are on the stream
         self._is_trial = False
         # Used by the executor's thread only:
-        self._options = self._create_options()
+        self._options = session.create_options()
         self._captured: dict[int, tuple[BoundBuffers, Any]] = {}  # graph -> buffers, RunOptions
         # Outputs that ONNX Runtime must allocate: those that are also inputs, as it returns the
         # input's own memory, and those whose shape was once mispredicted.
@@ -74,12 +78,11 @@ class GpuExecution:
             1, thread_name_prefix="gpux-executor", initializer=stream.adopt
         )
 
-    def run(self, request: Request, deadline: Deadline | None = None) -> list[Output]:
-        """Returns the outputs of a request, in the order of the signature, in pinned memory.
+    def run(self, request: Request, deadline: Deadline | None = None) -> Outputs:
+        """Runs a request; its outputs are in pinned memory.
 
         Args:
-            request: its blocks are used by the stream until the model has read them, and then
-                return to the pool. The blocks of the outputs belong to the request from then on.
+            request: used by the stream until the model has read it.
             deadline: when to terminate ONNX Runtime's work on the CPU; None for no limit. Work
                 already on the GPU runs to its end.
 
@@ -89,21 +92,26 @@ class GpuExecution:
 
         The caller waits without the GIL.
         """
-        in_flight = _InFlightRun(request)
+        if not self._signature.is_numeric:
+            return self._run_by_copies(request, deadline)
+        start = time.monotonic()
+        in_flight = _InFlightRun(request, self._signature)
         launched = self._executor.submit(self._launch, in_flight, deadline)
         try:
             launched.result()
             in_flight.wait()
         except BaseException as error:
-            # The run failed, or the caller was interrupted: return all blocks, but only when the
+            # The run failed, or the caller was interrupted: drop all blocks, but only when the
             # stream is past them.
-            launched.add_done_callback(lambda _: self._complete(in_flight, has_caller=False))
+            launched.add_done_callback(lambda _: self._complete(in_flight))
             if isinstance(error, Exception) and not isinstance(error, GpuxError):
                 # The device reports a kernel's failure late, on whatever call comes next.
                 raise InferenceError(reason_of(error)) from error
             raise
-        self._complete(in_flight, has_caller=True)
-        return in_flight.outputs
+        finally:
+            del launched  # its error refers to this frame: both would keep the device's blocks
+        self._complete(in_flight)
+        return self._pipeline.outputs(in_flight.outputs, time.monotonic() - start)
 
     @contextlib.contextmanager
     def uncaptured(self) -> Iterator[None]:
@@ -130,28 +138,26 @@ class GpuExecution:
             "cuda_graph": self._graphs.describe(),
             "memory": {
                 name: {
-                    "lent_bytes": pool.usage.used_bytes,
-                    "idle_bytes": pool.usage.idle_bytes,
-                    "allocations": pool.usage.allocations,
+                    "lent_bytes": pool.used_bytes,
+                    "idle_bytes": pool.idle_bytes,
+                    "allocations": pool.allocations,
                 }
                 for name, pool in pools.items()
             },
         }
 
-    def _complete(self, in_flight: "_InFlightRun", *, has_caller: bool) -> None:
-        """Waits until the stream is past a request, and returns each block to its owner."""
+    def _run_by_copies(self, request: Request, deadline: Deadline | None) -> Outputs:
+        """Runs a model with strings, sequences or maps, for which ONNX Runtime does the copies."""
+        cpu = CpuExecution(self._pipeline)
+        return self._executor.submit(cpu.run, request, deadline).result()
+
+    def _complete(self, in_flight: "_InFlightRun") -> None:
+        """Waits until the stream is past a request, and drops what it used."""
         try:
             in_flight.wait()
         finally:
-            if in_flight.buffers is not None:
-                in_flight.buffers.release()
-            for block in in_flight.blocks:
-                self._pinned.give(block)
-            for block in in_flight.output_blocks:
-                if has_caller:
-                    in_flight.request.add_block(block)
-                else:
-                    self._pinned.give(block)
+            in_flight.buffers = None
+            in_flight.blocks.clear()
             in_flight.values.clear()
             if in_flight.is_on_stream:
                 self._slots.release()
@@ -162,28 +168,23 @@ class GpuExecution:
         """Enqueues a request on the stream."""
         self._slots.acquire()
         in_flight.is_on_stream = True
+        options = self._options
+        options.watch(deadline.at_seconds if deadline else math.inf)
         try:
-            work = self._launch_bound if self._signature.is_numeric else self._launch_arrays
-            _, was_stopped = run_watched(lambda: work(in_flight), self._options, deadline)
-            if was_stopped:
-                self._options = self._create_options()
-        except DeadlineError:
-            self._options = self._create_options()
-            raise
+            self._launch_bound(in_flight)
+        except Exception as error:
+            if options.unwatch():
+                assert deadline is not None
+                raise deadline.error() from error
+            raise InferenceError(reason_of(error)) from error
         finally:
+            # Terminated, perhaps just too late: the outputs are valid, but not the options.
+            if options.unwatch():
+                self._options = self._session.create_options()
             in_flight.event = self._stream.record()
 
-    def _create_options(self) -> Any:
-        return self._session.create_options(synchronize=not self._signature.is_numeric)
-
-    def _launch_arrays(self, in_flight: "_InFlightRun") -> None:
-        """Runs a model with strings, sequences or maps, for which ONNX Runtime does the copies."""
-        in_flight.outputs = run_arrays(
-            self._session, self._signature, in_flight.request, self._options
-        )
-
     def _launch_bound(self, in_flight: "_InFlightRun") -> None:
-        tensors: Mapping[str, Any] = in_flight.request.tensors
+        tensors = in_flight.tensors
         # Borrowed tensors differ in address each time, but a graph reads those of its capture.
         is_borrowed = any(tensor.device == self._stream.device for tensor in tensors.values())
         if not is_borrowed and not self._is_trial:
@@ -207,9 +208,7 @@ class GpuExecution:
 
     def _run_uncaptured(self, in_flight: "_InFlightRun", tensors: Mapping[str, Tensor]) -> None:
         shapes = self._predict_shapes(tensors)
-        in_flight.own(self._bind(tensors, shapes))
-        assert in_flight.buffers is not None
-        buffers = in_flight.buffers
+        buffers = in_flight.buffers = self._bind(tensors, shapes)
         in_flight.blocks += buffers.copy_in(tensors, self._pinned)
         try:
             self._session.run(buffers.binding, self._options)
@@ -242,7 +241,6 @@ class GpuExecution:
             self._graphs.give_up("not all its outputs can be placed before a run")
             return False
         options = self._session.create_options(graph)
-        buffers = None
         # Takes the second slot: no other request's thread may wait for its event meanwhile.
         self._slots.acquire()
         try:
@@ -252,11 +250,11 @@ class GpuExecution:
                 self._session.run(buffers.binding, options)
         except Exception as error:
             self._stream.end_capture()
-            self._graphs.give_up(f"capturing failed: {reason_of(error)}")
-            logger.warning("No more CUDA graphs: capturing one failed: %s", error)
+            reason = reason_of(error)
+            self._graphs.give_up(f"capturing failed: {reason}")
+            # Not the error itself: a handler that keeps records would keep the blocks.
+            logger.warning("No more CUDA graphs: capturing one failed: %s", reason)
             in_flight.wait_for(self._stream)
-            if buffers is not None:
-                buffers.release()
             return False
         finally:
             self._slots.release()
@@ -291,41 +289,32 @@ class GpuExecution:
         )
 
     def _copy_out(self, in_flight: "_InFlightRun", buffers: BoundBuffers) -> None:
-        outputs, blocks, values = buffers.copy_out(self._pinned)
-        in_flight.outputs = list(outputs)
-        in_flight.output_blocks += blocks
-        in_flight.values += values
+        in_flight.outputs, in_flight.values = buffers.copy_out(self._pinned)
 
 
 class _InFlightRun:
-    """A request in flight on the stream; owns everything that the stream uses for it.
+    """A request in flight on the stream; keeps everything alive that the stream uses for it.
 
     Attributes:
-        request: kept alive, and with it the tensors borrowed from other libraries.
-        blocks: pinned blocks: the request's own, and those in which small tensors are packed.
+        request: owns the tensors, or keeps those borrowed from other libraries alive.
+        tensors: its inputs, by name.
+        blocks: pinned blocks in which small tensors are packed.
         buffers: device memory; None for that of a captured graph, which outlives the run.
-        outputs: valid once the event has completed.
-        output_blocks: the pinned blocks of the outputs.
+        outputs: in pinned memory, valid once the event has completed.
         values: outputs that ONNX Runtime allocated.
         event: recorded after all of the request's work on the stream.
         is_on_stream: whether it occupies a slot of the stream.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, signature: Signature) -> None:
         self.request = request
-        self.blocks = request.take_blocks()
+        self.tensors = tensors_of(request, (*signature.inputs, *signature.optional))
+        self.blocks: list[Block] = []
         self.buffers: BoundBuffers | None = None
-        self.outputs: list[Output] = []
-        self.output_blocks: list[Block] = []
+        self.outputs: list[Tensor] = []
         self.values: list[Any] = []
         self.event: Event | None = None
         self.is_on_stream = False
-
-    def own(self, buffers: BoundBuffers) -> None:
-        """Takes ownership of buffers; releases those of a failed attempt."""
-        if self.buffers is not None:
-            self.buffers.release()
-        self.buffers = buffers
 
     def wait(self) -> None:
         """Waits until the stream is past this request, without the GIL."""

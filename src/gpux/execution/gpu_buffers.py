@@ -8,16 +8,19 @@ import ctypes
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gpux._fastpath import Block, Pool
 from gpux.execution.copy_plan import CopyPlan, plan_copies
 from gpux.execution.session import Session
 from gpux.tensors.cuda import Stream
-from gpux.tensors.memory import PINNED, Block, Pool, Tensor
+from gpux.tensors.memory import PINNED, Tensor
 from gpux.tensors.outputs import tensor_of
 from gpux.tensors.signature import Signature, TensorSpec
 
 
 class BoundBuffers:
-    """Device blocks and their IOBinding. Owns the blocks until release(); not thread-safe.
+    """Device blocks and their IOBinding. Not thread-safe.
+
+    Owns the blocks: nothing on the stream may still use them when it is dropped.
 
     Args:
         session: the session to bind to.
@@ -43,7 +46,6 @@ class BoundBuffers:
     ) -> None:
         self._stream = stream
         self._device_pool = device_pool
-        self._blocks: list[Block] = []
         self._specs = [spec for spec in signature.outputs if isinstance(spec, TensorSpec)]
         self._shapes = list(shapes)
         self.binding = session.create_binding()
@@ -52,24 +54,18 @@ class BoundBuffers:
             for name, tensor in tensors.items()
             if tensor.device != stream.device and name not in session.host_inputs
         ]
-        try:
-            self._inputs = plan_copies([tensors[name].nbytes for name in self._copied])
-            self._input_parts = self._acquire(self._inputs)
-            addresses = self._addresses(self._inputs, self._input_parts)
-            copied_to = dict(zip(self._copied, addresses, strict=True))
-            for name, tensor in tensors.items():
-                if name in session.host_inputs:
-                    self.binding.bind_input(
-                        name, "cpu", 0, tensor.type.code, tensor.shape, tensor.address
-                    )
-                    continue
-                self._bind(
-                    self.binding.bind_input, name, tensor, copied_to.get(name, tensor.address)
+        self._inputs = plan_copies([tensors[name].nbytes for name in self._copied])
+        self._input_parts = self._acquire(self._inputs)
+        addresses = self._addresses(self._inputs, self._input_parts)
+        copied_to = dict(zip(self._copied, addresses, strict=True))
+        for name, tensor in tensors.items():
+            if name in session.host_inputs:
+                self.binding.bind_input(
+                    name, "cpu", 0, tensor.type.code, tensor.shape, tensor.address
                 )
-            self._bind_outputs()
-        except BaseException:
-            self.release()
-            raise
+                continue
+            self._bind(self.binding.bind_input, name, tensor, copied_to.get(name, tensor.address))
+        self._bind_outputs()
 
     def _bind_outputs(self) -> None:
         self._predicted = [index for index, shape in enumerate(self._shapes) if shape is not None]
@@ -97,11 +93,7 @@ class BoundBuffers:
         bind(name, stream.name, stream.device.device_id, tensor.type.code, tensor.shape, address)
 
     def _acquire(self, plan: CopyPlan) -> list[Block]:
-        blocks = []
-        for size in plan.parts:
-            blocks.append(self._device_pool.take(size))
-            self._blocks.append(blocks[-1])
-        return blocks
+        return [self._device_pool.take(size) for size in plan.parts]
 
     def _addresses(self, plan: CopyPlan, parts: Sequence[Block]) -> list[int]:
         return [parts[part].address + offset for part, offset in plan.slots]
@@ -143,21 +135,19 @@ class BoundBuffers:
                 self._stream.copy_in(block.address, source, nbytes)
         return staged
 
-    def copy_out(self, pinned: Pool) -> tuple[list[Tensor], list[Block], list[Any]]:
+    def copy_out(self, pinned: Pool) -> tuple[list[Tensor], list[Any]]:
         """Enqueues the copies of the outputs to the host.
 
         Args:
             pinned: source of the blocks that they are copied to.
 
         Returns:
-            The outputs, in pinned memory that is valid once the stream is past the copies; their
-            blocks, owned by the caller; and objects to keep alive until then.
+            The outputs, in pinned memory that is valid once the stream is past the copies; and
+            objects to keep alive until then.
         """
-        blocks: list[Block] = []
 
         def copy(source: int, nbytes: int) -> Block:
             block = pinned.take(nbytes)
-            blocks.append(block)
             if nbytes:
                 self._stream.copy_out(block.address, source, nbytes)
             return block
@@ -183,9 +173,4 @@ class BoundBuffers:
                     tensor = tensor_of(value, self._stream.device)
                     block = copy(tensor.address, tensor.nbytes)
                     outputs[index] = output(index, tensor.shape, block)
-        return [outputs[index] for index in range(len(outputs))], blocks, values
-
-    def release(self) -> None:
-        """Returns the device blocks to the pool; nothing on the stream may still use them."""
-        while self._blocks:
-            self._device_pool.give(self._blocks.pop())
+        return [outputs[index] for index in range(len(outputs))], values

@@ -1,112 +1,58 @@
-"""ONNX Runtime: loads it, creates sessions, and wraps them.
+"""Sessions: how ONNX Runtime loads a model, on the CPU or with CUDA, and how its errors read."""
 
-The only importer of onnxruntime, on the first load of a model, so that a missing or duplicate
-installation gets a clear error message.
-"""
-
-import contextlib
-import importlib.metadata
 import logging
-import os
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
+from gpux._engine import (
+    Binding,
+    Declared,
+    RunOptions,
+    SessionOptions,
+    available_providers,
+    library_version,
+)
+from gpux._engine import Session as NativeSession
 from gpux.config.settings import Settings
 from gpux.errors import ConfigurationError, ModelError, RuntimeMissingError, install_command
+from gpux.execution.cuda_libraries import open_cuda_libraries
+from gpux.execution.runtime import find_library, load_runtime
 from gpux.tensors.cuda import CudaStream, Stream
 
 logger = logging.getLogger(__name__)
 
-# Distributions of ONNX Runtime: all install the same module, and overwrite each other's files.
-_RUNTIMES = (
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnxruntime-openvino",
-    "onnxruntime-rocm",
-    "onnxruntime-directml",
-)
-_CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
-_SHORT_NAMES = {_CPU: "cpu", _CUDA: "cuda"}
-_OPTIMIZATION = {
-    "all": "ORT_ENABLE_ALL",
-    "extended": "ORT_ENABLE_EXTENDED",
-    "basic": "ORT_ENABLE_BASIC",
-    "disabled": "ORT_DISABLE_ALL",
-}
-# An explicit "no graph": without the entry, run_with_iobinding throws a C++ exception: 29 µs a run.
+_SHORT_NAMES = {"CPUExecutionProvider": "cpu", _CUDA: "cuda"}
+_OPTIMIZATION = {"disabled": 0, "basic": 1, "extended": 2, "all": 99}
+# An explicit "no graph": without the entry, a run throws a C++ exception inside: 29 µs.
 NO_GRAPH = -1
-
-
-def load_runtime() -> Any:
-    """Imports and returns the onnxruntime module.
-
-    Raises:
-        RuntimeMissingError: none is installed, or more than one.
-    """
-    installed = [name for name in _RUNTIMES if _is_installed(name)]
-    if len(installed) > 1:
-        raise RuntimeMissingError(
-            f"{' and '.join(installed)} are both installed and overwrite each other's files; "
-            f"remove them (pip uninstall {' '.join(installed)}), then install one: "
-            f"{install_command('cpu')}, or {install_command('cuda')}"
-        )
-    # ONNX Runtime sends telemetry unless this is set before its import.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    try:
-        import onnxruntime
-    except ImportError as error:
-        if error.name != "onnxruntime":
-            raise RuntimeMissingError(f"ONNX Runtime cannot be imported: {error}") from error
-        raise RuntimeMissingError(
-            f"ONNX Runtime is not installed: {install_command('cpu')}, "
-            f"or {install_command('cuda')} for an NVIDIA GPU"
-        ) from None
-    return onnxruntime
-
-
-def _is_installed(distribution: str) -> bool:
-    try:
-        importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-# The first version whose IOBinding.get_outputs() returns values that outlive the binding.
-_FIRST_WITH_OWN_OUTPUTS = (1, 30)
-
-
-def _is_older(version: str, than: tuple[int, int]) -> bool:
-    major, minor, *_ = version.split(".")
-    return (int(major), int(minor)) < than
 
 
 class Session:
     """An ONNX Runtime session. Any number of threads may run it concurrently.
 
     Args:
-        runtime: the onnxruntime module.
-        raw: its InferenceSession.
+        native: the session of the core.
         stream: the stream of all work of a CUDA session; None on the CPU.
         no_graphs: why its runs cannot be captured as CUDA graphs; None if they can.
+        provider: the execution provider that its options prefer.
 
     Attributes:
+        native, provider: as above.
         host_inputs: inputs that the model reads on the host although it runs on a GPU: shapes,
             counts, any input of a node on the CPU.
-        provider: the execution provider actually in use: `cpu` or `cuda`.
         version: ONNX Runtime's version.
-        outputs_alias_binding: the outputs of a binding are references into it, which clearing it or
-            running it again invalidates. Later versions return values of their own.
     """
 
     def __init__(
-        self, runtime: Any, raw: Any, stream: Stream | None = None, no_graphs: str | None = None
+        self,
+        native: NativeSession,
+        stream: Stream | None = None,
+        no_graphs: str | None = None,
+        provider: Literal["cpu", "cuda"] = "cpu",
     ) -> None:
-        self._runtime = runtime
-        self.raw = raw
+        self.native = native
         self.stream = stream
         self.host_inputs = frozenset(self._find_host_inputs() if stream is not None else ())
         # A graph would replay the values that it was captured with.
@@ -114,26 +60,48 @@ class Session:
             (f"the model reads input '{name}' on the host" for name in sorted(self.host_inputs)),
             None,
         )
-        self.provider = cast(Literal["cpu", "cuda"], _SHORT_NAMES[raw.get_providers()[0]])
-        self.version = str(runtime.__version__)
-        self.outputs_alias_binding = _is_older(self.version, _FIRST_WITH_OWN_OUTPUTS)
+        self.provider = provider
+        self.version = library_version()
+
+    @property
+    def inputs(self) -> list[Declared]:
+        """The inputs that the model declares."""
+        return self.native.inputs
+
+    @property
+    def outputs(self) -> list[Declared]:
+        """The outputs that the model declares."""
+        return self.native.outputs
+
+    @property
+    def initializers(self) -> list[Declared]:
+        """The initializers that a caller may override."""
+        return self.native.initializers
+
+    def metadata(self) -> Mapping[str, Any]:
+        """What the model says about itself, as gpux._engine.Session.metadata() returns it."""
+        return self.native.metadata()
 
     def _find_host_inputs(self) -> Iterator[str]:
         """Yields the inputs that the model reads on the host.
 
         They must be bound there: ONNX Runtime copies a tensor bound elsewhere only at binding time.
         """
-        for node, memory in zip(
-            self.raw.get_inputs(), self.raw.get_input_memory_infos(), strict=True
-        ):
-            if memory.name.lower() != "cuda":
-                yield node.name
+        memory = self.native.input_memory()
+        if memory is None:
+            raise ConfigurationError(
+                f"ONNX Runtime {library_version()} does not report where a model reads its inputs; "
+                f"install a newer one: {install_command('cuda')}"
+            )
+        for declared, name in zip(self.native.inputs, memory, strict=True):
+            if name.lower() != "cuda":
+                yield declared.name
 
-    def create_binding(self) -> Any:
+    def create_binding(self) -> Binding:
         """Creates an IOBinding for run(). Not thread-safe."""
-        return self.raw.io_binding()
+        return Binding(self.native)
 
-    def create_options(self, graph: int = NO_GRAPH, *, synchronize: bool = False) -> Any:
+    def create_options(self, graph: int = NO_GRAPH, *, synchronize: bool = False) -> RunOptions:
         """Creates RunOptions, through which a run can also be terminated.
 
         Args:
@@ -141,42 +109,31 @@ class Session:
             synchronize: whether a CUDA session waits for the run's end before it returns;
                 otherwise the run ends when the stream is past it.
         """
-        options = self._runtime.RunOptions()
-        # Otherwise ONNX Runtime also writes each failure to stderr, in addition to raising it.
-        options.log_severity_level = 4
-        options.add_run_config_entry("gpu_graph_id", str(graph))
+        entries = {"gpu_graph_id": str(graph)}
         if not synchronize:
-            options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        return options
+            entries["disable_synchronize_execution_providers"] = "1"
+        return RunOptions(entries)
 
-    def run(self, binding: Any, options: Any) -> None:
-        """Runs the bound tensors, without the GIL. A CUDA session may return before the end."""
-        self.raw.run_with_iobinding(binding, options)
+    def run(self, binding: Binding, options: RunOptions) -> None:
+        """Runs the bound tensors, without the GIL. A CUDA session may return before the end.
 
-    def run_arrays(self, names: Sequence[str], feeds: Mapping[str, Any], options: Any) -> list[Any]:
-        """Runs on NumPy arrays, without the GIL; for strings, sequences and maps."""
-        outputs: list[Any] = self.raw.run(names, feeds, options)
-        return outputs
-
-    def value_from_bits(self, bits: Any, type_code: int) -> Any:
-        """Creates an OrtValue of a type that NumPy lacks, from its bits in a uint16 array."""
-        return self._runtime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, type_code)
+        Raises:
+            RuntimeError: in ONNX Runtime's words; see reason_of().
+        """
+        self.native.run(binding, options)
 
     def placement(self) -> dict[str, list[str]] | None:
         """Returns the nodes assigned to each provider, as `Type name`, by its short name.
 
-        None if ONNX Runtime is too old to report them (before 1.24), or did not record them.
+        None if ONNX Runtime is too old to report them (before 1.24).
         """
-        try:
-            parts = self.raw.get_provider_graph_assignment_info()
-        except (AttributeError, RuntimeError):
+        assignments = self.native.assignments()
+        if assignments is None:
             return None
         assigned: dict[str, list[str]] = {}
-        for part in parts:
-            name = _SHORT_NAMES.get(part.ep_name, part.ep_name)
-            assigned.setdefault(name, []).extend(
-                f"{node.op_type} {node.name}".rstrip() for node in part.get_nodes()
-            )
+        for provider, op_type, _, node in assignments:
+            name = _SHORT_NAMES.get(provider, provider)
+            assigned.setdefault(name, []).append(f"{op_type} {node}".rstrip())
         return assigned
 
 
@@ -186,10 +143,10 @@ def create_session(settings: Settings) -> Session:
     Raises:
         StartError: no runtime; a model that it cannot load; or CUDA is required but unusable.
     """
-    runtime = load_runtime()
-    available = _CUDA in runtime.get_available_providers()
+    load_runtime()
+    available = _CUDA in available_providers()
     if settings.provider == "cpu" or (settings.provider == "auto" and not available):
-        return Session(runtime, _create_raw(runtime, settings, [_CPU]))
+        return Session(_load(settings))
     try:
         if not available:
             raise ConfigurationError(
@@ -197,34 +154,36 @@ def create_session(settings: Settings) -> Session:
                 "install the GPU build: pip uninstall onnxruntime, then "
                 f"{install_command('cuda')}"
             )
-        return _create_cuda_session(runtime, settings)
+        return _create_cuda_session(settings)
     except (ConfigurationError, RuntimeMissingError) as error:
         if settings.provider == "cuda":
             raise type(error)(f"provider cuda: {error}") from error
-        logger.warning("CUDA could not be used: %s. The model runs on the CPU", error)
-        return Session(runtime, _create_raw(runtime, settings, [_CPU]))
+        problem: Exception = error
+    except ModelError as error:
+        if settings.provider == "cuda":
+            raise
+        problem = error
+    # If the model is to blame, this fails, too.
+    session = Session(_load(settings))
+    logger.warning("CUDA could not be used: %s. The model runs on the CPU", problem)
+    return session
 
 
-def _create_cuda_session(runtime: Any, settings: Settings) -> Session:
+def _create_cuda_session(settings: Settings) -> Session:
     """Creates a session whose copies and kernels all use one stream of ours."""
-    if hasattr(runtime, "preload_dlls"):
-        # Loads cuBLAS and cuDNN from where pip put them, and prints what it does not find.
-        with contextlib.redirect_stdout(sys.stderr):
-            runtime.preload_dlls()
+    open_cuda_libraries(find_library().with_name("libonnxruntime_providers_cuda.so"))
     stream = CudaStream(settings.device)
     wants_graphs = settings.cuda_graph != "off"
     no_graphs = None
     try:
-        raw = _create_raw(runtime, settings, _cuda_providers(settings, stream, graphs=wants_graphs))
+        native = _load(settings, _cuda_options(settings, stream, graphs=wants_graphs))
     except ModelError as error:
         # ONNX Runtime rejects the whole session if its graph could not be captured.
         if not wants_graphs or not _NO_GRAPHS.search(str(error)):
             raise
         no_graphs = _reason_for_no_graphs(str(error))
-        raw = _create_raw(runtime, settings, _cuda_providers(settings, stream, graphs=False))
-    if raw.get_providers()[0] != _CUDA:
-        raise ConfigurationError("ONNX Runtime could not use CUDA (its reason is in its log above)")
-    session = Session(runtime, raw, stream, no_graphs)
+        native = _load(settings, _cuda_options(settings, stream, graphs=False))
+    session = Session(native, stream, no_graphs, "cuda")
     if settings.cuda_graph == "on" and session.no_graphs:
         raise ConfigurationError(f"runtime.cuda_graph is on, but {session.no_graphs}")
     return session
@@ -240,28 +199,77 @@ def _reason_for_no_graphs(message: str) -> str:
     return "not all of the model's nodes run on the GPU, and a graph holds nothing else"
 
 
-def _create_raw(runtime: Any, settings: Settings, providers: list[Any]) -> Any:
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = settings.run_threads or settings.cores
-    options.graph_optimization_level = getattr(
-        runtime.GraphOptimizationLevel, _OPTIMIZATION[settings.graph_optimization]
+def _load(settings: Settings, cuda: Mapping[str, str] | None = None) -> NativeSession:
+    """Loads the model; with CUDA if there are options of its provider.
+
+    Raises:
+        ConfigurationError: CUDA, or a setting of gpux.yml, cannot be used.
+        ModelError: ONNX Runtime cannot load the model.
+    """
+    options = _create_options(settings)
+    if settings.free_dimensions:
+        _check_free_dimensions(settings, options)
+        for name, size in settings.free_dimensions.items():
+            options.override_dimension(name, size)
+    if cuda is not None:
+        try:
+            options.append_cuda(dict(cuda))
+        except RuntimeError as error:
+            raise ConfigurationError(
+                f"ONNX Runtime could not use CUDA: {reason_of(error)} (see also its log above)"
+            ) from error
+    return _open(settings, options)
+
+
+def _create_options(settings: Settings) -> SessionOptions:
+    options = SessionOptions(
+        settings.run_threads or settings.cores, _OPTIMIZATION[settings.graph_optimization]
     )
-    # Spinning threads would burn the cores that decoding and other requests need.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    options.log_severity_level = 3
+    entries = {
+        # Spinning threads would burn the cores that decoding and other requests need.
+        "session.intra_op.allow_spinning": "0",
+        "session.inter_op.allow_spinning": "0",
+        "session.record_ep_graph_assignment_info": "1",
+    }
+    for name, value in {**entries, **_texts(settings.session_options)}.items():
+        options.add_config_entry(name, value)
+    for index, library in enumerate(settings.custom_ops):
+        try:
+            options.register_custom_ops(library)
+        except RuntimeError as error:
+            settings.config.fail(
+                "runtime", "custom_ops", index, problem=without_sources(str(error))
+            )
+    return options
+
+
+def _open(settings: Settings, options: SessionOptions) -> NativeSession:
     try:
-        session = runtime.InferenceSession(os.fspath(settings.model), options, providers=providers)
-    except Exception as error:  # ONNX Runtime's exceptions have no common base
-        raise ModelError(f"{settings.model}: {strip_prefix(str(error)).strip()}") from error
-    # Otherwise the CPU would replace a failing provider in the middle of service.
-    session.disable_fallback()
-    return session
+        return NativeSession(settings.model, options)
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"{settings.model}: {without_sources(str(error))}") from error
 
 
-def _cuda_providers(settings: Settings, stream: CudaStream, *, graphs: bool) -> list[Any]:
-    """The CUDA provider with its options, as text for ONNX Runtime, then the CPU provider."""
+def _check_free_dimensions(settings: Settings, options: SessionOptions) -> None:
+    """Rejects a name that no axis of an input has, which ONNX Runtime ignores.
+
+    Loads the model once more: an axis whose size is fixed has lost its name.
+    """
+    names = {dim for declared in _open(settings, options).inputs for dim in declared.dims} - {None}
+    for name in settings.free_dimensions:
+        if name not in names:
+            known = ", ".join(sorted(f"'{dim}'" for dim in names if isinstance(dim, str)))
+            problem = f"no input has an axis of this name; they are {known}"
+            settings.config.fail(
+                "runtime",
+                "free_dimensions",
+                name,
+                problem=problem if known else "no axis of the model's inputs has a name",
+            )
+
+
+def _cuda_options(settings: Settings, stream: CudaStream, *, graphs: bool) -> dict[str, str]:
+    """The options of the CUDA provider, as text for ONNX Runtime."""
     options: dict[str, str | int | float | bool] = {
         "device_id": settings.device,
         "user_compute_stream": stream.address,
@@ -275,16 +283,18 @@ def _cuda_providers(settings: Settings, stream: CudaStream, *, graphs: bool) -> 
     }
     if settings.gpu_memory_limit_bytes is not None:
         options["gpu_mem_limit"] = settings.gpu_memory_limit_bytes
-    options |= settings.provider_options
-    texts = {
-        key: str(int(value)) if isinstance(value, bool) else str(value)
-        for key, value in options.items()
+    return _texts({**options, **settings.provider_options})
+
+
+def _texts(options: Mapping[str, str | int | float | bool]) -> dict[str, str]:
+    return {
+        name: str(int(value)) if isinstance(value, bool) else str(value)
+        for name, value in options.items()
     }
-    return [(_CUDA, texts), _CPU]
 
 
-# ONNX Runtime's prefixes, one or more: "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : ".
-_PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |^Error in execution: ")
+# Prefixes within a message that quotes another: "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : ".
+_PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 # A location in its source: "/build/core/x.cc:123 void* onnxruntime::Class::Function(size_t,
 # bool) ".
 _SOURCE = re.compile(
@@ -296,14 +306,12 @@ _PATH = re.compile(r"(?<![\w.])(?<!Name:')(?:[A-Za-z]:)?(?:[/\\][\w.+@~-]+){2,}"
 _MAX_REASON = 500
 
 
-def strip_prefix(message: str) -> str:
-    """ONNX Runtime's message without its prefixes."""
-    return _PREFIX.sub("", message)
+def without_sources(message: str) -> str:
+    """ONNX Runtime's message on one line, without its prefixes and locations in its source."""
+    return " ".join(_SOURCE.sub("", _PREFIX.sub("", message)).split())
 
 
 def reason_of(error: BaseException) -> str:
-    """ONNX Runtime's message on one line, without paths of the server's file system."""
-    text = strip_prefix(str(error))
-    text = _PATH.sub("(path)", _SOURCE.sub("", text))
-    text = " ".join(text.split())
+    """As without_sources(), also without paths of the server's file system, and not too long."""
+    text = _PATH.sub("(path)", without_sources(str(error)))
     return text if len(text) <= _MAX_REASON else text[:_MAX_REASON] + "…"

@@ -20,7 +20,6 @@ from gpux.errors import (
     UnavailableError,
 )
 from gpux.http.headers import MEDIA_TYPE, check_headers, read_timeout
-from gpux.observability.metrics import CONTENT_TYPE
 from gpux.observability.timings import Stages
 from gpux.serving.service import Service
 
@@ -161,8 +160,11 @@ class MetricsPage:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         del req
+        # Slow to import: not for a server that nobody scrapes.
+        from gpux.observability.exposition import CONTENT_TYPE, text_of
+
         resp.content_type = CONTENT_TYPE
-        resp.data = self._service.metrics.text()
+        resp.data = text_of(self._service.metrics)
 
 
 class Info:

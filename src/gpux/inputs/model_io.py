@@ -31,12 +31,14 @@ class ServedInput:
         config: its entry in gpux.yml.
         from_text: whether the tokenizer makes it from a text, unless it is sent itself.
         is_text: whether it is that text, rather than an input of the model.
+        is_optional: whether the model has a value for it: it is an initializer.
     """
 
     spec: TensorSpec
     config: InputConfig
     from_text: bool = False
     is_text: bool = False
+    is_optional: bool = False
 
     @property
     def name(self) -> str:
@@ -48,9 +50,19 @@ class ServedInput:
         """Whether every request must have it."""
         if self.config.required is not None:
             return self.config.required
-        if self.config.default is not UNSET or self.from_text:
+        if (
+            self.config.default is not UNSET
+            or self.from_text
+            or self.is_optional
+            or self.null_is_nan
+        ):
             return False
         return self.name != PAIR
+
+    @property
+    def null_is_nan(self) -> bool:
+        """Whether null stands for NaN, also where a request omits the whole input."""
+        return self.config.missing is not None
 
     @property
     def default(self) -> Any:
@@ -84,7 +96,7 @@ class ModelIO:
 
     Attributes:
         signature: the model's inputs, and those of its outputs that are served.
-        inputs: in display order: texts, then the model's own.
+        inputs: in display order: texts, the model's own, then optional ones.
         outputs: in the order of the response.
     """
 
@@ -113,10 +125,11 @@ def merge_config(model: Signature, config: ModelConfig, *, has_tokenizer: bool =
         ConfigurationError: gpux.yml contradicts the model, or itself.
     """
     known = {spec.name: spec for spec in model.inputs}
+    optional = {spec.name: spec for spec in model.optional}
     texts = (TEXT, PAIR) if has_tokenizer else ()
     for name in config.inputs:
-        if name not in known and name not in texts:
-            hint = _hint(name, (*texts, *known), "its inputs are")
+        if name not in known and name not in optional and name not in texts:
+            hint = _hint(name, (*texts, *known, *optional), "its inputs are")
             config.fail("inputs", name, problem=f"the model has no such input; {hint}")
     merged = _merge_inputs(known, config)
     if has_tokenizer:
@@ -141,17 +154,21 @@ def merge_config(model: Signature, config: ModelConfig, *, has_tokenizer: bool =
             is_text=name in texts,
         )
         for name in known
+    ) + tuple(
+        ServedInput(spec, config.inputs.get(name, InputConfig()), is_optional=True)
+        for name, spec in _merge_inputs(optional, config).items()
     )
     for entry in accepted:
         _check_input(entry, config)
     outputs = {spec.name: _propagate(spec, fixed, known, merged) for spec in model.outputs}
     served = tuple(_merge_outputs(outputs, config))
-    inputs = tuple(entry.spec for entry in accepted if not entry.is_text)
-    return ModelIO(
-        Signature(inputs, tuple({entry.spec.name: entry.spec for entry in served}.values())),
-        accepted,
-        served,
+    own = [entry for entry in accepted if not entry.is_text]
+    signature = Signature(
+        tuple(entry.spec for entry in own if not entry.is_optional),
+        tuple({entry.spec.name: entry.spec for entry in served}.values()),
+        tuple(entry.spec for entry in own if entry.is_optional),
     )
+    return ModelIO(signature, accepted, served)
 
 
 def _merge_outputs(
@@ -211,7 +228,9 @@ def _merge(
     if entry.batched and not dims:
         problem = "the model declares no axes of it: its shape must be given as well"
         config.fail(section, name, "batched", problem=problem)
-    return replace(spec, dims=dims, batched=entry.batched)
+    return replace(
+        spec, dims=dims, batched=spec.batched if entry.batched is None else entry.batched
+    )
 
 
 def _merge_dims(
@@ -282,6 +301,15 @@ def _check_input(entry: ServedInput, config: ModelConfig) -> None:
         problem = f"only texts have one, and {show(name)} is {entry.spec.type.name}"
         config.fail("inputs", name, "max_length", problem=problem)
     _check_labels(entry.spec, options, config, "inputs", name)
+    if entry.is_optional and options.batched:
+        problem = "it is an initializer of the model, which has no batch axis"
+        config.fail("inputs", name, "batched", problem=problem)
+    if entry.null_is_nan and entry.spec.type.name not in _FLOATS:
+        problem = f"only floats can be NaN, and {show(name)} is {entry.spec.type.name}"
+        config.fail("inputs", name, "missing", problem=problem)
+    if entry.null_is_nan and (options.default is not UNSET or options.required):
+        problem = "NaN is its default: leave out `default` and `required: true`"
+        config.fail("inputs", name, "missing", problem=problem)
     if entry.is_text:
         for key, value in (("default", options.default), ("batched", options.batched)):
             if value is not UNSET and value is not None:
@@ -292,7 +320,13 @@ def _check_input(entry: ServedInput, config: ModelConfig) -> None:
     elif options.default is not UNSET and options.required:
         problem = "a required input has none: leave out `required` or `default`"
         config.fail("inputs", name, "default", problem=problem)
-    elif options.required is False and options.default is UNSET and not entry.from_text:
+    elif (
+        options.required is False
+        and options.default is UNSET
+        and not entry.from_text
+        and not entry.is_optional
+        and not entry.null_is_nan
+    ):
         problem = "the model cannot run without it: an optional input needs a `default`"
         config.fail("inputs", name, "required", problem=problem)
 
@@ -356,6 +390,8 @@ def describe(entry: ServedInput | ServedOutput) -> dict[str, Any]:
         described |= {"kind": entry.spec.kind, "required": entry.required}
         if entry.default is not UNSET:
             described["default"] = entry.default
+        if entry.config.missing is not None:
+            described["missing"] = entry.config.missing
         if entry.config.max_length is not None:
             described["max_length"] = entry.config.max_length
     else:

@@ -5,33 +5,32 @@ same rules and error messages apply to them.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
-import numpy
 from msgspec import UNSET
 
-from gpux._dlpack import View, device_of, take
-from gpux._fastpath import InputSpec, InputTable, decode, fit, walk
+from gpux._dlpack import device_of, take
+from gpux._engine import Pipeline, Request
+from gpux._fastpath import Block, InputSpec, Pool, fit, walk
 from gpux.config.schema import ModelConfig
 from gpux.errors import (
     ClashingInputsError,
     ClientError,
     InvalidShapeError,
+    InvalidValueError,
     MissingInputError,
     UnknownInputError,
 )
 from gpux.inputs.model_io import IDS, TEXT, TYPES, ModelIO, ServedInput
-from gpux.inputs.tokenizer import MAX_CHARACTERS, TextEncoder
+from gpux.inputs.pipeline import group_of
+from gpux.inputs.tokenizer import TextEncoder
 from gpux.tensors.cuda import Stream
-from gpux.tensors.memory import ALIGNMENT_BYTES, Block, Device, Pool, StringTensor, Tensor
-from gpux.tensors.request import Request
-from gpux.tensors.signature import InputForm, TensorSpec, stored_as
+from gpux.tensors.memory import ALIGNMENT_BYTES, array_of
+from gpux.tensors.signature import TensorSpec
 
-# What a value is converted to: a block, strings, or a tensor borrowed from another library.
-Content = Block | list[str] | View
-# A converted value: input name, content, shape, as_items, as_one_item (see InputForm).
-Read = tuple[str, Content, tuple[int, ...], bool, bool]
+if TYPE_CHECKING:
+    import numpy
 
 
 class InputReader:
@@ -39,7 +38,7 @@ class InputReader:
 
     Args:
         io: the inputs that clients may send.
-        pool: source of the tensors' blocks.
+        pipeline: the model's.
         text: encodes texts as ids; None if the model accepts no texts.
         config: gpux.yml, to locate an invalid default.
         stream: the stream of the model's GPU; None on the CPU.
@@ -47,43 +46,48 @@ class InputReader:
 
     Raises:
         ConfigurationError: a default does not fit its input.
+
+    Attributes:
+        may_complete: whether an input that is missing may have a value all the same: a default, or
+            one made from a text.
     """
 
     def __init__(
         self,
         io: ModelIO,
-        pool: Pool,
+        pipeline: Pipeline,
         text: TextEncoder | None = None,
         config: ModelConfig | None = None,
         stream: Stream | None = None,
         host_inputs: Collection[str] = (),
     ) -> None:
         self._signature = io.signature
-        self._pool = pool
+        self._pipeline = pipeline
+        self._pool = pipeline.pool
         self._text = text
         self._stream = stream
         self._host_inputs = host_inputs
         self._types = {entry.name: entry.spec.type for entry in io.inputs}
-        self._specs = {
-            entry.name: InputSpec(
-                entry.spec, MAX_CHARACTERS if entry.is_text else entry.config.max_length
-            )
-            for entry in io.inputs
-        }
-        # A body must not have both texts and inputs that are made from them.
-        self._groups = {
-            entry.name: 1 if entry.is_text else 2 if entry.from_text else 0 for entry in io.inputs
-        }
-        self._table = InputTable(list(self._specs.values()), list(self._groups.values()))
+        self._specs = {spec.name: spec for spec in pipeline.specs}
+        self._groups = {entry.name: group_of(entry) for entry in io.inputs}
+        self._missing = {entry.name: entry.spec for entry in io.inputs if entry.null_is_nan}
         self._defaults: dict[str, _Default] = {}
         for entry in io.inputs:
             if entry.default is not UNSET:
                 try:
-                    self._defaults[entry.name] = _Default(entry, io, pool)
+                    self._defaults[entry.name] = _Default(entry, io, self._pool)
                 except ClientError as error:
                     (config or ModelConfig()).fail(
                         "inputs", entry.name, "default", problem=str(error)
                     )
+        # The model's inputs, without those optional ones for which it has a value.
+        self._needed = [
+            entry.name
+            for entry in io.inputs
+            if not entry.is_text
+            and (not entry.is_optional or entry.required or entry.name in self._defaults)
+        ]
+        self.may_complete = text is not None or bool(self._defaults or self._missing)
 
     def decode(self, body: bytes) -> Request:
         """Decodes a request body to tensors.
@@ -97,9 +101,10 @@ class InputReader:
             InferenceError: the tokenizer failed.
             MemoryError: there is no room for the tensors.
 
-        The GIL is released while a long body is read.
+        The GIL is released while the body is read.
         """
-        return self._complete(decode(body, self._table, self._pool))
+        request, is_complete = self._pipeline.decode(body)
+        return request if is_complete else self.complete(request)
 
     def collect(self, values: Mapping[str, object]) -> Request:
         """Converts Python values to tensors.
@@ -111,137 +116,142 @@ class InputReader:
         Raises:
             ClientError, InferenceError, MemoryError: as decode().
         """
-        read: list[Read] = []
-        try:
-            for name, value in values.items():
-                spec = self._specs.get(name)
-                if spec is None:
-                    raise UnknownInputError(str(name), list(self._specs))
-                self._check_clash(name, read)
-                read.append(self._borrow(spec, value) or (name, *walk(spec, value, self._pool)))
-        except BaseException:
-            for _, content, *_ in read:
-                if isinstance(content, Block):
-                    self._pool.give(content)
-            raise
-        return self._complete(read)
+        request = self._pipeline.request()
+        for name, value in values.items():
+            spec = self._specs.get(name)
+            if spec is None:
+                raise UnknownInputError(str(name), list(self._specs))
+            self._check_clash(name, request)
+            if not self._borrow(spec, value, request):
+                request.put(name, *walk(spec, value, self._pool))
+        return self.complete(request)
 
-    def _borrow(self, spec: InputSpec, value: object) -> Read | None:
-        """Borrows a tensor that another library has on the model's GPU; None for other values.
+    def _borrow(self, spec: InputSpec, value: object, request: Request) -> bool:
+        """Borrows a tensor that another library has on the model's GPU; False for other values.
 
         Only for tensors that can be bound as they are: others go through the host, element by
         element. The elements are not checked: infinities and NaN pass.
         """
         stream = self._stream
         if stream is None or not self._signature.is_numeric or spec.name in self._host_inputs:
-            return None
+            return False
         if device_of(value) != stream.device:
-            return None
+            return False
         # The producer makes our stream wait for its pending writes.
         view = take(value, stream=stream.address)
         is_same = view.type_code == self._types[spec.name].code
         if not is_same or not view.is_dense or view.address % ALIGNMENT_BYTES:
-            return None
-        return (spec.name, view, *fit(spec, view.shape))
+            return False
+        request.put(spec.name, view, *fit(spec, view.shape))
+        return True
 
-    def _check_clash(self, name: str, read: Sequence[Read]) -> None:
+    def _check_clash(self, name: str, request: Request) -> None:
         group = self._groups[name]
-        for other, *_ in read:
-            if group and self._groups[other] == 3 - group:
+        for other in request.names if group else ():
+            if self._groups[other] == 3 - group:
                 raise ClashingInputsError(*((name, other) if group == 1 else (other, name)))
 
-    def _complete(self, read: Sequence[Read]) -> Request:
-        """Builds the request, with the ids of its texts and the defaults of missing inputs."""
-        tensors: dict[str, Tensor | StringTensor] = {}
-        given: dict[str, InputForm] = {}
-        request_blocks: list[Block] = []
-        for name, content, shape, as_items, as_one_item in read:
-            given[name] = InputForm(shape, as_items, as_one_item)
-            tensors[name] = self._tensor(name, content, shape, request_blocks)
-        try:
-            if self._text is not None:
-                self._encode_texts(self._text, tensors, given, request_blocks)
-            unbatched = self._signature.is_unbatched(given)
-            if len(tensors) < len(self._signature.inputs):
-                self._add_defaults(tensors, given, request_blocks)
-            self._signature.check_agreement(given)
-        except BaseException:
-            for block in request_blocks:
-                self._pool.give(block)
-            raise
-        return Request(tensors, unbatched, request_blocks, self._pool)
+    def complete(self, request: Request) -> Request:
+        """Completes a request, with the ids of its texts and the defaults of missing inputs.
 
-    def _tensor(
-        self, name: str, content: Content, shape: tuple[int, ...], blocks: list[Block]
-    ) -> Tensor | StringTensor:
-        if isinstance(content, list):
-            return StringTensor(shape, content)
-        if isinstance(content, Block):
-            blocks.append(content)
-        return Tensor(self._types[name], shape, content.address, content, Device(*content.device))
+        Raises:
+            ClientError, InferenceError, MemoryError: as decode().
+        """
+        sent_as = {} if self._text is None else self._encode_texts(self._text, request)
+        request.decide_unbatched()
+        self._add_defaults(request)
+        request.check_agreement(sent_as)
+        return request
 
-    def _encode_texts(
-        self,
-        encoder: TextEncoder,
-        tensors: dict[str, Tensor | StringTensor],
-        given: dict[str, InputForm],
-        blocks: list[Block],
-    ) -> None:
-        """Replaces texts by ids, and adds token types to ids sent without them."""
-        texts: dict[str, list[str]] = {}
-        sent: list[InputForm] = []
-        for name in [name for name in given if self._groups[name] == 1]:
-            tensor = tensors.pop(name)
-            assert isinstance(tensor, StringTensor)
-            texts[name] = tensor.values
-            sent.append(given.pop(name))
-        if not texts:
-            has_ids = any(self._groups[name] == 2 for name in given)
+    def _encode_texts(self, encoder: TextEncoder, request: Request) -> dict[str, str]:
+        """Replaces texts by ids, and adds token types to ids sent without them.
+
+        Returns:
+            By input that was made from texts, the client's name for it.
+        """
+        given = [name for name in request.names if self._groups[name] == 1]
+        if not given:
+            has_ids = any(self._groups[name] == 2 for name in request.names)
             if not has_ids and IDS not in self._defaults:
                 raise MissingInputError(TEXT)
             needs_types = self._groups.get(TYPES) == 2 and TYPES not in self._defaults
-            if needs_types and IDS in given and TYPES not in given:
-                self._add_types(tensors, given, blocks)
-            return
-        for name, rows in encoder.encode(texts):
+            if needs_types and IDS in request and TYPES not in request:
+                self._add_types(request)
+            return {}
+        forms = [request.form(name) for name in given]
+        as_items = any(as_items for _, as_items, _ in forms)
+        as_one_item = all(as_one_item for _, _, as_one_item in forms)
+        texts = {name: request.strings(name) for name in given}
+        for name in given:
+            request.drop(name)
+        encoded = list(encoder.encode(texts))
+        for name, rows in encoded:
             content, shape, _, _ = walk(self._specs[name], rows, self._pool)
-            tensors[name] = self._tensor(name, content, shape, blocks)
-            given[name] = InputForm(
-                shape,
-                as_items=any(each.as_items for each in sent),
-                as_one_item=all(each.as_one_item for each in sent),
-                sent_as=TEXT,
-            )
+            request.put(name, content, shape, as_items, as_one_item)
+        return {name: TEXT for name, _ in encoded}
 
-    def _add_types(
-        self,
-        tensors: dict[str, Tensor | StringTensor],
-        given: dict[str, InputForm],
-        blocks: list[Block],
-    ) -> None:
+    def _add_types(self, request: Request) -> None:
         """Adds token types for ids sent without them: all 0, as transformers does in Python."""
-        element, shape = self._types[TYPES], given[IDS].shape
-        block = self._pool.take(math.prod(shape) * element.nbytes)
-        blocks.append(block)
-        block.array(stored_as(element), shape)[...] = 0
-        tensors[TYPES] = Tensor(element, shape, block.address, block, block.device)
-        given[TYPES] = given[IDS]
+        element = self._types[TYPES]
+        form = request.form(IDS)
+        block = self._pool.take(math.prod(form[0]) * element.nbytes)
+        array_of(block, element, form[0])[...] = 0
+        request.put(TYPES, block, *form)
 
-    def _add_defaults(
-        self,
-        tensors: dict[str, Tensor | StringTensor],
-        given: dict[str, InputForm],
-        blocks: list[Block],
-    ) -> None:
-        """Adds the defaults of missing inputs."""
-        for spec in self._signature.inputs:
-            if spec.name not in tensors and spec.name not in self._defaults:
-                raise MissingInputError(spec.name)
+    def _add_defaults(self, request: Request) -> None:
+        """Adds the defaults of missing inputs, and NaN for those with `missing: nan`."""
+        missing = [name for name in self._needed if name not in request]
+        if not missing:
+            return
+        given = {name: request.form(name)[0] for name in request.names}
         sizes = self._signature.sizes(given)
-        for name, default in self._defaults.items():
-            if name not in tensors:
-                tensors[name] = default.fill(sizes, self._pool, blocks)
-                given[name] = InputForm(tensors[name].shape, as_items=False, as_one_item=False)
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name in missing:
+            if name in self._defaults:
+                continue
+            spec = self._missing.get(name)
+            shape = None if spec is None else self._shape_of_missing(spec, sizes, given)
+            if shape is None:
+                raise MissingInputError(name)
+            shapes[name] = shape
+        for name, shape in shapes.items():
+            request.put(name, _filled_with_nan(self._missing[name], shape, self._pool), shape)
+        for name in missing:
+            if name in self._defaults:
+                self._defaults[name].fill(request, sizes, self._pool)
+
+    def _shape_of_missing(
+        self,
+        spec: TensorSpec,
+        sizes: Mapping[str | None, int],
+        given: Mapping[str, tuple[int, ...]],
+    ) -> tuple[int, ...] | None:
+        """The shape by the inputs that were given; None if they leave a size unknown."""
+        rows = [
+            given[other.name][0]
+            for other in self._signature.inputs
+            if other.kind == "batched" and other.name in given
+        ]
+        shape: list[int] = []
+        for axis, dim in enumerate(spec.dims):
+            size = dim if isinstance(dim, int) else sizes.get(dim) if dim is not None else None
+            if size is None and axis == 0 and spec.kind == "batched" and rows:
+                size = rows[0]
+            if size is None:
+                return None
+            shape.append(size)
+        return tuple(shape) if given else None
+
+
+def _filled_with_nan(spec: TensorSpec, shape: tuple[int, ...], pool: Pool) -> Block:
+    count = math.prod(shape)
+    if count > _MAX_FILLED_ELEMENTS:
+        problem = f"NaN cannot fill {list(shape)}, which is too large"
+        raise InvalidShapeError(spec.name, (), problem)
+    block = pool.take(count * spec.type.nbytes)
+    nan = _BFLOAT16_NAN if spec.type.numpy is None else math.nan
+    array_of(block, spec.type, shape)[...] = nan
+    return block
 
 
 class _Default:
@@ -260,6 +270,7 @@ class _Default:
         is_one_value = spec.min_axes > 0 and not isinstance(entry.default, list)
         # Read as an open input, which accepts a bare element.
         read_as = TensorSpec(spec.name, spec.type, ()) if is_one_value else spec
+        _check_finite(spec.name, entry.default, ())
         content, shape, _, _ = walk(
             InputSpec(read_as, entry.config.max_length), entry.default, pool
         )
@@ -275,18 +286,15 @@ class _Default:
         if isinstance(content, list):
             self._values = content
         else:
-            self._array = content.array(stored_as(spec.type), shape).copy()
-            pool.give(content)
+            self._array = array_of(content, spec.type, shape).copy()
 
-    def fill(
-        self, sizes: Mapping[str | None, int], pool: Pool, blocks: list[Block]
-    ) -> Tensor | StringTensor:
-        """Creates the tensor for a request.
+    def fill(self, request: Request, sizes: Mapping[str | None, int], pool: Pool) -> None:
+        """Gives a request the default.
 
         Args:
+            request: one without the input.
             sizes: sizes of the axes that the request determines, by name.
-            pool: source of its block.
-            blocks: the request's blocks, to which it is added.
+            pool: source of the tensor's block.
         """
         is_batched = self._spec.kind == "batched"
         shape = tuple(
@@ -302,12 +310,24 @@ class _Default:
             problem = f"its default cannot fill {list(shape)}, which is too large"
             raise InvalidShapeError(self._spec.name, (), problem)
         if self._array is None:
-            return StringTensor(shape, self._values * (count // max(len(self._values), 1)))
+            values = self._values * (count // max(len(self._values), 1))
+            request.put(self._spec.name, values, shape)
+            return
         block = pool.take(count * self._spec.type.nbytes)
-        blocks.append(block)
-        block.array(stored_as(self._spec.type), shape)[...] = self._array
-        return Tensor(self._spec.type, shape, block.address, block, block.device)
+        array_of(block, self._spec.type, shape)[...] = self._array
+        request.put(self._spec.name, block, shape)
 
+
+def _check_finite(name: str, value: object, path: tuple[int, ...]) -> None:
+    """Checks a default, which /info shows as JSON."""
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_finite(name, item, (*path, index))
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidValueError(name, path, f"{value} is not a finite number")
+
+
+_BFLOAT16_NAN = 0x7FC0
 
 # A request's sizes multiply: a default must not take more memory than bodies may.
 _MAX_FILLED_ELEMENTS = 2**27

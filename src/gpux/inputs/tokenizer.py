@@ -12,9 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
-
-import numpy
+from typing import TYPE_CHECKING, Any
 
 from gpux.config.schema import ModelConfig
 from gpux.errors import (
@@ -27,6 +25,9 @@ from gpux.errors import (
 )
 from gpux.inputs.model_io import IDS, MASK, PAIR, TEXT, TYPES, ModelIO, takes_ids
 from gpux.tensors.signature import Signature
+
+if TYPE_CHECKING:
+    import numpy
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ class TextEncoder:
 
     def encode(
         self, texts: Mapping[str, Sequence[str]]
-    ) -> Iterator[tuple[str, numpy.ndarray[Any, Any]]]:
+    ) -> Iterator[tuple[str, "numpy.ndarray[Any, Any]"]]:
         """Encodes texts as the model's inputs.
 
         Args:
@@ -254,8 +255,10 @@ class TextEncoder:
 
     def _pad(
         self, ids: "array[int]", types: "array[int]", lengths: list[int]
-    ) -> Iterator[tuple[str, numpy.ndarray[Any, Any]]]:
+    ) -> Iterator[tuple[str, "numpy.ndarray[Any, Any]"]]:
         """Yields each input's rows, padded to the same length; the mask marks the text."""
+        import numpy
+
         padding, width, shortest = self._padding, self._row_length(max(lengths)), min(lengths)
         if padding.id is None and shortest < width:
             expected = f"{width} tokens in each"

@@ -1,33 +1,21 @@
-"""Request counters and histograms, and their Prometheus text format.
+"""Request counters and histograms.
 
-Values are float64s in a row of shared_counters and become metric families only at scrape time: a
-request of microseconds must not pay for its own statistics.
+Values are float64s in a row of shared_counters and become metric families only at scrape time
+(exposition.py): a request of microseconds must not pay for its own statistics.
 
-Source: Prometheus' documentation, "Metric and label naming", "Exposition formats".
+Source: Prometheus' documentation, "Metric and label naming".
 """
 
 import os
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.exposition import generate_latest
-from prometheus_client.registry import Collector
+from typing import Any, Literal, NamedTuple
 
 from gpux.observability.shared_counters import CounterRow, SharedCounters
 from gpux.observability.timings import STAGES, Stages
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Bucket bounds, in seconds: from the run time of a small model to the default deadline.
 _DURATION_BOUNDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
@@ -56,14 +44,14 @@ class _Histogram:
         row[self.at + bisect_left(self.bounds, value)] += 1
         row[self.total_at] += value
 
-    def buckets(self, values: Sequence[float]) -> list[tuple[str, float]]:
-        """Returns Prometheus' cumulative buckets: each counts all values up to its bound."""
+    def distribution(self, values: Sequence[float]) -> "Distribution":
+        """The histogram in a row of values."""
         cumulative, buckets = 0.0, []
         counts = values[self.at : self.total_at]
         for bound, count in zip((*map(str, self.bounds), "+Inf"), counts, strict=True):
             cumulative += count
             buckets.append((bound, cumulative))
-        return buckets
+        return Distribution(buckets, values[self.total_at])
 
 
 # Layout of a row: the id of the process that writes it, its counters, its gauges.
@@ -106,13 +94,6 @@ class Metrics:
         self._row[_PID] = os.getpid()
         for at in range(_LOAD_SECONDS, ROW_SIZE):  # left by the row's previous process
             self._row[at] = 0.0
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
-        if self._counters.master is None:
-            ProcessCollector(registry=self._registry)
-        else:
-            self._registry.register(_ProcessMetrics(self._counters))
-        PlatformCollector(registry=self._registry)
 
     def request(self, status: int, seconds: float, stages: Stages) -> None:
         """Counts a completed request to /predict."""
@@ -154,102 +135,103 @@ class Metrics:
         """Adds a gauge; to be called before the first scrape."""
         self._gauges[name] = gauge
 
-    def text(self) -> bytes:
-        """Returns all metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+    def processes(self) -> tuple[int | None, set[int]]:
+        """The master's process id, None if there is none, and those of its workers."""
+        return self._counters.master, {int(row[_PID]) for row in self._counters.rows} - {0}
 
-    def collect(self) -> Iterable[Metric]:
-        """Yields the metric families, for prometheus_client."""
-        requests = CounterMetricFamily(
-            "gpux_requests", "POST requests to /predict that were answered.", labels=["status"]
-        )
-        rejected = CounterMetricFamily(
-            "gpux_refused",
-            "POST requests to /predict that were turned away with 503.",
-            labels=["reason"],
-        )
-        duration = HistogramMetricFamily(
-            "gpux_request_duration_seconds", "From the body's last byte to the answer's first."
-        )
-        stages = HistogramMetricFamily(
-            "gpux_stage_duration_seconds", "Stages of a request.", labels=["stage"]
-        )
-        rows = HistogramMetricFamily(
-            "gpux_batch_rows", "Rows that ran together, counted once for each request in them."
-        )
-        loads = CounterMetricFamily("gpux_model_loads", "Models that were loaded.")
-        load_seconds = GaugeMetricFamily(
-            "gpux_model_load_seconds", "What loading the model took.", labels=["stage"]
-        )
+    def families(self) -> Iterator["Family"]:
+        """Yields all metrics, summed over all processes."""
         self.publish()
         with self._lock:
             values = self._counters.sums()
-        for status, count in enumerate(values[_REQUESTS:_REJECTED]):
-            if count:
-                requests.add_metric([str(status)], count)
-        for at, reason in enumerate(REJECTION_REASONS, _REJECTED):
-            if values[at]:
-                rejected.add_metric([reason], values[at])
-        duration.add_metric([], _DURATION.buckets(values), values[_DURATION.total_at])
-        for stage, histogram in _STAGES.items():
-            stages.add_metric([stage], histogram.buckets(values), values[histogram.total_at])
-        rows.add_metric([], _BATCH_ROWS.buckets(values), values[_BATCH_ROWS.total_at])
-        loads.add_metric([], values[_LOADS])
-        for at, stage in enumerate(LOAD_STAGES, _LOAD_SECONDS):
-            if values[_LOADS]:
-                load_seconds.add_metric([stage], max(row[at] for row in self._counters.rows))
-        yield from (requests, rejected, duration, stages, rows, loads, load_seconds)
+        statuses = enumerate(values[_REQUESTS:_REJECTED])
+        yield Family(
+            "counter",
+            "gpux_requests",
+            "POST requests to /predict that were answered.",
+            ("status",),
+            [((str(status),), count) for status, count in statuses if count],
+        )
+        rejected = zip(REJECTION_REASONS, values[_REJECTED:], strict=False)
+        yield Family(
+            "counter",
+            "gpux_refused",
+            "POST requests to /predict that were turned away with 503.",
+            ("reason",),
+            [((reason,), count) for reason, count in rejected if count],
+        )
+        yield Family(
+            "histogram",
+            "gpux_request_duration_seconds",
+            "From the body's last byte to the answer's first.",
+            (),
+            [((), _DURATION.distribution(values))],
+        )
+        yield Family(
+            "histogram",
+            "gpux_stage_duration_seconds",
+            "Stages of a request.",
+            ("stage",),
+            [((stage,), histogram.distribution(values)) for stage, histogram in _STAGES.items()],
+        )
+        yield Family(
+            "histogram",
+            "gpux_batch_rows",
+            "Rows that ran together, counted once for each request in them.",
+            (),
+            [((), _BATCH_ROWS.distribution(values))],
+        )
+        yield Family(
+            "counter", "gpux_model_loads", "Models that were loaded.", (), [((), values[_LOADS])]
+        )
+        loads = enumerate(LOAD_STAGES, _LOAD_SECONDS) if values[_LOADS] else ()
+        yield Family(
+            "gauge",
+            "gpux_model_load_seconds",
+            "What loading the model took.",
+            ("stage",),
+            [((stage,), max(row[at] for row in self._counters.rows)) for at, stage in loads],
+        )
         gauge_values = iter(values[_GAUGES:])
         for name, gauge in self._gauges.items():
-            kind = CounterMetricFamily if gauge.is_counter else GaugeMetricFamily
-            family = kind(name, gauge.help, labels=list(gauge.labels))
-            for (labels, _), value in zip(gauge.samples(), gauge_values, strict=False):
-                family.add_metric(list(labels), value)
-            if family.samples:
-                yield family
+            kind: Kind = "counter" if gauge.is_counter else "gauge"
+            samples = [
+                (labels, value)
+                for (labels, _), value in zip(gauge.samples(), gauge_values, strict=False)
+            ]
+            if samples:
+                yield Family(kind, name, gauge.help, gauge.labels, list(samples))
 
 
-class _ProcessMetrics(Collector):
-    """The process metrics of prometheus_client, summed over the master and its workers.
+Kind = Literal["counter", "gauge", "histogram"]
 
-    Args:
-        counters: source of the process ids. The CPU time includes that of exited workers.
+
+class Distribution(NamedTuple):
+    """The values of a histogram.
+
+    Attributes:
+        buckets: Prometheus' cumulative buckets: upper bound, and count of all values up to it.
+        total: the sum of the values.
     """
 
-    # Families that do not add up: the minimum is reported.
-    _MINIMUM = frozenset({"process_start_time_seconds", "process_max_fds"})
-
-    def __init__(self, counters: SharedCounters) -> None:
-        self._counters = counters
-
-    def collect(self) -> Iterable[Metric]:
-        """Returns the metric families, for prometheus_client."""
-        summed: dict[str, Metric] = {}
-        workers = {int(row[_PID]) for row in self._counters.rows} - {0}
-        for process in {self._counters.master, *workers}:
-            for family in _process_families(process):
-                total = summed.setdefault(family.name, family)
-                if total is family:
-                    continue
-                (first,), (other,) = total.samples, family.samples
-                is_minimum = family.name in self._MINIMUM
-                value = min(first.value, other.value) if is_minimum else first.value + other.value
-                total.samples = [first._replace(value=value)]
-        cpu = summed["process_cpu_seconds"]
-        cpu.samples = [
-            sample._replace(value=sample.value + self._exited_seconds()) for sample in cpu.samples
-        ]
-        return summed.values()
-
-    def _exited_seconds(self) -> float:
-        """CPU time of the master's exited children: proc(5), cutime and cstime."""
-        text = Path(f"/proc/{self._counters.master}/stat").read_text()
-        children = text.rpartition(")")[2].split()[13:15]
-        return sum(map(int, children)) / os.sysconf("SC_CLK_TCK")
+    buckets: list[tuple[str, float]]
+    total: float
 
 
-def _process_families(process: int | None) -> Iterable[Metric]:
-    return ProcessCollector(registry=None, pid=lambda: str(process)).collect()
+class Family(NamedTuple):
+    """A metric with all its labels.
+
+    Attributes:
+        kind, name, help: as in Prometheus' text format.
+        labels: the label names.
+        samples: the label values and the value of each sample.
+    """
+
+    kind: Kind
+    name: str
+    help: str
+    labels: tuple[str, ...]
+    samples: Sequence[tuple[tuple[str, ...], float | Distribution]]
 
 
 @dataclass(frozen=True, slots=True)

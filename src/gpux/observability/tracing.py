@@ -11,7 +11,6 @@ import logging
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import entry_points
 from typing import Any
 
 from gpux.errors import install_command
@@ -63,6 +62,8 @@ def _load_exporters(names: Sequence[str], environment: Mapping[str, str]) -> Ite
     otlp = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
     for name in names:
         full_name = otlp.get(protocol, f"otlp {protocol}") if name == "otlp" else name
+        from importlib.metadata import entry_points  # slow to import
+
         found = list(entry_points(group="opentelemetry_traces_exporter", name=full_name))
         if not found:
             logger.warning("No traces by '%s': no such exporter is installed", full_name)

@@ -8,17 +8,15 @@ the padding of shorter rows.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from random import Random
 from typing import Any
 
-import numpy
-
+from gpux._engine import Outputs
 from gpux.errors import DeadlineError, GpuxError
 from gpux.execution.deadline import Deadline
 from gpux.model import Model
 from gpux.serving.batch import MixedRowsError, collate, shapes_of, split
 from gpux.serving.padding import Padding
-from gpux.tensors.outputs import to_python
-from gpux.tensors.request import Request
 from gpux.tensors.signature import Dim, NonTensorSpec, TensorSpec
 
 _TOO_LONG = "the trial of its rows took too long"
@@ -236,14 +234,11 @@ def _row_bytes(model: Model, sizes: Sizes) -> int:
     )
 
 
-def _uninformative(model: Model, alone: Sequence[Sequence[Any]]) -> str | None:
+def _uninformative(model: Model, alone: Sequence[Outputs]) -> str | None:
     """Reports an output without values, or without finite ones, which proves nothing."""
     for index, spec in enumerate(model.signature.outputs):
-        values = [outputs[index] for outputs in alone]
-        is_float = all(value.dtype.kind == "f" for value in values)
-        if any(value.size == 0 for value in values) or (
-            is_float and not any(numpy.isfinite(value.astype(float)).any() for value in values)
-        ):
+        has_elements = all(0 not in (outputs.shapes[index] or ()) for outputs in alone)
+        if not has_elements or not any(outputs.is_informative(index) for outputs in alone):
             return f"output '{spec.name}' of the rows that were tried tells nothing"
     return None
 
@@ -251,7 +246,7 @@ def _uninformative(model: Model, alone: Sequence[Sequence[Any]]) -> str | None:
 def _compare_orders(
     model: Model,
     rows: Sequence[Sample],
-    alone: Sequence[Sequence[Any]],
+    alone: Sequence[Outputs],
     deadline: Deadline | None,
     padding: Padding | None,
 ) -> str | None:
@@ -280,22 +275,36 @@ def _candidates(model: Model, padding: Padding | None = None) -> Iterator[Sizes]
 
 def _row(model: Model, sizes: Sizes, number: int, scale: float) -> dict[str, Any]:
     """A generated value of one row for each input; `number` seeds it."""
-    random = numpy.random.default_rng(number)
+    random = Random(number)  # noqa: S311 - rows for a trial
     row: dict[str, Any] = {}
     for spec in model.signature.inputs:
         shape = _row_shape(spec, sizes)
+        count = math.prod(shape)
+        elements: list[Any]
         if spec.type.word == "string":
-            row[spec.name] = numpy.asarray(random.choice(_WORDS, shape), object)
+            elements = random.choices(_WORDS, k=count)
         elif spec.type.name.startswith(("float", "bfloat")):
-            row[spec.name] = numpy.asarray(random.random(shape) * scale)
+            elements = [random.random() * scale for _ in range(count)]
         else:
-            ones = numpy.asarray(random.random(shape) < _ONES[number])
-            row[spec.name] = ones if spec.type.word == "boolean" else ones.astype(numpy.int64)
+            kind = bool if spec.type.word == "boolean" else int
+            elements = [kind(random.random() < _ONES[number]) for _ in range(count)]
+        row[spec.name] = _nest(elements, shape)
     return row
+
+
+def _nest(elements: list[Any], shape: Sequence[int]) -> Any:
+    """Elements in C order as nested lists of a shape."""
+    if not shape:
+        return elements[0]
+    for size in reversed(shape[1:]):
+        elements = [elements[start : start + size] for start in range(0, len(elements), size)]
+    return elements
 
 
 def _padded_row(model: Model, padding: Padding, sizes: Sizes, number: int) -> Sample:
     """A generated row that differs from its padding as much as possible."""
+    import numpy
+
     random = numpy.random.default_rng(number)
     row = _row(model, sizes, number, 1.0)
     for spec in model.signature.inputs:
@@ -327,35 +336,31 @@ def _row_shape(spec: TensorSpec, sizes: Sizes) -> tuple[int, ...]:
     return tuple(dim if isinstance(dim, int) else sizes.get(dim, 1) for dim in known)
 
 
-def _run_alone(model: Model, values: Sample, deadline: Deadline | None) -> list[Any]:
-    """The outputs of one row, in memory of their own."""
-    request = model.inputs.collect(values)
-    try:
-        return [to_python(output) for output in model.execution.run(request, deadline)]
-    finally:
-        request.release()
+def _run_alone(model: Model, values: Sample, deadline: Deadline | None) -> Outputs:
+    return model.execution.run(model.inputs.collect(values), deadline)
 
 
 def _compare(
     model: Model,
     rows: Sequence[Sample],
-    alone: Sequence[Sequence[Any]],
+    alone: Sequence[Outputs],
     deadline: Deadline | None,
     padding: Padding | None,
 ) -> str | None:
     """Reports an output that differs between the rows in one batch and alone."""
-    requests: list[Request] = []
-    batch = None
     how = "padded together" if padding else "together"
     try:
-        requests += [model.inputs.collect(row) for row in rows]
-        layout = padding.lay_out([shapes_of(request) for request in requests]) if padding else None
-        batch = collate(requests, model.signature, model.pool, layout)
+        requests = [model.inputs.collect(row) for row in rows]
+        layout = None
+        if padding:
+            layout = padding.lay_out([shapes_of(each, model.signature) for each in requests])
+        batch = collate(requests, model.pipeline, layout)
         parts = split(model.execution.run(batch, deadline), [1] * len(rows), layout)
-        for outputs, expected in zip(parts, alone, strict=True):
-            for part, value, spec in zip(outputs, expected, model.signature.outputs, strict=True):
+        for part, expected in zip(parts, alone, strict=True):
+            for index, spec in enumerate(model.signature.outputs):
                 assert isinstance(spec, TensorSpec)
-                if not _agree(to_python(part), value, spec.type.name):
+                tolerances = _TOLERANCES.get(spec.type.name, (0.0, 0.0))
+                if not part.is_close(index, expected, *tolerances):
                     return f"output '{spec.name}' differs between rows {how} and one by one"
     except MixedRowsError as error:
         return f"rows {how} gave {error}"
@@ -363,18 +368,4 @@ def _compare(
         return _TOO_LONG
     except (GpuxError, MemoryError) as error:
         return f"rows {how} could not be run: {error}"
-    finally:
-        for request in (*requests, *([batch] if batch else [])):
-            request.release()
     return None
-
-
-def _agree(one: Any, other: Any, type_name: str) -> bool:
-    if one.shape != other.shape:
-        return False
-    if type_name not in _TOLERANCES:
-        return bool((one == other).all())
-    relative, absolute = _TOLERANCES[type_name]
-    return bool(
-        numpy.allclose(one.astype(float), other.astype(float), relative, absolute, equal_nan=True)
-    )

@@ -7,20 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gpux._engine import Request
 from gpux.config.settings import Settings
 from gpux.errors import ConfigurationError, InferenceError
-from gpux.execution.deadline import Deadline, Watchdog
+from gpux.execution.deadline import Deadline, deadline_after
 from gpux.execution.gpu import GpuExecution
 from gpux.model import Model
 from gpux.observability.timings import Stages
 from gpux.serving.batch_plan import BatchLimits
 from gpux.serving.batching_check import Sample, find_obstacle, try_padding
-from gpux.serving.encoder import encode
 from gpux.serving.padding import Padding, find_padding
 from gpux.serving.scheduler import DEFAULT_TUNING, Scheduler, SchedulerTuning
 from gpux.serving.turns import yield_turn
-from gpux.tensors.memory import Tensor
-from gpux.tensors.request import Request
 
 logger = logging.getLogger(__name__)
 
@@ -76,12 +74,11 @@ class Engine:
     ) -> None:
         settings = settings or Settings(model=model.file, batching="off")
         self.model = model
-        self._watchdog = Watchdog()
         is_on_gpu = isinstance(model.execution, GpuExecution)
         padding = find_padding(
             model.signature, model.config, model.text_encoder, is_on_gpu=is_on_gpu
         )
-        check_deadline = self._watchdog.deadline(settings.timeout_seconds)
+        check_deadline = deadline_after(settings.timeout_seconds)
         with model.execution.uncaptured():
             self.batching = _choose_batching(model, settings, padding, recorded, check_deadline)
         self.runs = _RUNS_ON_GPU if is_on_gpu else 1 if self.batching.limits else settings.cores
@@ -119,25 +116,39 @@ class Engine:
         deadline = self.deadline(timeout_seconds, arrival_seconds)
         if arrival_seconds is not None:
             stages.thread = max(0.0, time.monotonic() - arrival_seconds - (stages.read or 0.0))
-        if deadline.left_seconds() <= 0:
-            raise deadline.error()
+            if deadline.left_seconds() <= 0:
+                raise deadline.error()
         try:
-            start = time.perf_counter()
-            with yield_turn() if len(body) > _LONG_BYTES else _KEEP_TURN:
-                request = self.model.inputs.decode(body)
-            stages.decode = time.perf_counter() - start
-            response = self.respond(request, deadline, is_gone, stages)
+            request = None
+            # A long body would keep the model waiting while it is decoded.
+            if len(body) <= _LONG_BYTES and not self.model.inputs.may_complete:
+                response = self.scheduler.respond(body, deadline, stages)
+                if isinstance(response, bytes):
+                    stages.queue = stages.thread
+                    return response
+                request = response
+            return self.respond(self._decode(body, request, stages), deadline, is_gone, stages)
         except InferenceError as error:
             logger.error("Inference failed: %s", error.__cause__)  # in full, for the operator
             raise
-        return response
+
+    def _decode(self, body: bytes, request: Request | None, stages: Stages) -> Request:
+        """The complete request of a body, as far as it is not decoded yet."""
+        start = time.perf_counter()
+        if request is not None:
+            request = self.model.inputs.complete(request)
+        else:
+            with yield_turn() if len(body) > _LONG_BYTES else _KEEP_TURN:
+                request = self.model.inputs.decode(body)
+        stages.decode = time.perf_counter() - start
+        return request
 
     def deadline(
         self, timeout_seconds: float | None = None, arrival_seconds: float | None = None
     ) -> Deadline:
         """The deadline of a request: the configured timeout, or the client's if that is shorter."""
         limit = self._timeout_seconds
-        return self._watchdog.deadline(min(limit, timeout_seconds or limit), arrival_seconds)
+        return deadline_after(min(limit, timeout_seconds or limit), arrival_seconds)
 
     def respond(
         self,
@@ -146,29 +157,23 @@ class Engine:
         is_gone: Callable[[], bool] | None = None,
         stages: Stages | None = None,
     ) -> bytes:
-        """Runs a decoded request and encodes its outputs. Releases the request in any case.
+        """Runs a decoded request and encodes its outputs.
 
         Args:
-            request: the engine's from now on.
+            request: complete.
             deadline: of the response.
             is_gone: whether the client has disconnected.
             stages: receives the duration of each stage.
         """
         stages = stages if stages is not None else Stages()
-        unbatched = request.unbatched
         result = self.scheduler.run(request, deadline, is_gone)
         stages.queue = stages.thread + result.queue_seconds
         stages.run = result.run_seconds
         stages.rows = result.rows
-        try:
-            start = time.perf_counter()
-            processed = self.model.postprocess(result.outputs, unbatched=unbatched)
-            nbytes = sum([out.nbytes for out in processed.values() if isinstance(out, Tensor)])
-            with yield_turn() if nbytes > _LONG_BYTES else _KEEP_TURN:
-                response = encode(processed)
-            stages.encode = time.perf_counter() - start
-        finally:
-            result.release()
+        start = time.perf_counter()
+        with yield_turn() if result.outputs.nbytes > _LONG_BYTES else _KEEP_TURN:
+            response = result.outputs.encode(request.unbatched)
+        stages.encode = time.perf_counter() - start
         return response
 
     def info(self) -> dict[str, Any]:

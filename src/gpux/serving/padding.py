@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from gpux._fastpath import InputSpec, walk
+from gpux._fastpath import Block, InputSpec, Pool, walk
 from gpux.config.schema import ModelConfig
 from gpux.config.yaml import show
 from gpux.errors import ClientError
 from gpux.inputs.tokenizer import TextEncoder
-from gpux.tensors.memory import Block, Pool
-from gpux.tensors.signature import NonTensorSpec, Signature, TensorSpec, stored_as
+from gpux.tensors.memory import array_of
+from gpux.tensors.signature import NonTensorSpec, Signature, TensorSpec
 
 # A CPU computes padding like any other value, so buckets that double would cost more than batching
 # saves. From 16 on there are four per power of two, and a tenth of a batch is padding. A GPU has
@@ -31,7 +31,6 @@ _BUCKETS_ON_GPU = (16, 32, 64, 128, 256, 512)
 
 # The padded axes of a tensor: the index and name of each.
 Axes = tuple[tuple[int, str], ...]
-Window = tuple[slice, ...]
 Value = int | float | bool
 
 
@@ -146,24 +145,6 @@ class PaddedLayout:
             sizes[axis] = self.widths[dim]
         return tuple(sizes)
 
-    def windows(self, rank: int, padded: Axes, rows: Sequence[int]) -> Iterator[Window]:
-        """The slices of a batched tensor that hold each request.
-
-        Args:
-            rank: of the tensor.
-            padded: its padded axes.
-            rows: row count of each request.
-        """
-        first = 0
-        for count, sizes in zip(rows, self.sizes, strict=True):
-            window = [slice(first, first + count)] + [slice(None)] * (rank - 1)
-            for axis, dim in padded:
-                size, width = sizes[dim], self.widths[dim]
-                start = width - size if self.padding.is_left else 0
-                window[axis] = slice(start, start + size)
-            yield tuple(window)
-            first += count
-
 
 def find_padding(
     signature: Signature,
@@ -250,7 +231,7 @@ def _element(spec: TensorSpec, value: Value) -> Any:
     except ClientError as error:
         raise _ImpossibleError(str(error), spec.name) from error
     assert isinstance(content, Block)
-    return content.array(stored_as(spec.type), ())[()].copy()
+    return array_of(content, spec.type, ())[()].copy()
 
 
 def _padded_axes(spec: TensorSpec) -> Axes:

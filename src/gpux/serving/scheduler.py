@@ -12,26 +12,25 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from gpux._engine import Outputs, Request
 from gpux.errors import ClientGoneError, DeadlineError, GpuxError, InferenceError
+from gpux.execution.cpu import CpuExecution
 from gpux.execution.deadline import Deadline
 from gpux.execution.gpu import GpuExecution
 from gpux.model import Model
+from gpux.observability.timings import Stages
 from gpux.serving.batch import (
     MixedRowsError,
-    RefCountedBatch,
     batch_key,
     collate,
-    rows_of,
     shapes_of,
-    size_of,
     split,
 )
 from gpux.serving.batch_plan import BatchLimits, WaitingRequest, plan
 from gpux.serving.padding import Padding
 from gpux.serving.turns import waiter, yield_turn
-from gpux.tensors.outputs import Output
-from gpux.tensors.request import Request
 
 logger = logging.getLogger(__name__)
 
@@ -96,12 +95,48 @@ class Scheduler:
             for number in range(runs)
         ]
         self._started = False
-        self._run_times = run_times or RunTimeEstimate()
+        self._run_times = run_times or RunTimeEstimate()  # by the number of elements
+        self._body_times = RunTimeEstimate()  # by the number of bytes
 
     @property
     def queue_length(self) -> int:
         """Number of waiting requests."""
         return len(self._waiting)
+
+    def respond(self, body: bytes, deadline: Deadline, stages: Stages) -> bytes | Request | None:
+        """Responds to a body in one call, without the GIL, if the model is free.
+
+        Args:
+            body: any bytes.
+            deadline: of the response.
+            stages: receives the duration of each stage.
+
+        Returns:
+            The response; the request, if an input is missing, to be completed and run; None if the
+            model is busy, or not to be run inline.
+
+        Raises:
+            ClientError: the request is invalid.
+            DeadlineError, InferenceError: as run().
+        """
+        execution = self._model.execution
+        if not isinstance(execution, CpuExecution):
+            return None
+        size = len(body)
+        is_short = self._body_times.seconds(size) < self._tuning.short_run_seconds
+        if not self._try_begin_inline(is_short=is_short):
+            return None
+        try:
+            if is_short:
+                response = execution.respond(body, deadline, stages)
+            else:
+                with yield_turn():  # other threads can decode and queue requests: the next batch
+                    response = execution.respond(body, deadline, stages)
+        finally:
+            self._end_run()
+        if stages.run is not None:
+            self._body_times.note(size, stages.run)
+        return response
 
     def run(
         self,
@@ -112,7 +147,7 @@ class Scheduler:
         """Runs a request, alone or batched, and returns its outputs.
 
         Args:
-            request: released by RunResult.release(), or here if this raises.
+            request: complete.
             deadline: once it has passed, this raises even if the run continues.
             is_gone: whether the client has disconnected; checked before a run.
 
@@ -122,12 +157,12 @@ class Scheduler:
             ClientGoneError: the client has disconnected.
             InferenceError: ONNX Runtime failed.
         """
-        size = size_of(request)
+        size = request.elements
         is_short = self._run_times.seconds(size) < self._tuning.short_run_seconds
         if not self._try_begin_inline(is_short=is_short):
             rows, key = 1, None
             if self.limits is not None:
-                rows = rows_of(request)
+                rows = request.rows
                 key = batch_key(request, self._model.signature, self._padding)
             entry = _Entry(request, deadline, is_gone, rows, key)
             with self._lock:
@@ -136,22 +171,17 @@ class Scheduler:
                 if self._free > 0:
                     self._changed.notify()
             return entry.wait(self._cancel)
-        began = time.monotonic()
         try:
             if is_short:
                 outputs = self._model.execution.run(request, deadline)
             else:
                 with yield_turn():  # other threads can decode and queue requests: the next batch
                     outputs = self._model.execution.run(request, deadline)
-        except BaseException:
-            request.release()
-            raise
         finally:
             self._end_run()
-        run_seconds = time.monotonic() - began
-        self._run_times.note(size, run_seconds)
-        rows = 1 if self.limits is None else rows_of(request)
-        return RunResult(outputs, request.release, 0.0, run_seconds, rows)
+        self._run_times.note(size, outputs.run_seconds)
+        rows = 1 if self.limits is None else request.rows
+        return RunResult(outputs, 0.0, outputs.run_seconds, rows)
 
     def _try_begin_inline(self, *, is_short: bool) -> bool:
         """Claims a run slot for the calling thread, if one is free or a short run needs none."""
@@ -198,20 +228,24 @@ class Scheduler:
 
     def _work(self) -> None:
         while True:
-            batch = self._take()
-            try:
-                if len(batch) == 1:
-                    self._run_alone(batch[0])
-                else:
-                    self._run_batch(batch)
-            except BaseException as error:  # a bug, which must not leave callers waiting
-                logger.exception("a run ended unexpectedly")
+            self._run_next()  # in a frame that keeps no request alive while this thread waits
+
+    def _run_next(self) -> None:
+        batch = self._take()
+        try:
+            if len(batch) == 1:
+                self._run_alone(batch[0])
+            else:
+                self._run_batch(batch)
+        except BaseException as error:  # a bug, which must not leave callers waiting
+            logger.exception("a run ended unexpectedly")
+            for entry in batch:
                 failure = InferenceError("internal error")
                 failure.__cause__ = error
-                for entry in batch:
-                    entry.fail(failure)
-            finally:
-                self._end_run()
+                entry.fail(failure)
+                del failure  # it refers to this frame
+        finally:
+            self._end_run()
 
     def _take(self) -> "list[_Entry]":
         """Waits for the next batch and claims its run slot."""
@@ -250,26 +284,23 @@ class Scheduler:
         if entry.deadline is not None and entry.deadline.left_seconds() <= 0:
             entry.fail(entry.deadline.error())
             return
-        began = time.monotonic()
         try:
             outputs = self._model.execution.run(entry.request, entry.deadline)
         except GpuxError as error:
             entry.fail(error)
         else:
-            self._run_times.note(size_of(entry.request), time.monotonic() - began)
-            entry.finish(outputs, entry.request.release, entry.rows)
+            self._run_times.note(entry.request.elements, outputs.run_seconds)
+            entry.finish(outputs, entry.rows)
 
     def _run_batch(self, batch: "list[_Entry]") -> None:
         """Runs a batch. If it fails, runs each request alone, so that only a faulty one fails."""
         model = self._model
         requests = [entry.request for entry in batch]
-        layout = (
-            self._padding.lay_out([shapes_of(request) for request in requests])
-            if self._padding
-            else None
-        )
+        layout = None
+        if self._padding:
+            layout = self._padding.lay_out([shapes_of(each, model.signature) for each in requests])
         try:
-            merged = collate(requests, model.signature, model.pool, layout)
+            merged = collate(requests, model.pipeline, layout)
         except MemoryError as error:
             logger.warning("no room for a batch: %s", error)
             for entry in batch:
@@ -279,12 +310,10 @@ class Scheduler:
             outputs = model.execution.run(merged, _latest(batch))
             parts = split(outputs, [entry.rows for entry in batch], layout)
         except DeadlineError as error:  # the latest of the batch
-            merged.release()
             for entry in batch:
                 entry.fail(entry.deadline.error() if entry.deadline else error)
             return
         except MixedRowsError as error:
-            merged.release()
             self.obstacle = f"rows together gave {error}"
             self.limits = None
             logger.error("Batching is off from now on: %s", self.obstacle)
@@ -292,16 +321,13 @@ class Scheduler:
                 self._run_alone(entry)
             return
         except Exception as error:
-            merged.release()
             logger.warning("a batch of %d requests failed, each runs alone: %s", len(batch), error)
             for entry in batch:
                 self._run_alone(entry)
             return
-        shared = RefCountedBatch(merged, len(batch))
         rows = sum(entry.rows for entry in batch)
         for entry, part in zip(batch, parts, strict=True):
-            entry.request.release()
-            entry.finish(part, shared.release, rows)
+            entry.finish(part, rows)
 
 
 # Without batching each request runs alone.
@@ -336,38 +362,25 @@ class RunTimeEstimate:
         self._seconds[size.bit_length()] = min(seconds, 1.1 * self.seconds(size))
 
 
-class RunResult:
+class RunResult(NamedTuple):
     """The result of a run.
 
     Attributes:
-        outputs: in the order of the signature, valid until release().
-        release: returns their memory; call it once.
+        outputs: of the request.
         queue_seconds, run_seconds: how long the request waited, and how long it ran.
         rows: row count of the whole batch.
     """
 
-    __slots__ = ("outputs", "queue_seconds", "release", "rows", "run_seconds")
-
-    def __init__(
-        self,
-        outputs: list[Output],
-        release: Callable[[], None],
-        queue_seconds: float,
-        run_seconds: float,
-        rows: int,
-    ) -> None:
-        self.outputs = outputs
-        self.release = release
-        self.queue_seconds = queue_seconds
-        self.run_seconds = run_seconds
-        self.rows = rows
+    outputs: Outputs
+    queue_seconds: float
+    run_seconds: float
+    rows: int
 
 
 class _Entry:
     """A queued request, shared by the thread that waits for it and the thread that runs it.
 
-    Its lock decides what ends it first, the deadline or the run; the other side then releases the
-    memory.
+    Its lock decides what ends it first, the deadline or the run.
     """
 
     def __init__(
@@ -385,8 +398,8 @@ class _Entry:
         # Without a batch key it only matches itself.
         self.queued = self.began = time.monotonic()
         self.waiting = WaitingRequest(id(self) if key is None else key, self.rows, self.queued)
-        self._lock = threading.Lock()  # guards the two fields below
-        self._is_abandoned = False
+        self._lock = threading.Lock()  # guards the fields below
+        self._has_ended = False
         self._result: RunResult | GpuxError | None = None
         self._waiter = waiter()
 
@@ -404,37 +417,34 @@ class _Entry:
         if not self._waiter.wait(left_seconds):
             assert self.deadline is not None
             if cancel(self):
-                self.request.release()
                 raise self.deadline.error()
             with self._lock:
-                self._is_abandoned = self._result is None
-            if self._is_abandoned:
-                raise self.deadline.error()
-        result = self._result
-        assert result is not None
+                if not self._has_ended:
+                    self._has_ended = True
+                    self._result = self.deadline.error()
+        result, self._result = self._result, None
         if isinstance(result, GpuxError):
-            self.request.release()
-            raise result
+            try:
+                raise result
+            finally:
+                del result  # the error refers to this frame: both would keep the request alive
+        assert result is not None
         return result
 
-    def finish(self, outputs: list[Output], release: Callable[[], None], rows: int) -> None:
+    def finish(self, outputs: Outputs, rows: int) -> None:
         """Ends it with the outputs of its run."""
         now = time.monotonic()
-        result = RunResult(outputs, release, self.began - self.queued, now - self.began, rows)
-        if not self._end(result):
-            release()
+        self._end(RunResult(outputs, self.began - self.queued, now - self.began, rows))
 
     def fail(self, error: GpuxError) -> None:
         """Ends it with the error of its run, or without a run."""
-        if not self._end(error):
-            self.request.release()
+        self._end(error)
 
-    def _end(self, result: RunResult | GpuxError) -> bool:
-        """Stores the result and wakes the caller; returns whether the caller still waits."""
+    def _end(self, result: RunResult | GpuxError) -> None:
+        """Stores the result and wakes the caller, unless it has ended."""
         with self._lock:
-            if self._result is not None:
-                return True  # ended before: a bug occurred after that
+            if self._has_ended:
+                return  # the caller has left, or a bug occurred after the end
+            self._has_ended = True
             self._result = result
-            caller_waits = not self._is_abandoned
         self._waiter.wake()
-        return caller_waits

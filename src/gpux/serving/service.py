@@ -127,9 +127,8 @@ class Service:
             if self._engine is None:
                 return
             for name, pool in self._engine.model.pools().items():
-                usage = pool.usage
-                yield (name, "lent"), usage.used_bytes
-                yield (name, "idle"), usage.idle_bytes
+                yield (name, "lent"), pool.used_bytes
+                yield (name, "idle"), pool.idle_bytes
 
         def gpu_memory() -> Iterable[tuple[tuple[str, ...], float]]:
             try:

@@ -11,15 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy
-
 from gpux.errors import ClientError, ConfigurationError, DeadlineError, GpuxError, ServiceError
 from gpux.model import Model
 from gpux.serving.batch_plan import BatchLimits
 from gpux.serving.batching_check import Sample, generate
 from gpux.serving.engine import Engine
 from gpux.serving.padding import Padding
-from gpux.tensors.outputs import to_python
+from gpux.tensors.request import array_of_input
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +53,7 @@ def read_recorded(file: Path, model: Model) -> Recorded:
         raise ConfigurationError(f"{file}: {error.strerror}") from error
     with _errors_naming(file):
         request = model.inputs.decode(body)
-    try:
-        values = {name: to_python(tensor) for name, tensor in request.tensors.items()}
-    finally:
-        request.release()
+    values = {spec.name: array_of_input(request, spec) for spec in model.signature.inputs}
     has_rows = all(spec.kind == "batched" for spec in model.signature.inputs)
     lengths = {len(value) for value in values.values()} if has_rows else set()
     if len(lengths) != 1:
@@ -167,18 +162,17 @@ def _batch_sizes(limits: BatchLimits | None) -> Sequence[int]:
 
 def _stack(rows: Sequence[Sample], size: int) -> Sample:
     """A batch of `size` rows, which repeats the given ones."""
-    return {
-        name: numpy.concatenate([rows[number % len(rows)][name] for number in range(size)])
-        for name in rows[0]
-    }
+    return {name: [rows[number % len(rows)][name][0] for number in range(size)] for name in rows[0]}
 
 
 def _stretch(row: Sample, padding: Padding, lengths: Mapping[str, int]) -> Sample:
     """The row at other lengths, which repeats its elements."""
+    import numpy
+
     stretched = dict(row)
     for name, axes in padding.inputs.items():
         for axis, dim in axes:
-            value = stretched[name]
+            value = numpy.asarray(stretched[name])
             elements = numpy.arange(lengths[dim]) % value.shape[axis]
             stretched[name] = numpy.take(value, elements, axis)
     return stretched

@@ -11,8 +11,9 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from gpux._fastpath import Block
 from gpux.errors import ConfigurationError, RuntimeMissingError, install_command
-from gpux.tensors.memory import PINNED, Block, Device, on_gpu
+from gpux.tensors.memory import PINNED, Device, on_gpu
 
 # cudaMemcpyKind.
 _HOST_TO_DEVICE = 1

@@ -1,51 +1,77 @@
-"""The values of a model's outputs."""
+"""The outputs of a run as Python values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import numpy
-
-from gpux.tensors.memory import HOST, Device, StringTensor, Tensor
-from gpux.tensors.signature import BY_CODE
-
-
-@dataclass(frozen=True, slots=True)
-class NonTensor:
-    """The value of an output that is not a tensor.
-
-    Attributes:
-        value: nested lists, dicts, strings, numbers and NumPy arrays, as ONNX Runtime returns them.
-        float_type: the model's type of a Python float in `value`.
-    """
-
-    value: object
-    float_type: str
+from gpux._engine import Outputs, Pipeline, Value
+from gpux._fastpath import InputTable, Pool, activate
+from gpux.tensors.memory import HOST, Device, Tensor, allocate, array_of, readable
+from gpux.tensors.signature import BY_CODE, NonTensorSpec, TensorSpec
 
 
-Output = Tensor | StringTensor | NonTensor
-
-
-def tensor_of(value: Any, device: Device = HOST) -> Tensor:
-    """Wraps an output that ONNX Runtime allocated; its OrtValue owns the memory."""
+def tensor_of(value: Value, device: Device = HOST) -> Tensor:
+    """Wraps an output that ONNX Runtime allocated; its Value owns the memory."""
     return Tensor(
         BY_CODE[value.element_type()], tuple(value.shape()), value.data_ptr(), value, device
     )
 
 
-# Output name -> value, in the model's order. Tensors own their memory.
-OutputValues = Mapping[str, Output]
+def encode(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors of numbers in host memory as a JSON object, as a response has them."""
+    responses = [(name, index, None, 0) for index, name in enumerate(tensors)]
+    pipeline = Pipeline(None, InputTable([], []), [], list(tensors), responses, Pool())
+    return pipeline.outputs(list(tensors.values()), 0.0).encode(False)
 
 
-def to_python(value: Output) -> Any:
-    """Converts an output for a Python caller. Copies tensors: they may share an input's memory."""
-    if isinstance(value, NonTensor):
-        return value.value
-    if isinstance(value, StringTensor):
-        array = numpy.empty(len(value.values), object)
-        array[:] = value.values
-        return array.reshape(value.shape)
-    bits: numpy.ndarray[Any, Any] = numpy.asarray(value)
-    if value.type.numpy is None:  # bfloat16 is the upper half of a float32
-        return (bits.astype("uint32") << 16).view("float32")
-    return bits.copy()
+def to_python(
+    outputs: Outputs, index: int, spec: TensorSpec | NonTensorSpec, activation: str | None = None
+) -> Any:
+    """Converts an output for a Python caller.
+
+    Args:
+        outputs: of a run.
+        index: the output's, in the order of the run.
+        spec: the output.
+        activation: is applied to it; None for none.
+
+    Returns:
+        A NumPy array that owns its memory (float32 for bfloat16, object for strings); a list for a
+        sequence, a dict for a map.
+    """
+    import numpy
+
+    if isinstance(spec, NonTensorSpec):
+        return _as_python(outputs.value(index))
+    if spec.type.word == "string":
+        return _as_python(outputs.value(index))
+    code, shape, address = outputs.tensor(index)
+    tensor = Tensor(BY_CODE[code], shape, address, outputs)
+    block = allocate(tensor.nbytes)
+    array = array_of(block, tensor.type, shape)
+    if activation is None:
+        array[...] = numpy.asarray(tensor)
+    else:
+        activate(activation, code, shape, address, block.address)
+    return readable(array, tensor.type)
+
+
+def _as_python(value: Any) -> Any:
+    """What Outputs.value() returns, in the words of NumPy and Python."""
+    import numpy
+
+    if isinstance(value, list):
+        return [_as_python(element) for element in value]
+    if len(value) == 3:  # a tensor of numbers
+        code, shape, content = value
+        element = BY_CODE[code]
+        block = allocate(len(content))
+        array = array_of(block, element, shape)
+        array[...] = numpy.frombuffer(content, array.dtype).reshape(shape)
+        return readable(array, element)
+    first, second = value
+    if isinstance(second, list):  # a tensor of strings: its shape and elements
+        array = numpy.empty(len(second), object)
+        array[:] = second
+        return array.reshape(first)
+    # A map: its keys and its values.
+    return dict(zip(_as_python(first).tolist(), _as_python(second).tolist(), strict=True))

@@ -1,40 +1,39 @@
-"""The input tensors of one run, and who owns their memory."""
+"""The inputs of a request as tensors, for code that copies or binds them one by one."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import Any
 
-from gpux.tensors.memory import Block, Pool, StringTensor, Tensor
+from gpux._engine import Request
+from gpux.tensors.memory import Device, Tensor, readable
+from gpux.tensors.signature import TensorSpec
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """The inputs of one run. Owns its blocks until release().
+def tensors_of(request: Request, specs: Iterable[TensorSpec]) -> dict[str, Tensor]:
+    """The tensors of the inputs that a request gives, by name; each keeps its memory alive.
 
-    Attributes:
-        tensors: by input name.
-        unbatched: whether the request is one item, and so is its response.
+    Args:
+        request: one whose inputs are numbers.
+        specs: the model's inputs.
     """
+    tensors = {}
+    for spec in specs:
+        if spec.name in request:
+            shape, _, _ = request.form(spec.name)
+            address, owner, device = request.content(spec.name)
+            tensors[spec.name] = Tensor(spec.type, shape, address, owner, Device(*device))
+    return tensors
 
-    tensors: Mapping[str, Tensor | StringTensor]
-    unbatched: bool
-    _blocks: list[Block]
-    _pool: Pool
 
-    def take_blocks(self) -> list[Block]:
-        """Transfers ownership of the blocks to the caller: release() no longer returns them."""
-        blocks = self._blocks.copy()
-        self._blocks.clear()
-        return blocks
+def array_of_input(request: Request, spec: TensorSpec) -> Any:
+    """An input that a request gives, as a NumPy array that owns its memory.
 
-    def add_block(self, block: Block) -> None:
-        """Takes ownership of a block of the same pool: release() returns it, too."""
-        self._blocks.append(block)
+    Of objects for strings, of float32 for bfloat16.
+    """
+    import numpy
 
-    def release(self) -> None:
-        """Returns the blocks to the pool.
-
-        Call it when nothing reads the tensors any more. Outputs may: ONNX Runtime returns the
-        input's own memory for a graph output that is also a graph input.
-        """
-        while self._blocks:
-            self._pool.give(self._blocks.pop())
+    if spec.type.word == "string":
+        strings = request.strings(spec.name)
+        array = numpy.empty(len(strings), object)
+        array[:] = strings
+        return array.reshape(request.form(spec.name)[0])
+    return readable(numpy.array(tensors_of(request, [spec])[spec.name]), spec.type)

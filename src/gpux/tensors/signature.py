@@ -1,22 +1,22 @@
 """A model's declared inputs and outputs, and the rules that follow from them.
 
 Pure: no I/O, no state. Defines the element types, the four kinds of input with the ranks that a
-value may have, which dimensions must agree between inputs, and which outputs drop their batch axis
-in an unbatched response. Checking a single value against its declared shape is left to the core
-(src/_fastpath/sink.hpp).
+value may have, and which outputs drop their batch axis in an unbatched response. Requests are
+checked by the core: a value against its declared shape by src/_fastpath/sink.hpp, and the shapes of
+different inputs against each other by src/_fastpath/request.hpp.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
-
-from gpux.errors import DisagreementError
+from typing import Literal
 
 # Highest rank of a tensor, and of a value for an open input; the core has the same limit.
 MAX_AXES = 32
 
 Kind = Literal["batched", "single", "fixed", "open"]
+# When an output loses a leading axis of size 1: `with_request` if the request is one item.
+Unbatching = Literal["never", "with_request", "always"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,28 +136,20 @@ class NonTensorSpec:
     onnx: str
 
 
-class InputForm(NamedTuple):
-    """The form in which a value was given for an input.
-
-    Attributes:
-        shape: the tensor's shape, with all axes.
-        as_items: whether the value lacked declared axes, which were added.
-        as_one_item: whether it was a single item, to which the batch axis was added.
-        sent_as: the client's name for it, if not the input's: ids may be made from a text.
-    """
-
-    shape: tuple[int, ...]
-    as_items: bool
-    as_one_item: bool
-    sent_as: str | None = None
-
-
 @dataclass(frozen=True)
 class Signature:
-    """The inputs and outputs of a model, in the model's order."""
+    """The inputs and outputs of a model, in the model's order.
+
+    Attributes:
+        inputs: those that every run needs.
+        outputs: those that are served.
+        optional: inputs that a run may do without: initializers that a caller may override. They
+            decide neither the kind nor the structure of a request.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec | NonTensorSpec, ...]
+    optional: tuple[TensorSpec, ...] = ()
 
     @cached_property
     def batch_axes(self) -> frozenset[Dim]:
@@ -172,7 +164,7 @@ class Signature:
         """Whether all inputs and outputs are tensors of numbers or booleans, for IOBinding."""
         return all(
             isinstance(spec, TensorSpec) and spec.type.nbytes > 0
-            for spec in (*self.inputs, *self.outputs)
+            for spec in (*self.inputs, *self.optional, *self.outputs)
         )
 
     @cached_property
@@ -186,59 +178,22 @@ class Signature:
         kinds = {spec.kind for spec in self.inputs}
         return "single" in kinds and "batched" not in kinds
 
-    @cached_property
-    def _dynamic_axes(self) -> tuple[tuple[TensorSpec, tuple[tuple[int, str], ...]], ...]:
-        """The named axes, as (index, name), of each input; empty for a model with one input."""
-        named = [
-            (spec, tuple((axis, dim) for axis, dim in enumerate(spec.dims) if isinstance(dim, str)))
-            for spec in self.inputs
-        ]
-        return tuple((spec, axes) for spec, axes in named if axes) if len(named) > 1 else ()
-
-    def check_agreement(self, given: Mapping[str, InputForm]) -> None:
-        """Checks that the shapes of different inputs agree.
-
-        Axes with the same name must have the same size across inputs. Unnamed leading axes of
-        batched inputs are compared only if one of these inputs was given as items: given with all
-        their axes, they may mean different things (a recurrent model's state leads with its
-        layers), and the model decides.
+    def sizes(self, given: Mapping[str, tuple[int, ...]]) -> dict[str | None, int]:
+        """Sizes of the dynamic axes that a request determines, by name.
 
         Args:
-            given: forms of a request's inputs, by name.
-
-        Raises:
-            DisagreementError: two inputs differ.
-        """
-        sizes: dict[str, list[tuple[str, int]]] = {}
-        for spec, axes in self._dynamic_axes:
-            value = given.get(spec.name)
-            if value is None:
-                continue
-            for axis, dim in axes:
-                _compare(sizes, dim, value.sent_as or spec.name, value.shape[axis])
-        unnamed = [
-            (given[spec.name].sent_as or spec.name, given[spec.name])
-            for spec in self.inputs
-            if spec.kind == "batched" and spec.dims[0] is None and spec.name in given
-        ]
-        if len(unnamed) > 1 and any(value.as_items for _, value in unnamed):
-            batch_sizes: dict[str, list[tuple[str, int]]] = {}
-            for name, value in unnamed:
-                _compare(batch_sizes, "batch", name, value.shape[0])
-
-    def sizes(self, given: Mapping[str, InputForm]) -> dict[str | None, int]:
-        """Sizes of the dynamic axes that a request determines, by name.
+            given: the shapes of its inputs, by name.
 
         None stands for the unnamed leading axes of batched inputs.
         """
         sizes: dict[str | None, int] = {}
         for spec in self.inputs:
-            value = given.get(spec.name)
-            if value is None:
+            shape = given.get(spec.name)
+            if shape is None:
                 continue
             if spec.kind == "batched" and spec.dims[0] is None:
-                sizes.setdefault(None, value.shape[0])
-            for dim, size in zip(spec.dims, value.shape, strict=False):
+                sizes.setdefault(None, shape[0])
+            for dim, size in zip(spec.dims, shape, strict=False):
                 if isinstance(dim, str):
                     sizes.setdefault(dim, size)
         return sizes
@@ -267,42 +222,17 @@ class Signature:
             predicted.append(tuple(size for size in found if size is not None) if known else None)
         return predicted
 
-    def is_unbatched(self, given: Mapping[str, InputForm]) -> bool:
-        """Whether a request is one item: it has batched inputs, each given as one item."""
-        batched = [
-            given[spec.name].as_one_item
-            for spec in self.inputs
-            if spec.kind == "batched" and spec.name in given
-        ]
-        return bool(batched) and all(batched)
-
-    def loses_leading_axis(
-        self, output: TensorSpec, shape: Sequence[int], *, unbatched: bool
-    ) -> bool:
-        """Whether an output drops its leading axis in the response.
-
-        Args:
-            output: the declared output.
-            shape: its shape in this run.
-            unbatched: whether the request is one item.
-        """
-        if not output.dims or not shape or shape[0] != 1:
-            return False
-        leading = output.dims[0]
+    def unbatching(self, output: TensorSpec | NonTensorSpec) -> Unbatching:
+        """When an output loses its leading axis in the response, if it has size 1 there."""
+        if isinstance(output, NonTensorSpec) or not output.dims:
+            return "never"
         if self.is_single:
-            return leading == 1 if output.batched is None else output.batched
-        if output.batched is not None:
-            return unbatched and output.batched
-        return unbatched and leading in self.batch_axes
-
-
-def _compare(seen: dict[str, list[tuple[str, int]]], axis: str, name: str, size: int) -> None:
-    """Checks an input's size of an axis against those of other inputs, and records it."""
-    sizes = seen.setdefault(axis, [])
-    for other in sizes:
-        if other[0] != name and other[1] != size:
-            raise DisagreementError(axis, other, (name, size))
-    sizes.append((name, size))
+            is_single = output.dims[0] == 1 if output.batched is None else output.batched
+            return "always" if is_single else "never"
+        is_batched = output.batched
+        if is_batched is None:
+            is_batched = output.dims[0] in self.batch_axes
+        return "with_request" if is_batched else "never"
 
 
 def names(specs: Iterable[TensorSpec | NonTensorSpec]) -> list[str]:

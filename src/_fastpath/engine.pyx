@@ -1,0 +1,56 @@
+"""ONNX Runtime, through its C API: libraries, sessions, and runs.
+
+All functions that call ONNX Runtime raise RuntimeError with its message, and MemoryError. Names that a
+model holds in another encoding than UTF-8 come with replacement characters.
+"""
+cimport cython
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uintptr_t
+from libc.string cimport memcpy
+from libcpp cimport bool as boolean
+from libcpp.memory cimport make_shared, shared_ptr, unique_ptr
+from libcpp.optional cimport optional
+from libcpp.pair cimport pair
+from libcpp.string cimport string as cpp_string
+from libcpp.utility cimport move as take_over
+from libcpp.vector cimport vector
+
+cimport core
+cimport ort
+from core cimport Activation, Error, ReadError, Reader, Sink, Type
+from gpux._fastpath cimport (
+    Block, InputSpec, InputTable, Pool, device_of_block, number_text, sizes_tuple, value_error,
+)
+from pipeline cimport (
+    Call, Disagreement, InputRule, InputTensor, NativeOutputs, NativePipeline, NativeRequest, Output,
+    OutputRule, PaddedInput, Result, Strings, Text, Unbatch, ValueKind, WatchedRun, agree, are_close,
+    elements_of, gather, is_informative, is_unbatched, kNever, part_of,
+)
+
+import json
+import os
+
+from gpux._fastpath import ACTIVATIONS
+from gpux.errors import (
+    ClashingInputsError, DisagreementError, DuplicateInputError, InvalidBodyError, InvalidJSONError,
+    InvalidValueError, UnknownInputError,
+)
+
+__all__ = [
+    "Binding", "Declared", "Outputs", "Pipeline", "Request", "RunOptions", "Session",
+    "SessionOptions", "Value", "available_providers", "library_version", "load_library",
+]
+
+
+cdef extern from "Python.h":
+    PyObject* PyBytes_FromStringAndSize(const char*, Py_ssize_t) except NULL
+    char* PyBytes_AS_STRING(PyObject*) noexcept nogil
+    Py_ssize_t PyBytes_GET_SIZE(PyObject*) noexcept nogil
+    int _PyBytes_Resize(PyObject**, Py_ssize_t) except -1
+    void* PyMem_RawMalloc(size_t)
+    void PyMem_RawFree(void*)
+    void Py_XDECREF(PyObject*)
+
+
+include "session.pxi"
+include "pipeline.pxi"

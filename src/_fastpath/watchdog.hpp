@@ -1,0 +1,39 @@
+// The watchdog: one native thread that terminates runs at their deadlines.
+//
+// Termination takes effect between two nodes of the graph: a single long node runs to its end.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "ort.hpp"
+
+namespace gpux {
+
+// A time on the monotonic clock, in nanoseconds.
+using Nanoseconds = std::int64_t;
+constexpr Nanoseconds kNever = INT64_MAX;
+Nanoseconds now() noexcept;
+
+// Watches one run from its construction to its end. Not copyable; the options must outlive it.
+class WatchedRun {
+public:
+    // `options` are those of this run alone, as termination belongs to them and stays set. Throws
+    // std::system_error if the watchdog's thread cannot be started.
+    WatchedRun(ort::OrtRunOptions* options, Nanoseconds deadline);
+    ~WatchedRun() { end(); }
+    WatchedRun(const WatchedRun&) = delete;
+    WatchedRun& operator=(const WatchedRun&) = delete;
+
+    // Stops watching; returns whether the run was terminated.
+    bool end() noexcept;
+
+private:
+    friend class Watchdog;
+    ort::OrtRunOptions* const options_;
+    const Nanoseconds deadline_;
+    bool is_watched_ = false;
+    bool is_terminated_ = false;
+};
+
+}  // namespace gpux
