@@ -5,6 +5,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from gpux.observability.exposition import text_of
 from gpux.observability.metrics import ROW_SIZE, Gauge, Metrics, single
 from gpux.observability.shared_counters import CounterMemory
 from gpux.observability.timings import Stages
@@ -14,7 +15,7 @@ def gpux_samples(metrics: Metrics) -> dict[str, float]:
     """All `gpux_*` samples, by name and labels."""
     return {
         f"{sample.name}{sorted(sample.labels.items())}": sample.value
-        for family in text_string_to_metric_families(metrics.text().decode())
+        for family in text_string_to_metric_families(text_of(metrics).decode())
         for sample in family.samples
         if sample.name.startswith("gpux")
     }
@@ -89,7 +90,7 @@ def test_a_replacement_counts_on_and_has_its_own_gauges() -> None:
 def test_the_figures_of_processes_are_summed() -> None:
     memory = CounterMemory(ROW_SIZE, 3)
     metrics = Metrics({}, memory.counters(0))
-    text = metrics.text().decode()
+    text = text_of(metrics).decode()
     samples = {
         sample.name: sample.value
         for family in text_string_to_metric_families(text)

@@ -7,6 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gpux.config.settings import Settings
+from gpux.observability.exposition import text_of
 from gpux.observability.metrics import ROW_SIZE
 from gpux.observability.shared_counters import CounterMemory
 from gpux.serving.engine import Engine
@@ -19,7 +20,7 @@ Find = Callable[[str], Path]
 def gpu_memory(service: Service) -> dict[str, float]:
     return {
         sample.labels["state"]: sample.value
-        for family in text_string_to_metric_families(service.metrics.text().decode())
+        for family in text_string_to_metric_families(text_of(service.metrics).decode())
         for sample in family.samples
         if sample.name == "gpux_gpu_memory_bytes"
     }
@@ -38,7 +39,7 @@ def test_the_memory_of_the_gpu(model_file: Find, monkeypatch: pytest.MonkeyPatch
     # CUDA reports a failure to later calls, too: the other metrics are still exported.
     monkeypatch.setattr(stream, "memory_bytes", fail)
     assert gpu_memory(service) == {}
-    assert b"gpux_pool_bytes{" in service.metrics.text()
+    assert b"gpux_pool_bytes{" in text_of(service.metrics)
 
 
 def test_of_several_processes_none_is_healthy_before_all_have_loaded(model_file: Find) -> None:
