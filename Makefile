@@ -49,7 +49,7 @@ types: $(VENV)/dev.stamp
 
 # Cython's "performance hint" means a call that takes the GIL where none was meant to.
 hints: $(VENV)/dev.stamp
-	@for module in fastpath dlpack; do \
+	@for module in fastpath engine dlpack; do \
 		$(BIN)/cython -3 --cplus -Wextra -I src/_fastpath --module-name gpux._$$module \
 			-o $(VENV)/$$module.cpp src/_fastpath/$$module.pyx || echo "warning: $$module fails"; \
 	done 2>&1 | tee $(VENV)/cython.log
@@ -67,23 +67,27 @@ sanitize: $(VENV)/sanitize.stamp
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" PYTHONMALLOC=malloc \
 		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 		$(VENV)/sanitize/bin/python $(PYTEST) --capture=sys -p no:cacheprovider -k 'not $(VOLUME)' \
-		tests/fastpath tests/unit/inputs/test_reader.py tests/unit/serving/test_encoder.py
+		tests/fastpath tests/unit/inputs/test_reader.py tests/unit/tensors tests/unit/execution/test_deadline.py
 
 # The core without an interpreter, with the sanitizers: its tables and the fuzzer's corpus, again in the portable build
 # for processors without SSE2; samples of the writer against std::to_chars; random decimals, as the installed reader reads
 # them, against float(). The tests themselves are not optimized, which would take four times as long as the core.
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all
 CORE_FLAGS := -std=c++17 -g -Wall -Wextra -Wpedantic -pthread -Isrc/_fastpath -MMD
-CORE_PARTS := activation float32s number reader sink strided
+CORE_PARTS := activation base64 float32s number ort outputs pool reader request shortest sink strided writer
 CORE_TESTS := $(notdir $(basename $(wildcard tests/core/*_tests.cpp))) fuzz_reader
 CORE_OBJECTS := $(patsubst %,%.o,$(CORE_PARTS) $(CORE_TESTS))
-core: $(VENV)/dev.stamp build/core/core_tests build/core/core_tests_portable build/core/shortest
+core: $(VENV)/dev.stamp build/core/core_tests build/core/core_tests_portable build/core/ort_slots build/core/shortest
 	build/core/core_tests tests/core/corpus/reader
 	build/core/core_tests_portable tests/core/corpus/reader
 	build/core/shortest float32 499
 	build/core/shortest float64 100000
 	build/core/shortest types
 	$(BIN)/python tests/core/decimals.py 100000
+	$(BIN)/python tests/core/ort_slots.py build/core/ort_slots
+
+build/core/ort_slots: $(patsubst %,build/core/usual/%.o,binding number ort ort_slots session sink)
+	g++ $(CORE_FLAGS) $(SANITIZERS) -o $@ $^ -ldl
 
 # Three builds of the tests: usual, portable, and for `make coverage`.
 build/core/usual/%.o build/core/portable/%.o: BUILD_FLAGS = $(SANITIZERS) -O1
@@ -92,9 +96,9 @@ build/core/coverage/%.o: BUILD_FLAGS = --coverage -O0
 build/core/core_tests: $(addprefix build/core/usual/,$(CORE_OBJECTS))
 build/core/core_tests_portable: $(addprefix build/core/portable/,$(CORE_OBJECTS))
 build/core/core_tests build/core/core_tests_portable:
-	g++ $(CORE_FLAGS) $(SANITIZERS) -o $@ $^
+	g++ $(CORE_FLAGS) $(SANITIZERS) -o $@ $^ -ldl
 build/core/core_tests_coverage: $(addprefix build/core/coverage/,$(CORE_OBJECTS))
-	g++ $(CORE_FLAGS) --coverage -o $@ $^
+	g++ $(CORE_FLAGS) --coverage -o $@ $^ -ldl
 
 # A rule for each build: one pattern rule with several targets would mean that one command makes them all.
 define OBJECTS
@@ -126,7 +130,7 @@ counts-baseline: $(COUNTS)
 $(COUNTS): $(CORE) tests/core/counts.cpp tests/core/reading.hpp Makefile
 	@mkdir -p build/core
 	g++ $(COUNTS_FLAGS) -Isrc/_fastpath -Itests/core -o $@ tests/core/counts.cpp \
-		$(patsubst %,src/_fastpath/%.cpp,float32s number reader shortest sink writer)
+		$(patsubst %,src/_fastpath/%.cpp,base64 float32s number reader shortest sink strided writer)
 
 # Fuzzes the reader from the stored corpus. max_len: more numbers than the reader takes memory for at once (4096).
 FUZZ_SECONDS ?= 60
@@ -134,7 +138,7 @@ fuzz:
 	@mkdir -p build/core/found
 	clang++ -std=c++17 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
 		-Isrc/_fastpath -o build/core/fuzz_reader tests/core/fuzz_reader.cpp \
-		$(patsubst %,src/_fastpath/%.cpp,float32s number reader sink)
+		$(patsubst %,src/_fastpath/%.cpp,base64 float32s number reader sink strided)
 	build/core/fuzz_reader -max_total_time=$(FUZZ_SECONDS) -max_len=20000 -dict=tests/core/json.dict \
 		-artifact_prefix=build/core/ -print_final_stats=1 build/core/found tests/core/corpus/reader \
 		2>build/core/fuzz.log || { cat build/core/fuzz.log; exit 1; }
@@ -144,7 +148,8 @@ fuzz:
 # tests. (The writing half has tests/core/shortest.cpp, a program of its own, and tests/fastpath.)
 coverage: $(VENV)/dev.stamp build/core/core_tests_coverage
 	build/core/core_tests_coverage tests/core/corpus/reader
-	$(BIN)/gcovr --merge-lines --filter 'src/_fastpath/(activation|element|float32s|number|reader|sink|strided)' \
+	$(BIN)/gcovr --merge-lines \
+		--filter 'src/_fastpath/(activation|base64|element|float32s|number|pool|reader|request|sink|strided)' \
 		build/core/coverage
 	$(BIN)/python $(PYTEST) --cov --cov-report=term:skip-covered $(TESTS)
 

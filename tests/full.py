@@ -25,7 +25,12 @@ _CACHE = Path(os.environ.get("GPUX_CACHE") or Path.home() / ".cache" / "gpux-tes
 _REAL_MODELS = ROOT / "tests" / "real-models.txt"
 _OLDEST_MINOR = 11
 # What the contract says, and the bits of what the model answers.
-_CONTRACT = ("tests/http/test_contract.py", "tests/http/test_responses.py", "tests/unit")
+_CONTRACT = (
+    "tests/http/test_contract.py",
+    "tests/http/test_responses.py",
+    "tests/engine",
+    "tests/unit",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ class Part:
 def find_parts() -> dict[str, Part]:
     """All parts by name: programs, versions of ONNX Runtime, versions of Python."""
     parts = {"programs": Part(("-m", "full"), extras="cpu,dev")}
-    for version in ("1.22.1", "1.26.0", "1.30.0"):
+    for version in ("1.22.1", "1.26.0", "1.30.0", "1.32.0"):
         parts[f"onnxruntime-{version}"] = Part(_CONTRACT, pins=(f"onnxruntime=={version}",))
     for version, python in find_pythons().items():
         parts[f"python-{version}"] = Part(("tests",), python)

@@ -94,5 +94,6 @@ void test_reader();
 void test_sink();
 void test_strided();
 void test_activations();
+void test_requests();
 
 }  // namespace gpux::tests

@@ -9,6 +9,7 @@ rounding of float64 to float32 and float16, and the rounding to bfloat16 below. 
 few examples if anything differs.
 """
 
+import ctypes
 import random
 import sys
 from collections import Counter
@@ -18,15 +19,14 @@ from typing import Any
 
 import numpy
 
-from gpux._fastpath import InputSpec, InputTable, decode
+from gpux._engine import Pipeline
+from gpux._fastpath import InputSpec, InputTable, Pool
 from gpux.errors import ClientError
-from gpux.tensors.memory import Block, Pool
 from gpux.tensors.signature import BY_NAME, TensorSpec
 
 Array = numpy.ndarray[Any, Any]
 
 BATCH = 20_000
-POOL = Pool()
 
 
 def to_bfloat16(values: Array) -> Array:
@@ -51,8 +51,16 @@ TYPES: dict[str, tuple[Callable[[Array], Array], int]] = {
     "float16": (lambda values: values.astype(numpy.float16).view(numpy.uint16), 0x7C00),
     "bfloat16": (to_bfloat16, 0x7F80),
 }
-TABLES = {
-    name: InputTable([InputSpec(TensorSpec("x", BY_NAME[name], ("n",)))], [0]) for name in TYPES
+PIPELINES = {
+    name: Pipeline(
+        None,
+        InputTable([InputSpec(TensorSpec("x", BY_NAME[name], ("n",)))], [0]),
+        [(BY_NAME[name].code, False, False, False, "x", [])],
+        [],
+        [],
+        Pool(),
+    )
+    for name in TYPES
 }
 
 
@@ -147,12 +155,10 @@ def decimals(source: random.Random, count: int) -> Iterator[str]:
 def read(type_name: str, texts: list[str], separator: str, behind: str) -> Array:
     """Reads numbers and returns their bits."""
     body = f'{{"x":[{separator.join(texts)}]}}{behind}'.encode()
-    ((_, block, _, _, _),) = decode(body, TABLES[type_name], POOL)
-    assert isinstance(block, Block)
+    request, _ = PIPELINES[type_name].decode(body)
     width = BY_NAME[type_name].nbytes
-    written = block.array(BY_NAME["uint8"], (len(texts) * width,)).copy()
-    POOL.give(block)
-    return written.view(f"u{width}")
+    written = ctypes.string_at(request.content("x")[0], len(texts) * width)
+    return numpy.frombuffer(written, f"u{width}")
 
 
 def is_rejected(type_name: str, text: str) -> bool:

@@ -1,5 +1,6 @@
-"""decode(): ownership of blocks, reference counts, memory and threads."""
+"""Pipeline.decode(): ownership of blocks, reference counts, memory and threads."""
 
+import contextlib
 import gc
 import json
 import sys
@@ -15,14 +16,25 @@ from random import Random
 import numpy
 import pytest
 
-from gpux._fastpath import InputSpec, InputTable, decode, encode
+from gpux._engine import Pipeline
+from gpux._fastpath import Block, InputSpec, InputTable, Pool
 from gpux.errors import ClientError
-from gpux.tensors.memory import Block, Pool
-from tests.support.decode_cases import ExactPool, Outcome, an_input, elements, expected, read, table
+from gpux.tensors.memory import allocate
+from gpux.tensors.request import tensors_of
+from tests.support.decode_cases import (
+    Outcome,
+    an_input,
+    decode,
+    elements,
+    expected,
+    guarded,
+    pipeline_of,
+    read,
+)
 from tests.support.oracle import TextInput
 from tests.support.sanitizer import SANITIZED, fewer
 from tests.support.walk_cases import (
-    GuardedBlock,
+    GuardedPool,
     Refusal,
     check_pool_failures,
     check_references,
@@ -47,10 +59,10 @@ LONG = LONG_TEXT.encode()
 
 
 def test_blocks_grow_and_keep_what_is_in_them() -> None:
-    """Far more numbers than the body's length suggests, from a pool of exactly sized blocks."""
+    """Far more numbers than the body's length suggests,."""
     for count in (1, 2, 4095, 4096, 4097, 8192, 8193, 12_288, 12_289, 30_000, 100_000):
         for type_name in ("uint8", "float16", "float32", "float64", "bool"):
-            pool = ExactPool()
+            pool = GuardedPool()
             texts = [str(i * 7919 % 2) for i in range(count)]
             body = f'{{"x":[{",".join(texts)}]}}'.encode()
             found = elements(read(body, [an_input(type_name, "n")], pool))
@@ -65,14 +77,14 @@ def test_blocks_grow_and_keep_what_is_in_them() -> None:
 
 def test_blocks_grow_for_short_lists() -> None:
     rows = ",".join(f"[{i % 10},{i % 7}]" for i in range(20_000))
-    pool = ExactPool()
+    pool = GuardedPool()
     found = elements(read(f'{{"x":[{rows}]}}'.encode(), [an_input("int8", "n", 2)], pool))
     assert found == [bytes([value]) for i in range(20_000) for value in (i % 10, i % 7)]
 
 
 def test_blocks_grow_for_literals_and_numbers_in_turn() -> None:
     texts = ["true", "0", "1.0", "false", "1", "0"] * 5000
-    pool = ExactPool()
+    pool = GuardedPool()
     found = elements(read(f'{{"x":[{",".join(texts)}]}}'.encode(), [an_input("bool", "n")], pool))
     assert found == [bytes([text in ("true", "1", "1.0")]) for text in texts]
 
@@ -82,12 +94,12 @@ def test_what_is_declared_takes_no_memory_before_it_comes() -> None:
         for value in ('"text"', "1", "[1.0]", "[[1.0, 2.0]]", "[[]]", "null", "[[[[1]]]]", "[["):
             body = f'{{"x":{value}}}'.encode()
             one = [an_input("float32", *dims)]
-            assert read(body, one, ExactPool(max_bytes=2**24)) == expected(body, one)
+            assert read(body, one, GuardedPool(max_bytes=2**24)) == expected(body, one)
 
 
 def test_a_long_body_takes_little_more_than_its_numbers_need() -> None:
     numbers = ",".join(["0.12345678"] * 100_000)
-    pool = ExactPool()
+    pool = GuardedPool()
     read(f'{{"x":[{numbers}]}}'.encode(), [an_input("float32", "n")], pool)
     assert pool.calls == 1
     assert pool.allocated[0].nbytes <= 2 * 400_000
@@ -101,30 +113,11 @@ def test_what_the_pool_raises_comes_through_as_itself(
     failure: BaseException, behind: bytes
 ) -> None:
     for body in (LONG, b'{"empty":[[],[]],"flag":true,"x":[1],"ids":[1]}'):
-        decode_body = partial(decode, body + behind, table(*INPUTS))
-        assert check_pool_failures(decode_body, failure, ExactPool) >= 3
 
+        def decode_body(pool: GuardedPool, body: bytes = body + behind) -> None:
+            decode(body, INPUTS, guarded(pool))
 
-@pytest.mark.parametrize("failure", [KeyboardInterrupt(), ValueError("?")], ids=repr)
-def test_a_pool_that_fails_to_take_a_block_back_is_asked_once(failure: BaseException) -> None:
-    """A block that grew is returned while the body is read, where an interrupt may arrive."""
-
-    class FailingPool(ExactPool):
-        returns = 0
-
-        def give(self, block: GuardedBlock) -> None:
-            super().give(block)
-            self.returns += 1
-            if self.returns == 1:
-                raise failure
-
-    numbers = ",".join(["1"] * 20_000)
-    pool = FailingPool()
-    with pytest.raises(type(failure)) as caught:
-        decode(f'{{"x":[{numbers}]}}'.encode(), table(X), pool)
-    assert caught.value is failure
-    assert pool.in_use == []
-    pool.check()
+        assert check_pool_failures(decode_body, failure) >= 2
 
 
 @pytest.mark.parametrize(
@@ -153,47 +146,72 @@ def test_every_block_comes_back_wherever_a_body_ends() -> None:
         assert not isinstance(read(body[:at], INPUTS), list)
 
 
-def test_tensors_without_elements_have_blocks_too() -> None:
-    pool = ExactPool()
-    values = decode(b'{"empty":[[],[]],"x":[1]}', table(*INPUTS), pool)
-    assert [type(value[1]) for value in values] == [GuardedBlock, GuardedBlock]
-    assert values[0][2] == (2, 0)
+def test_tensors_without_elements_need_no_block() -> None:
+    pool = GuardedPool()
+    request = decode(b'{"empty":[[],[]],"x":[1]}', INPUTS, guarded(pool))
+    assert len(pool.in_use) == 1
+    assert request.form("empty")[0] == (2, 0)
 
 
 def test_a_block_of_the_host_pool_serves_again() -> None:
     pool = Pool()
     addresses = set()
     for _ in range(100):
-        ((_, block, _, _, _),) = decode(b'{"x":[1,2,3]}', table(X), pool)
-        assert isinstance(block, Block)
-        addresses.add(block.address)
-        pool.give(block)
+        request = decode(b'{"x":[1,2,3]}', [X], pool)
+        addresses.add(request.content("x")[0])
+        used = pool.used_bytes
+        del request
         with pytest.raises(ClientError):
-            decode(b'{"x":[1,2,"text"]}', table(X), pool)
-        assert pool.idle_bytes == block.nbytes
+            decode(b'{"x":[1,2,"text"]}', [X], pool)
+        assert (pool.used_bytes, pool.idle_bytes) == (0, used)
     assert len(addresses) == 1
 
 
+def test_memory_is_kept_by_a_tensor_of_a_request() -> None:
+    pool = Pool()
+    request = decode(b'{"x":[1,2,3]}', [X], pool)
+    tensor = tensors_of(request, [X.declared])["x"]
+    del request
+    gc.collect()
+    assert pool.used_bytes > 0
+    assert numpy.asarray(tensor).tolist() == [1, 2, 3]
+    del tensor
+    assert pool.used_bytes == 0
+
+
+def test_blocks_outlive_their_pool() -> None:
+    guards = GuardedPool()
+    pool = guarded(guards)
+    request, block = decode(b'{"x":[1,2,3]}', [X], pool), pool.take(1)
+    del pool
+    gc.collect()
+    assert len(guards.in_use) == 2
+    del request, block
+    assert guards.in_use == []
+
+
 def test_arguments_of_other_types_are_refused() -> None:
+    pipeline = pipeline_of([X], Pool())
     for body in (None, "{}", bytearray(b"{}"), memoryview(b"{}")):
         with pytest.raises(TypeError):
-            decode(body, table(X), Pool())  # type: ignore[arg-type]
-    with pytest.raises(TypeError):
-        decode(b"{}", None, Pool())  # type: ignore[arg-type]
-    with pytest.raises(TypeError):
-        decode(b"{}", table(X), None)  # type: ignore[arg-type]
+            pipeline.decode(body)  # type: ignore[arg-type]
 
 
-def test_a_table_keeps_what_it_points_to() -> None:
-    """A table keeps its specs and their names alive."""
+def test_a_pipeline_keeps_what_it_points_to() -> None:
+    """A pipeline keeps its table, its specs and their names alive."""
     one = an_input("int32", "n", name="a name that nobody else has")
     body = json.dumps({one.declared.name: [1, 2]}).encode()
     for _ in range(10):
+        rule = (one.declared.type.code, False, False, True, None, list[tuple[int, str]]())
         input_table = InputTable([InputSpec(one.declared)], [0])
+        pipeline = Pipeline(None, input_table, [rule], [], [], Pool())
+        del input_table
         gc.collect()
         junk = [numpy.full(200, 0xDD, numpy.uint8) for _ in range(20)]
-        ((name, _, shape, _, _),) = decode(body, input_table, Pool())
-        assert (name, shape) == (one.declared.name, (2,))
+        request, _ = pipeline.decode(body)
+        del pipeline
+        assert request.names == [one.declared.name]
+        assert request.form(one.declared.name)[0] == (2,)
         del junk
 
 
@@ -215,37 +233,29 @@ REJECTED = [
 ]
 
 
-def decode_once(body: bytes, input_table: InputTable, pool: Pool) -> None:
-    try:
-        values = decode(body, input_table, pool)
-    except ClientError:
-        return
-    for _, content, *_ in values:
-        if isinstance(content, Block):
-            pool.give(content)
+def decode_once(body: bytes, pipeline: Pipeline) -> None:
+    with contextlib.suppress(ClientError):
+        pipeline.decode(body)
 
 
 @pytest.mark.parametrize("body", [ACCEPTED, *REJECTED, LONG], ids=lambda body: repr(body[:30]))
 def test_reading_leaves_all_reference_counts_as_they_were(body: bytes) -> None:
-    input_table = InputTable([InputSpec(one.declared) for one in INPUTS], [0] * len(INPUTS))
     pool = Pool()
+    pipeline = pipeline_of(INPUTS, pool)
     body = bytes(bytearray(body)) or body
-    counted = [body, input_table, pool, pool.take, pool.give, input_table.specs, *input_table.specs]
-    counted += [spec.name for spec in input_table.specs]
-    once = partial(decode_once, body, input_table, pool)
+    counted = [body, pipeline, pool, pipeline.specs, *pipeline.specs]
+    counted += [spec.name for spec in pipeline.specs]
+    once = partial(decode_once, body, pipeline)
     check_references(once, counted, rounds=20 if body == LONG else 1000)
+    assert pool.used_bytes == 0
 
 
 def test_strings_belong_to_the_caller_alone() -> None:
-    ((_, content, _, _, _),) = decode(
-        b'{"x":["a text that nobody else has","\\u0101 another"]}',
-        table(an_input("string", "n")),
-        Pool(),
-    )
-    assert isinstance(content, list)
+    body = b'{"x":["a text that nobody else has","\\u0101 another"]}'
+    strings = decode(body, [an_input("string", "n")], Pool()).strings("x")
     # One is the list's, one the argument of getrefcount().
-    assert [sys.getrefcount(content[i]) for i in range(2)] == [2, 2]
-    assert sys.getrefcount(content) == 2
+    assert [sys.getrefcount(strings[i]) for i in range(2)] == [2, 2]
+    assert sys.getrefcount(strings) == 2
 
 
 def resident_bytes() -> int:
@@ -256,39 +266,21 @@ def resident_bytes() -> int:
 ACCEPTED_REQUESTS = 10_000 if SANITIZED else 1_000_000
 REJECTED_REQUESTS = 10_000 if SANITIZED else 100_000
 
-CODES = {one.declared.name: one.declared.type.code for one in INPUTS}
-
-
-def decode_and_encode(body: bytes, input_table: InputTable, pool: Pool) -> None:
-    """Decodes a body and encodes a response with all its values."""
-    values = decode(body, input_table, pool)
-    members: list[tuple[bytes, bytes] | tuple[bytes, int, tuple[int, ...], int]] = []
-    for name, content, shape, *_ in values:
-        member = f'"{name}"'.encode()
-        if isinstance(content, Block):
-            members.append((member, CODES[name], shape, content.address))
-        else:
-            members.append((member, b'["a text"]'))
-    encode(members)
-    for _, content, *_ in values:
-        if isinstance(content, Block):
-            pool.give(content)
-
 
 def test_nothing_grows_over_many_requests() -> None:
     """Neither Python's memory nor the core's grows, over accepted and over rejected requests."""
-    input_table = table(*INPUTS)
     pool = Pool()
+    pipeline = pipeline_of(INPUTS, pool)
     # Large enough for a leak in the core to show: long names, decoded strings.
     large = [*REJECTED, b'{"' + b"n" * 3000 + b'":1}', b'{"text":["' + b"\\u00e9" * 500 + b'",1]}']
 
     def accept(times: int) -> None:
         for _ in range(times):
-            decode_and_encode(SMALL, input_table, pool)
+            decode_once(SMALL, pipeline)
 
     def reject(times: int) -> None:
         for i in range(times):
-            decode_once(large[i % len(large)], input_table, pool)
+            decode_once(large[i % len(large)], pipeline)
 
     accept(2000)
     reject(2000)
@@ -356,7 +348,7 @@ def test_threads_read_at_once() -> None:
         done = 0
         for _ in range(ROUNDS):
             for body, inputs, reference in (*own, *shared):
-                assert read(body, inputs, ExactPool()) == reference, body
+                assert read(body, inputs, GuardedPool()) == reference, body
                 done += 1
         return done
 
@@ -370,13 +362,12 @@ def ran_during_decode(body: bytes) -> bool:
     reading = threading.Event()
     finished: list[bool] = []
 
-    class SignallingPool(Pool):
-        def take(self, nbytes: int) -> Block:
-            reading.set()
-            return super().take(nbytes)
+    def make(nbytes: int) -> Block:
+        reading.set()
+        return allocate(nbytes)
 
     def run() -> None:
-        decode(body, table(X), SignallingPool())
+        decode(body, [X], Pool(make))
         finished.append(True)
 
     thread = threading.Thread(target=run)

@@ -38,7 +38,7 @@ def fitted(declared: TensorSpec, shape: Any) -> Fitted | Refusal:
 
 def reference_fit(declared: TensorSpec, shape: tuple[int, ...]) -> Fitted | Refusal:
     """The outcome of the reference's finish() for the shape of an array."""
-    reader = oracle._Reader(declared)
+    reader = oracle._Reader(declared, null_is_nan=False)
     try:
         if len(shape) > max(reader.ranks):
             raise reader.too_deep()

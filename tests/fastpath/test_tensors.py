@@ -206,7 +206,7 @@ def test_a_tensor_that_stays_on_its_device_is_refused(
         # An element past a fixed size is reported before its device.
         one: Any = "text" if type_name == "string" else 1
         message = refused(walked(spec(type_name, 1), [one, tensor])).message
-        assert message == "Invalid shape for 'x': expected [1], got more"
+        assert message == "Invalid shape for 'x': expected [1], got [2]"
 
 
 def test_the_reason_of_a_refusal_is_its_cause() -> None:

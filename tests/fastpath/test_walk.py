@@ -1,9 +1,11 @@
 """walk(): random values against the reference, and the rules of contract.md one by one."""
 
+import array
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice, product
-from typing import Any
+from typing import Any, cast
 
 import numpy
 import pytest
@@ -12,7 +14,13 @@ from hypothesis import strategies as st
 from numpy.exceptions import ComplexWarning
 
 from gpux._fastpath import InputSpec, walk
-from gpux.errors import EmptyBatchError, InvalidShapeError, InvalidTypeError, InvalidValueError
+from gpux.errors import (
+    ClientError,
+    EmptyBatchError,
+    InvalidShapeError,
+    InvalidTypeError,
+    InvalidValueError,
+)
 from gpux.tensors.signature import BY_NAME, Dim, TensorSpec
 from tests.support import oracle
 from tests.support.sanitizer import fewer
@@ -21,6 +29,7 @@ from tests.support.walk_cases import (
     NUMBER_TYPES,
     TYPE_NAMES,
     Array,
+    GuardedBlock,
     GuardedPool,
     Refusal,
     SubFloat,
@@ -28,6 +37,7 @@ from tests.support.walk_cases import (
     SubList,
     SubStr,
     SubTuple,
+    callback_array,
     check,
     expected,
     refused,
@@ -294,6 +304,8 @@ PREFIXES = {
     "value": "Invalid value for 'x'",
     "shape": "Invalid shape for 'x'",
 }
+GOT_2 = "shape: expected [n, 2], got"
+ORDER = ": the same sizes in another order"
 CASES: list[tuple[str, tuple[Dim, ...], object, tuple[int, ...] | str]] = [
     # Values of full rank, and single items.
     ("float32", ("batch", "seq"), [[1, 2], [3, 4]], (2, 2)),
@@ -321,17 +333,34 @@ CASES: list[tuple[str, tuple[Dim, ...], object, tuple[int, ...] | str]] = [
     ("int64", ("batch", "seq"), [[]], (1, 0)),
     ("int64", ("batch",), [], "shape: the batch is empty"),
     ("int64", ("batch", 1), [], "shape: the batch is empty"),
-    ("int64", ("batch", 3), [], "shape: expected [batch, 3], got [0]"),
-    ("int64", ("batch", "n", 3), [], "shape: expected [batch, n, 3], got [0]"),
-    ("int64", ("batch", "n", 3), [[]], "shape: expected [batch, n, 3], got [1, 0]"),
+    ("int64", ("batch", 3), [], "shape: the batch is empty"),
+    # Axes that are missing below one take the declared sizes: of all axes, or else of an item's.
+    ("float32", ("batch", 2, "past", 4), [[[], []]], (1, 2, 0, 4)),
+    ("float32", ("batch", 2, "past", 4), [[[], []]] * 3, (3, 2, 0, 4)),
+    ("float32", ("batch", 2, "past", 4), [[], []], (1, 2, 0, 4)),
+    (
+        "float32",
+        ("batch", 2, "past", 4),
+        [[]] * 3,
+        "shape: expected [batch, 2, past, 4], got [3, 0]",
+    ),
+    ("float32", ("batch", 2, "past", 4), [], "shape: expected [batch, 2, past, 4], got [0]"),
+    ("float32", ("batch", 2, 3), [[], []], "shape: expected [batch, 2, 3], got [2, 0, 3]"),
+    ("float32", ("batch", 2, "n", "m"), [[], []], "shape: expected [batch, 2, n, m], got [2, 0]"),
+    ("int64", ("batch", "n", 3), [], (1, 0, 3)),
+    ("int64", ("batch", "n", 3), [[]], (1, 0, 3)),
+    ("int64", (1, 4), [], "shape: expected [1, 4], got [0, 4]"),
+    ("int64", (2, "n", 4), [[], []], (2, 0, 4)),
+    ("int64", (2, "n", 4), [[]] * 3, "shape: expected [2, n, 4], got [3, 0]"),
+    ("int64", ("n", 3), [[], [], []], "shape: expected [n, 3], got [3, 0]"),
     ("int64", ("n", "m"), [[], [1]], "shape at [1]: expected 0 values, got 1"),
     ("int64", ("n", "m"), [[], 1], "value at [1]: expected array, got number"),
     ("int64", ("n", "m"), [[], [[1]]], "value at [1][0]: expected number, got array"),
     # The kind of the whole value.
     ("int64", ("batch", "seq"), "text", "type: expected array"),
     ("int64", ("batch", "seq"), 5, "type: expected array"),
-    ("int64", ("batch", "seq"), None, "type: expected array"),
-    ("int64", ("batch",), None, "type: expected number"),
+    ("int64", ("batch", "seq"), None, "type: expected array, got null"),
+    ("int64", ("batch",), None, "type: expected number, got null"),
     ("int64", ("batch",), True, "type: expected number"),
     ("int64", (), {}, "type: expected number"),
     ("string", ("batch",), 5, "type: expected string"),
@@ -366,12 +395,32 @@ CASES: list[tuple[str, tuple[Dim, ...], object, tuple[int, ...] | str]] = [
         "shape: expected [batch, 3, 224, 224], got [1, 3, 224]",
     ),
     ("float32", (None, 3), [[1, 2]], "shape: expected [None, 3], got [1, 2]"),
-    ("float32", (1, 2), [[1, 2], [3, 4]], "shape: expected [1, 2], got more"),
-    # Excess sizes and axes, reported immediately.
+    ("float32", (1, 2), [[1, 2], [3, 4]], "shape: expected [1, 2], got [2, 2]"),
+    # Past the first fault, the rest is counted.
+    ("float32", (2,), [1, 2, None, "a", True], "shape: expected [2], got [5]"),
+    ("float32", (2,), [1, 2, numpy.float32(3), set()], "shape: expected [2], got [4]"),
+    ("float32", ("n", 2), numpy.zeros((4, 3, 2)), "shape: expected [n, 2], got more than 2 axes"),
+    ("float32", ("n", 2), numpy.broadcast_to(0.5, (2**30, 2**20)), f"{GOT_2} [{2**30}, {2**20}]"),
+    ("float32", ("n", 2), [[1, 2], numpy.zeros(3), numpy.zeros(3)], f"{GOT_2} more"),
+    ("float32", ("n", 2), [numpy.zeros(3), numpy.ones(3, "u1"), [1, 2, 3]], f"{GOT_2} [3, 3]"),
+    ("float32", ("n", 2), [[1, 2, 3], numpy.array([1, None, "a"], object)], f"{GOT_2} [2, 3]"),
+    ("float32", (2,), [1, 2, {}], "shape: expected [2], got more"),
+    ("float32", (2, 3), [[1, 2, 3]] * 3 + [4], "shape: expected [2, 3], got more"),
+    # The same sizes in another order.
+    ("float32", ("n", 2, 3), [[[1, 2]] * 3], f"shape: expected [n, 2, 3], got [1, 3, 2]{ORDER}"),
+    (
+        "float32",
+        (1, 2, 3, 3),
+        [[[1, 2]] * 3] * 3,
+        f"shape: expected [1, 2, 3, 3], got [3, 3, 2]{ORDER}",
+    ),
+    ("float32", (2, "n"), [[1, 2]] * 3, f"shape: expected [2, n], got [3, 2]{ORDER}"),
+    ("float32", ("n", 2, 2), [[[1, 2]] * 3], "shape: expected [n, 2, 2], got [1, 3, 2]"),
+    # Excess sizes and axes.
     ("float32", (None, 2), [[1, 2, "?"], None], "shape: expected [None, 2], got more"),
     ("float32", (None, 2), [[1, 2, []], None], "shape: expected [None, 2], got more"),
-    ("float32", (2,), [1, 2, None], "shape: expected [2], got more"),
-    ("string", (2,), ["a", "b", "\ud800"], "shape: expected [2], got more"),
+    ("float32", (2,), [1, 2, None], "shape: expected [2], got [3]"),
+    ("string", (2,), ["a", "b", "\ud800"], "shape: expected [2], got [3]"),
     ("float32", (2,), [1, 1e39, 3], "value at [1]: 1e+39 is out of range for float32"),
     ("float32", ("n", 2), [[[1]], None], "shape: expected [n, 2], got more than 2 axes"),
     ("float32", ("n",), [[1]], "shape: expected [n], got more than 1 axis"),
@@ -388,6 +437,43 @@ CASES: list[tuple[str, tuple[Dim, ...], object, tuple[int, ...] | str]] = [
     ("uint8", ("n",), [{1}], "value at [0]: expected number, got set"),
     ("string", ("n",), [b"ab"], "value at [0]: expected string, got bytes"),
 ]
+
+
+def test_counting_runs_no_code_whose_errors_would_come_first() -> None:
+    declared = spec("float32", "n", 2)
+    buffers = [[1, 2, 3], array.array("b", [1] * 3), memoryview(b"123"), numpy.zeros(3, ">f4")]
+    assert refused(walked(declared, buffers)).message.endswith("got [4, 3]")
+    failing = [[1, 2, 3], callback_array(lambda: 1 / 0)]
+    assert refused(walked(declared, failing)).message.endswith("got more")
+    with pytest.raises(ZeroDivisionError):
+        walked(declared, failing[::-1])
+
+
+@pytest.mark.parametrize("dims", [("n",), ("n", 1), (1,), (), ("n", "m"), (2, 2)])
+@pytest.mark.parametrize("type_name", ["float16", "bfloat16", "float32", "float64"])
+def test_none_stands_for_nan(type_name: str, dims: tuple[Dim, ...]) -> None:
+    declared = spec(type_name, *dims)
+    native = InputSpec(declared, null_is_nan=True)
+    for value in (
+        None,
+        [None],
+        [1, None, 2.5],
+        [[None], [1.5]],
+        [[1, 2], [None, None]],
+        [[1, None]] * 3,
+    ):
+        pool = GuardedPool()
+        try:
+            reference = oracle.convert(value, declared, null_is_nan=True)
+        except ClientError as error:
+            with pytest.raises(type(error), match=f"^{re.escape(str(error))}$"):
+                walk(native, value, pool)
+            continue
+        block, *rest = walk(native, value, pool)
+        assert isinstance(block, GuardedBlock)
+        assert tuple(rest) == (reference[0], *reference[2:])
+        found = block.guarded.payload.tobytes()
+        assert found.startswith(b"".join(cast("Sequence[bytes]", reference.elements)))
 
 
 def check_rule(declared: TensorSpec, value: object, says: tuple[int, ...] | str) -> None:
@@ -412,7 +498,7 @@ def test_a_rule_of_the_contract_holds(
         # A leading axis that looks like a batch axis but is not.
         (("batch", "seq"), False, [[1, 2]], (1, 2)),
         (("batch", "seq"), False, [1, 2], "shape: expected [batch, seq], got [2]"),
-        (("batch", 2), False, [], "shape: expected [batch, 2], got [0]"),
+        (("batch", 2), False, [], (0, 2)),
         (("batch",), False, [], (0,)),
         (("batch",), False, 5, "type: expected array"),
         (("batch", 1), False, [[5], [6]], (2, 1)),
@@ -430,7 +516,7 @@ def test_a_rule_of_the_contract_holds(
         ((2, 1), True, [5], "shape: expected [2, 1], got [1]"),
         ((2, 1), True, 5, "shape: expected [2, 1], got []"),
         ((2,), True, [5, 6], (2,)),
-        ((2,), True, [5, 6, 7], "shape: expected [2], got more"),
+        ((2,), True, [5, 6, 7], "shape: expected [2], got [3]"),
     ],
 )
 def test_gpux_yml_says_whether_the_leading_axis_is_a_batch(

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from gpux._engine import available_providers
 from gpux.config.settings import Settings
 from gpux.errors import RuntimeMissingError
 from gpux.execution.gpu import GpuExecution
-from gpux.execution.session import load_runtime
+from gpux.execution.runtime import load_runtime
 from gpux.model import Model, load_model
 from gpux.tensors.cuda import CudaStream, load_cupy
 
@@ -27,7 +28,8 @@ def missing() -> str | None:
         warnings.simplefilter("ignore")
         try:
             runtime = load_cupy().cuda.runtime
-            providers = load_runtime().get_available_providers()
+            load_runtime()
+            providers = available_providers()
         except RuntimeMissingError as error:
             return str(error)
         try:
@@ -76,7 +78,7 @@ def on_gpu(model_file: Callable[[str], Path]) -> Iterator[Callable[..., Model]]:
         assert isinstance(model.execution, GpuExecution)
         model.execution.close()
         # Every request has returned its pinned blocks, even after failures.
-        assert model.pool.usage.used_bytes == 0
+        assert model.pool.used_bytes == 0
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from gpux.cli.examples import find_examples
 from gpux.errors import ConfigurationError, DeadlineError, InferenceError
-from gpux.execution.deadline import Watchdog
+from gpux.execution.deadline import deadline_after
 from gpux.execution.gpu import GpuExecution
 from gpux.model import Model, load
 from gpux.serving.engine import Engine
@@ -122,12 +122,11 @@ def test_a_run_that_fails_takes_nothing_with_it(on_gpu: Load) -> None:
 
 def test_a_run_at_its_deadline_is_stopped(on_gpu: Load) -> None:
     model = on_gpu("slow")
-    watchdog = Watchdog()
     for _ in range(2):
         request = model.inputs.decode(b'{"steps": 10000000}')
         with pytest.raises(DeadlineError):
-            model.run(request, watchdog.deadline(0.2))
-        request.release()
+            model.execution.run(request, deadline_after(0.2))
+        del request
         assert model.predict({"steps": 1})["sum"] == 128.0
 
 
@@ -181,7 +180,7 @@ def test_nothing_is_allocated_in_the_steady_state(on_gpu: Load) -> None:
     execution = model.execution
 
     def allocations() -> int:
-        return model.pool.usage.allocations + execution.device_pool.usage.allocations
+        return model.pool.allocations + execution.device_pool.allocations
 
     for _ in range(3):
         model.predict({name: images})

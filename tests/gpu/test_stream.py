@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy
 import pytest
 
+from gpux._fastpath import Block
 from gpux.errors import ConfigurationError
 from gpux.tensors.cuda import CudaStream, load_cupy
-from gpux.tensors.memory import ALIGNMENT_BYTES, PINNED, Block, on_gpu
+from gpux.tensors.memory import ALIGNMENT_BYTES, PINNED, array_of, on_gpu
 from gpux.tensors.signature import BY_NAME
 
 BYTES = BY_NAME["uint8"]
@@ -20,12 +21,12 @@ def round_trip(stream: CudaStream, numbers: numpy.ndarray) -> numpy.ndarray:
     nbytes = numbers.nbytes
     source, target = stream.allocate_pinned(nbytes), stream.allocate_pinned(nbytes)
     device = stream.allocate(nbytes)
-    source.array(BYTES, numbers.shape)[:] = numbers
-    target.array(BYTES, numbers.shape)[:] = 0xA5
+    array_of(source, BYTES, numbers.shape)[:] = numbers
+    array_of(target, BYTES, numbers.shape)[:] = 0xA5
     stream.copy_in(device.address, source.address, nbytes)
     stream.copy_out(target.address, device.address, nbytes)
     stream.record().wait()
-    return target.array(BYTES, numbers.shape).copy()
+    return array_of(target, BYTES, numbers.shape).copy()
 
 
 @pytest.mark.parametrize("nbytes", [1, 63, 64, 4097, 2**20 + 3, 2**26])
@@ -40,12 +41,12 @@ def test_copies_keep_their_order(stream: CudaStream) -> None:
     blocks = [stream.allocate_pinned(nbytes) for _ in range(8)]
     copies = [stream.allocate_pinned(nbytes) for _ in blocks]
     for number, (block, copy) in enumerate(zip(blocks, copies, strict=True)):
-        block.array(BYTES, (nbytes,))[:] = number
+        array_of(block, BYTES, (nbytes,))[:] = number
         stream.copy_in(device.address, block.address, nbytes)
         stream.copy_out(copy.address, device.address, nbytes)
     stream.record().wait()
     for number, copy in enumerate(copies):
-        assert (copy.array(BYTES, (nbytes,)) == number).all()
+        assert (array_of(copy, BYTES, (nbytes,)) == number).all()
 
 
 def test_blocks_are_what_they_say(stream: CudaStream) -> None:

@@ -1,9 +1,11 @@
 """The HTTP contract: its error messages one by one, its headers and its other routes."""
 
+import base64
 import json
 import re
 from collections.abc import Mapping
 
+import numpy
 import pytest
 
 from tests.support.servers import JSON_HEADERS, Client, Find, Serve, ServerFor, ServerProcess, head
@@ -69,6 +71,29 @@ def nested(*shape: int) -> object:
 )
 def test_not_json(sentiment: ServerProcess, body: bytes) -> None:
     assert re.match(r"Invalid JSON at byte \d+: .", rejection(sentiment, body))
+
+
+@pytest.mark.parametrize(
+    ("body", "byte", "name"),
+    [
+        (b'\xef\xbb\xbf{"input_ids": [1]}', 0, "a byte order mark"),
+        ('{"input_ids": [1]}'.encode("utf-16"), 0, "a byte order mark"),
+        (b'{"input_ids": [NaN]}', 15, "NaN"),
+        (b'{"input_ids": NaN}', 14, "NaN"),
+        (b'{"input_ids": [[1, Infinity]]}', 19, "Infinity"),
+        (b'{"input_ids": [-Infinity]}', 16, "Infinity"),
+        (b"{'input_ids': [1]}", 1, "a single quote"),
+        (b"{\"input_ids\": ['a']}", 15, "a single quote"),
+        (b"'{\"input_ids\": [1]}'", 0, "a single quote"),
+        (b'{"input_ids": [1, 2, ]}', 21, "a trailing comma"),
+        (b'{"input_ids": [1],\n}', 19, "a trailing comma"),
+    ],
+)
+def test_what_is_often_taken_for_json_is_named(
+    sentiment: ServerProcess, body: bytes, byte: int, name: str
+) -> None:
+    detail = rejection(sentiment, body)
+    assert detail.startswith(f"Invalid JSON at byte {byte}: {name} is not JSON; ")
 
 
 @pytest.mark.parametrize("body", ["[]", "[1]", '"text"', "1", "-0.5", "null", "true"])
@@ -143,7 +168,8 @@ def test_wrong_type_at_the_top(
     server: Serve, model: str, name: str, value: str, expected: str
 ) -> None:
     detail = rejection(server(model), f'{{"{name}": {value}}}')
-    assert detail == f"Invalid input type for '{name}': expected {expected}"
+    got = ", got null" if value == "null" else ""
+    assert detail == f"Invalid input type for '{name}': expected {expected}{got}"
 
 
 @pytest.mark.parametrize(
@@ -219,14 +245,13 @@ def test_ragged_between_lists_of_lists(server: Serve) -> None:
     ("sizes", "got"),
     [
         ((1, 3, 224), "[1, 3, 224]"),
-        ((0,), "[0]"),
         ((2,), "[2]"),
         ((1, 1), "[1, 1]"),
         ((3, 224, 223), "[3, 224, 223]"),
         ((2, 3, 1, 224), "[2, 3, 1, 224]"),
-        ((3, 224, 225), "more"),
-        ((1, 3, 1, 225), "more"),
-        ((4, 224, 224), "more"),
+        ((3, 224, 225), "[3, 224, 225]"),
+        ((1, 3, 1, 225), "[1, 3, 1, 225]"),
+        ((4, 224, 224), "[4, 224, 224]"),
         ((1, 1, 1, 1, 1), "more than 4 axes"),
         ((1,) * 200, "more than 4 axes"),
     ],
@@ -242,11 +267,14 @@ def test_shape(server: Serve, sizes: tuple[int, ...], got: str) -> None:
     [
         ("[[1, 2, 3]]", "[1, 3]"),
         ("[1, 2, 3]", "[3]"),
-        ("[]", "[0]"),
+        ("[]", "[0, 3]"),
         ("[[], []]", "[2, 0]"),
         ("[[1, 2], [3, 4]]", "[2, 2]"),
-        ("[[1, 2, 3, 4], [5, 6, 7, 8]]", "more"),
-        ("[[1, 2, 3], [4, 5, 6], [7, 8, 9]]", "more"),
+        ("[[1, 2, 3, 4], [5, 6, 7, 8]]", "[2, 4]"),
+        ("[[1, 2, 3], [4, 5, 6], [7, 8, 9]]", "[3, 3]"),
+        ("[[1, 2], [3, 4], [5, 6]]", "[3, 2]: the same sizes in another order"),
+        ("[[1, 2, 3], [4, 5, 6], [7, null]]", "more"),
+        ("[[1, 2, 3], [4, 5, 6], [7, nonsense", "more"),
         ("[[[1, 2, 3], [4, 5, 6]]]", "more than 2 axes"),
     ],
 )
@@ -259,6 +287,41 @@ def test_got_more_comes_before_what_follows(server: Serve) -> None:
     row = "[" + "0," * 224 + '0, "x"]'
     detail = rejection(server("photos"), f'{{"image": [[{row}, 5]], "unknown": 1}}')
     assert detail == "Invalid shape for 'image': expected [batch, 3, 224, 224], got more"
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ({"b64": "AAAAAA=="}, '{"b64"} needs "shape"'),
+        ({"b64": "AAAAAA==", "shape": [2, 3]}, "expected 24 bytes, got 4"),
+        ({"b64": "AAAA", "shape": [2, 3]}, "expected 24 bytes, got 3"),
+        ({"b64": "A" * 31 + "_", "shape": [2, 3]}, '"b64" is not base64 with padding'),
+        ({"b64": "", "shape": [2, 3], "order": "C"}, 'its keys are "b64", "shape" and "dtype"'),
+    ],
+)
+def test_a_tensor_in_base64_is_exact(server: Serve, value: dict[str, object], problem: str) -> None:
+    assert rejection(server("fixed"), {"x": value}) == f"Invalid value for 'x': {problem}"
+
+
+def test_base64(server: Serve) -> None:
+    fixed, rows = server("fixed"), numpy.arange(6, dtype="f4").reshape(2, 3)
+    value = {"b64": base64.b64encode(rows.tobytes()).decode(), "shape": [2, 3]}
+    assert fixed.predict({"x": value}) == fixed.predict({"x": rows.tolist()})
+    small = {"b64": base64.b64encode(rows.astype("i1").tobytes()).decode(), "shape": [2, 3]}
+    assert fixed.predict({"x": small | {"dtype": "int8"}}) == fixed.predict({"x": rows.tolist()})
+    assert rejection(fixed, {"x": value | {"shape": [3, 2]}}).endswith(
+        "expected [2, 3], got [3, 2]: the same sizes in another order"
+    )
+    assert server("words").predict({"word": ["b", {"b64": "w6k="}]}) == {"same": ["b", "é"]}
+
+
+def test_channels_last_is_named(server: Serve) -> None:
+    row = [[0.5] * 3] * 224
+    detail = rejection(server("photos"), {"image": [row] * 224})
+    assert detail == (
+        "Invalid shape for 'image': expected [batch, 3, 224, 224], got [224, 224, 3]"
+        ": the same sizes in another order"
+    )
 
 
 @pytest.mark.parametrize(("axes", "status"), [(32, 200), (33, 400), (1000, 400)])
@@ -293,13 +356,14 @@ def test_named_sizes_disagree(
 ) -> None:
     body = {"input_ids": ids, "attention_mask": mask}
     expected = "Inputs disagree on '{}': 'input_ids' has {}, 'attention_mask' has {}"
+    expected += "; if these axes differ, name them in gpux.yml"
     assert rejection(sentiment, body) == expected.format(axis, *sizes)
 
 
 def test_unnamed_leading_axes_disagree(server: Serve) -> None:
     # `a` is one item, `b` three.
     detail = rejection(server("unnamed"), '{"a": [1, 2], "b": [1, 2, 3]}')
-    assert re.fullmatch(r"Inputs disagree on '.+': 'a' has 1, 'b' has 3", detail)
+    assert re.fullmatch(r"Inputs disagree on '.+': 'a' has 1, 'b' has 3; .+", detail)
 
 
 # The order of checks.

@@ -152,7 +152,7 @@ def test_a_list_is_as_good_as_a_map(
     [
         ({"ids": [1, 2, 3]}, "Invalid shape for 'ids': expected [batch, 4], got [3]"),
         # Fixing an axis for one input fixes it for every input that has it.
-        ({"mask": [1] * 5}, "Invalid shape for 'mask': expected [batch, 4], got more"),
+        ({"mask": [1] * 5}, "Invalid shape for 'mask': expected [batch, 4], got [5]"),
         (
             {"image": [[1], [2]]},
             "Invalid shape for 'image': expected [batch, 3, width], got [2, 1]",
@@ -178,7 +178,9 @@ def test_axes_that_the_file_names_must_agree(folder_for: FolderFor) -> None:
     model = gpux.load(folder_for("unnamed", "inputs: {a: {shape: [n, 2]}, b: {shape: [n]}}"))
     with pytest.raises(gpux.ClientError) as caught:
         model.predict({"a": [[1, 2], [3, 4]], "b": [1, 2, 3]})
-    assert str(caught.value) == "Inputs disagree on 'n': 'a' has 2, 'b' has 3"
+    assert str(caught.value) == (
+        "Inputs disagree on 'n': 'a' has 2, 'b' has 3; if these axes differ, name them in gpux.yml"
+    )
 
 
 def test_an_axis_that_the_file_fixes_may_be_the_batch(described: Described) -> None:
@@ -279,7 +281,7 @@ def test_a_text_may_be_as_long_as_the_file_says(described: Described) -> None:
             "opened",
             "inputs: {free: {shape: [batch, 2]}}",
             {"scalar": 1, "free": [1, 2, 3]},
-            "Invalid shape for 'free': expected [batch, 2], got more",
+            "Invalid shape for 'free': expected [batch, 2], got [3]",
         ),
         # Sequences have no shape of their own.
         ("sequences", "outputs: [rows]", {"x": [1, 2]}, {"rows": [1.0, 2.0]}),

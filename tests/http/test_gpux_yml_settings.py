@@ -146,6 +146,8 @@ runtime:
   gpu_memory_limit: 1GiB
   graph_optimization: disabled
   provider_options: {cudnn_conv_algo_search: HEURISTIC, do_copy_in_default_stream: true}
+  session_options: {session.disable_prepacking: true}
+  free_dimensions: {batch: 1}
 """
     assert described("matrix", text).predict({"x": [1, 2]}) == {"y": [1.0, 2.0]}
 

@@ -1,4 +1,4 @@
-"""Shared by the tests of decode(): outcomes to compare, and random spellings of a body."""
+"""Shared by the tests of Pipeline.decode(): outcomes to compare, and random spellings of a body."""
 
 import math
 from collections.abc import Sequence
@@ -6,12 +6,13 @@ from functools import lru_cache
 from random import Random
 from typing import NamedTuple
 
-from gpux._fastpath import InputSpec, InputTable, decode
+from gpux._engine import Pipeline, Request
+from gpux._fastpath import InputSpec, InputTable, Pool
 from gpux.errors import ClientError, InvalidJSONError
-from gpux.tensors.signature import BY_NAME, Dim, TensorSpec
+from gpux.tensors.signature import BY_NAME, Dim, ElementType, TensorSpec
 from tests.support import oracle
 from tests.support.oracle import TextInput
-from tests.support.walk_cases import GuardedBlock, GuardedPool, Refusal, refusal
+from tests.support.walk_cases import GuardedPool, Refusal, refusal
 
 FLOAT_TYPES = list(oracle.FLOATS)
 INTEGER_TYPES = list(oracle.INTEGERS)
@@ -26,25 +27,6 @@ class Syntax(NamedTuple):
 Outcome = list[tuple[str, oracle.Converted]] | Refusal | Syntax
 
 
-class ExactPool(GuardedPool):
-    """A guarded pool that also provides empty blocks.
-
-    Args:
-        max_bytes: larger requests raise MemoryError; None for no limit.
-    """
-
-    def __init__(
-        self, failures: dict[int, BaseException] | None = None, max_bytes: int | None = None
-    ) -> None:
-        super().__init__(failures)
-        self.max_bytes = max_bytes
-
-    def take(self, nbytes: int) -> GuardedBlock:
-        if self.max_bytes is not None and nbytes > self.max_bytes:
-            raise MemoryError(nbytes)
-        return super().take(max(nbytes, 1))
-
-
 def an_input(
     type_name: str,
     *dims: Dim,
@@ -52,17 +34,38 @@ def an_input(
     batched: bool | None = None,
     max_characters: int | None = None,
     group: int = 0,
+    null_is_nan: bool = False,
 ) -> TextInput:
     declared = TensorSpec(name, BY_NAME[type_name], dims, batched=batched)
-    return TextInput(declared, max_characters, group)
+    return TextInput(declared, max_characters, group, null_is_nan)
 
 
 @lru_cache(maxsize=4096)
 def table(*inputs: TextInput) -> InputTable:
     return InputTable(
-        [InputSpec(one.declared, one.max_characters) for one in inputs],
+        [InputSpec(one.declared, one.max_characters, one.null_is_nan) for one in inputs],
         [one.group for one in inputs],
     )
+
+
+def pipeline_of(inputs: Sequence[TextInput], pool: Pool) -> Pipeline:
+    """A pipeline that only decodes, whose inputs may all be missing and never disagree."""
+    rules: list[tuple[int, bool, bool, bool, str | None, list[tuple[int, str]]]] = [
+        (one.declared.type.code, False, False, True, one.declared.name, []) for one in inputs
+    ]
+    return Pipeline(None, table(*inputs), rules, [], [], pool)
+
+
+def decode(body: bytes, inputs: Sequence[TextInput], pool: Pool) -> Request:
+    """The request of a body."""
+    request, is_complete = pipeline_of(inputs, pool).decode(body)
+    assert is_complete
+    return request
+
+
+def guarded(pool: GuardedPool) -> Pool:
+    """A native pool whose blocks come from a guarded one, in the sizes of the native one."""
+    return Pool(pool.take, 0)
 
 
 def as_outcome(error: ClientError) -> Refusal | Syntax:
@@ -73,38 +76,48 @@ def as_outcome(error: ClientError) -> Refusal | Syntax:
 
 
 def expected(body: bytes, inputs: Sequence[TextInput]) -> Outcome:
-    """The reference's outcome for a body."""
+    """The reference's outcome for a body, with the values in the order of the inputs."""
     try:
-        return oracle.decode(body, inputs)
+        values = dict(oracle.decode(body, inputs))
     except ClientError as error:
         return as_outcome(error)
+    names = [one.declared.name for one in inputs]
+    return [(name, values[name]) for name in names if name in values]
 
 
 def read(body: bytes, inputs: Sequence[TextInput], pool: GuardedPool | None = None) -> Outcome:
     """The reader's outcome for a body. Also checks that every block is returned."""
-    pool = pool or ExactPool()
+    pool = pool or GuardedPool()
     try:
-        values = decode(body, table(*inputs), pool)
+        request = decode(body, inputs, guarded(pool))
     except ClientError as error:
         assert pool.in_use == []
         pool.check()
         return as_outcome(error)
     types = {one.declared.name: one.declared.type for one in inputs}
     outcome = []
-    for name, content, shape, as_items, as_one_item in values:
-        if isinstance(content, list):
-            elements: list[bytes] | list[str] = content
-        else:
-            assert content in pool.in_use
-            size, count = types[name].nbytes, math.prod(shape)
-            assert count * size <= content.nbytes
-            written = content.payload.tobytes()
-            pool.give(content)
-            elements = [written[i * size : (i + 1) * size] for i in range(count)]
-        outcome.append((name, oracle.Converted(shape, elements, as_items, as_one_item)))
+    for name in request.names:
+        shape, as_items, as_one_item = request.form(name)
+        content = bytes_of(request, name, types[name], pool) or request.strings(
+            name, "surrogateescape"
+        )
+        outcome.append((name, oracle.Converted(shape, content, as_items, as_one_item)))
+    del request
     assert pool.in_use == []
     pool.check()
     return outcome
+
+
+def bytes_of(request: Request, name: str, element: ElementType, pool: GuardedPool) -> list[bytes]:
+    """The elements of an input of numbers, which are in a block of the pool; else no elements."""
+    size, count = element.nbytes, math.prod(request.form(name)[0])
+    if size * count == 0:
+        return []
+    address, _, _ = request.content(name)
+    (block,) = [one for one in pool.in_use if one.address == address]
+    assert count * size <= block.nbytes
+    written = block.payload.tobytes()
+    return [written[i * size : (i + 1) * size] for i in range(count)]
 
 
 def check(body: bytes, *inputs: TextInput) -> Outcome:

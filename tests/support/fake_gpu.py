@@ -17,11 +17,12 @@ from typing import Any
 import numpy
 
 from gpux import _dlpack
+from gpux._fastpath import Block
 from gpux.config.settings import Settings
 from gpux.execution.session import Session, create_session
 from gpux.model import Model
 from gpux.tensors import memory
-from gpux.tensors.memory import PINNED, Block, Device, Tensor
+from gpux.tensors.memory import PINNED, Device, Tensor
 from gpux.tensors.signature import BY_CODE, BY_NAME
 
 _POISON = 0xA5
@@ -159,7 +160,7 @@ class FakeSession(Session):
         host_inputs: Sequence[str] = (),
     ) -> None:
         self._host_input_names = host_inputs
-        super().__init__(raw._runtime, raw.raw, stream, no_graphs)
+        super().__init__(raw.native, stream, no_graphs)
         self.fake_stream = stream
         self.failures: list[BaseException] = []
         self.graphs: list[int] = []
@@ -180,7 +181,7 @@ class FakeSession(Session):
         assert self.gate.wait(60)
         self.fake_stream.flush()
         self.fake_stream.log.append("run")
-        self.graphs.append(int(options.get_run_config_entry("gpu_graph_id")))
+        self.graphs.append(int(options.entries["gpu_graph_id"]))
         if self.failures:
             raise self.failures.pop(0)
         super().run(binding.raw, options)

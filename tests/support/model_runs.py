@@ -1,5 +1,6 @@
 """Observes the runs of a model, and sends requests from many threads at once."""
 
+import gc
 import operator
 import random
 import time
@@ -7,23 +8,39 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from gpux._engine import Outputs, Request
+from gpux.execution.cpu import CpuExecution
 from gpux.model import Model
-from gpux.tensors.request import Request
+from gpux.observability.timings import Stages
 
 
 def observe_runs(model: Model, observe: Callable[[Request], object]) -> None:
     """Calls `observe` with each request before it runs, in the thread that runs it."""
-    run = model.execution.run
+    execution = model.execution
+    run = execution.run
 
-    def observed_run(request: Request, deadline: Any = None) -> Any:
+    def observed_run(request: Request, deadline: Any = None) -> Outputs:
         observe(request)
         return run(request, deadline)
 
-    model.execution.run = observed_run  # type: ignore[method-assign]
+    def respond(body: bytes, deadline: Any, stages: Stages) -> bytes | Request:
+        """In steps what is otherwise one native call."""
+        request, is_complete = model.pipeline.decode(body)
+        if not is_complete:
+            return request
+        outputs = observed_run(request, deadline)
+        stages.run, stages.rows = outputs.run_seconds, request.rows
+        return outputs.encode(request.unbatched)
+
+    execution.run = observed_run  # type: ignore[method-assign]
+    if isinstance(execution, CpuExecution):
+        execution.respond = respond  # type: ignore[method-assign]
 
 
-def rows_of(request: Request) -> int:
-    return next(iter(request.tensors.values())).shape[0]
+def is_all_returned(model: Model) -> bool:
+    """Whether all blocks are back, once what only an error's traceback refers to is freed."""
+    gc.collect()
+    return model.pool.used_bytes == 0
 
 
 def check_64_threads(

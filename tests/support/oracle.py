@@ -12,9 +12,13 @@ declarations (TensorSpec, InputForm) and errors are used. Four parts:
 Where the contract is silent, these rules apply:
 
 - An element fixes the rank when it starts, an empty list when it ends. Before that, no size and no
-  kind of sibling is expected, only the lowest and the highest rank that the input allows.
-- Anything that starts past a fixed size is `got more`. Otherwise its kind is checked (list or
-  element, number or string), and only then its value.
+  kind of sibling is expected, only the lowest and the highest rank that the input allows. After an
+  empty list, the model's fixed sizes are expected only at the value's end, where it is aligned.
+- What starts past a fixed size is a fault of the shape: the whole shape is told, or `got more` if
+  the value is irregular, has an object that is no {"b64": …}, or is no JSON to its end. Otherwise
+  its kind is checked (list or element, number or string), and only then its value.
+- Of a {"b64": …}, the first key tells whether it is one. Its members are read before it is judged:
+  first whether it may stand there, then its shape, its length, its text and its elements.
 - A NumPy array equals the nested list, but has its shape even without elements.
 - In a text, the first error is reported and the rest is not read. A value in the wrong position or
   of the wrong kind is an error at its first byte; a number out of range and a string that is too
@@ -22,8 +26,10 @@ Where the contract is silent, these rules apply:
   escape or multi-byte character, at its own first byte.
 """
 
+import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -41,7 +47,7 @@ from gpux.errors import (
     InvalidValueError,
     UnknownInputError,
 )
-from gpux.tensors.signature import Dim, InputForm, TensorSpec
+from gpux.tensors.signature import Dim, TensorSpec
 
 # The element types.
 
@@ -129,6 +135,14 @@ def _floor_log10(value: Fraction) -> int:
 # From a value to a tensor.
 
 
+class InputForm(NamedTuple):
+    """The form in which a request gives an input."""
+
+    shape: tuple[int, ...]
+    as_items: bool
+    as_one_item: bool
+
+
 class Converted(NamedTuple):
     """A value as a tensor.
 
@@ -145,16 +159,41 @@ class Converted(NamedTuple):
     as_one_item: bool
 
 
-def convert(value: object, declared: TensorSpec) -> Converted:
+def convert(value: object, declared: TensorSpec, *, null_is_nan: bool = False) -> Converted:
     """Converts a value to the tensor of a declared input.
+
+    Args:
+        value: from Python.
+        declared: the input.
+        null_is_nan: whether None stands for NaN.
 
     Raises:
         InvalidTypeError, InvalidValueError, InvalidShapeError, EmptyBatchError: the first error in
             reading order.
     """
-    reader = _Reader(declared)
-    reader.read(value, ())
+    reader = _Reader(declared, null_is_nan)
+    try:
+        reader.read(value, ())
+    except _OutgrownError:
+        raise reader.outgrown(_measure(value)) from None
     return reader.finish()
+
+
+class _OutgrownError(Exception):
+    """A list is longer than the model's fixed size."""
+
+
+def _measure(value: Any) -> tuple[int, ...] | None:
+    """The shape of a value; None if it is irregular."""
+    if isinstance(value, numpy.ndarray):
+        return _measure(value.tolist()) if value.dtype.kind == "O" else value.shape
+    if isinstance(value, dict):
+        return None
+    if not isinstance(value, list | tuple):
+        return ()
+    shapes = {_measure(item) for item in value} or {()}
+    (shape,) = shapes if len(shapes) == 1 else {None}
+    return None if shape is None else (len(value), *shape)
 
 
 def batch_kind(declared: TensorSpec) -> str:
@@ -187,7 +226,8 @@ def _allows_flat_items(declared: TensorSpec) -> bool:
 
 
 class _Reader:
-    def __init__(self, declared: TensorSpec) -> None:
+    def __init__(self, declared: TensorSpec, null_is_nan: bool) -> None:
+        self.null_is_nan = null_is_nan
         self.name = declared.name
         self.dims = declared.dims
         self.kind = batch_kind(declared)
@@ -196,6 +236,7 @@ class _Reader:
         self.word = {"string": "string", "bool": "boolean"}.get(self.type, "number")
         self.ranks = allowed_ranks(declared)
         self.rank: int | None = None
+        self.ends_empty = False  # an empty list fixed the rank
         self.sizes: dict[int, int] = {}  # by axis, from the first list that ended on it
         self.numbers: list[bytes] = []
         self.strings: list[str] = []
@@ -245,14 +286,17 @@ class _Reader:
             if any("\ud800" <= character <= "\udfff" for character in value):
                 raise InvalidValueError(self.name, path, "the string has a lone surrogate")
             self.strings.append(str.__str__(value))
+        elif value is None:
+            self.numbers.append(self.stored(math.nan, path))
         else:
             self.numbers.append(self.stored(value, path))
 
     def check_element(self, got: str, path: tuple[int, ...]) -> None:
         """Raises unless an element of the JSON kind `got` is allowed here."""
         if path == () and min(self.ranks) > 0:
-            raise InvalidTypeError(self.name, "array")
+            raise self.wrong_type("array", got)
         fits = got == self.word or (self.word == "boolean" and got == "number")
+        fits = fits or (got == "null" and self.null_is_nan)
         if fits and self.rank is None:
             self.rank = len(path)
         self.check_room(path)
@@ -261,11 +305,11 @@ class _Reader:
 
     def check_room(self, path: tuple[int, ...]) -> None:
         """Raises if this position is past the list's fixed size."""
-        if path == () or self.rank not in self.ranks or self.kind == "open":
+        if path == () or self.rank not in self.ranks or self.kind == "open" or self.ends_empty:
             return
         size = self.dims[self.declared_axis(len(path) - 1)]
         if isinstance(size, int) and path[-1] >= size:
-            raise self.wrong_shape("more")
+            raise _OutgrownError
 
     def check_list(self, path: tuple[int, ...]) -> None:
         """Raises unless a list may start here."""
@@ -279,6 +323,7 @@ class _Reader:
         axis = len(path)
         if self.rank is None:
             self.rank = axis + 1
+            self.ends_empty = True
         expected = self.sizes.setdefault(axis, size)
         if size != expected:
             noun = "value" if expected == 1 else "values"
@@ -300,6 +345,11 @@ class _Reader:
             text, exact, negative = value.quoted, value.exact, value.negative
         elif isinstance(value, float):
             text = float.__repr__(value)
+            if not math.isfinite(value) and self.type in FLOATS:
+                target = FLOATS[self.type]
+                quiet = 1 << (target.precision - 2) if math.isnan(value) else 0
+                sign = target.sign if math.copysign(1, value) < 0 else 0
+                return (target.infinity | quiet | sign).to_bytes(target.width // 8, "little")
             if not math.isfinite(value):
                 raise InvalidValueError(self.name, path, f"{text} is not a finite number")
             exact, negative = Fraction(value), math.copysign(1, value) < 0
@@ -338,25 +388,65 @@ class _Reader:
         sent = tuple(self.sizes[axis] for axis in range(self.rank))
         if self.kind == "open":
             return Converted(sent, elements, False, False)
+        if self.ends_empty:
+            sent = self.align(sent)
+            self.rank = len(sent)
         if self.rank not in self.ranks:
-            raise self.wrong_shape(_list_text(sent))
+            raise self.wrong_sizes(sent)
         list_of_items = self.allows_flat_items and self.rank == 1
         added = len(self.dims) - self.rank
         shape = (*sent, 1) if list_of_items else (1,) * added + sent
         for size, dim in zip(shape, self.dims, strict=True):
             if isinstance(dim, int) and size != dim:
-                raise self.wrong_shape(_list_text(sent))
+                raise self.wrong_sizes(sent)
         if self.kind == "batched" and shape[0] == 0:
             raise EmptyBatchError(self.name)
         return Converted(shape, elements, added > 0, added > 0 and not list_of_items)
 
+    def align(self, sent: tuple[int, ...]) -> tuple[int, ...]:
+        """The sizes of a value that ends at an empty list, with the axes missing below it."""
+        alignments = [self.dims]
+        if self.kind in ("batched", "single"):
+            alignments.append(self.dims[1:])
+        for dims in alignments:
+            above, below = dims[: len(sent) - 1], dims[len(sent) :]
+            agrees = [
+                size == dim for size, dim in zip(sent, above, strict=False) if isinstance(dim, int)
+            ]
+            if (
+                len(dims) >= len(sent)
+                and all(agrees)
+                and all(isinstance(dim, int) for dim in below)
+            ):
+                return (*sent, *(dim for dim in below if isinstance(dim, int)))
+        return sent
+
     def mismatch(self, got: str, path: tuple[int, ...]) -> Exception:
         if path == ():
-            return InvalidTypeError(self.name, self.word)
+            return self.wrong_type(self.word, got)
         # Before the rank is known, a list is expected where every allowed rank needs one.
         lists_until = min(self.ranks) if self.rank is None else self.rank
         expected = "array" if len(path) < lists_until else self.word
         return InvalidValueError(self.name, path, f"expected {expected}, got {got}")
+
+    def wrong_type(self, expected: str, got: str) -> Exception:
+        return InvalidTypeError(self.name, expected, got if got == "null" else None)
+
+    def outgrown(self, shape: tuple[int, ...] | None) -> Exception:
+        return self.wrong_shape("more") if shape is None else self.wrong_sizes(shape)
+
+    def wrong_sizes(self, sent: tuple[int, ...]) -> Exception:
+        text = _list_text(sent)
+        if len(sent) in self.ranks:
+            expected = self.dims[: 1 if self.allows_flat_items and len(sent) == 1 else None]
+            expected = expected[len(expected) - len(sent) :]
+            if self.kind == "batched" and len(sent) == len(self.dims):
+                expected, sent = expected[1:], sent[1:]  # rows stay rows
+            fixed = [(axis, dim) for axis, dim in enumerate(expected) if isinstance(dim, int)]
+            is_in_order = all(sent[axis] == dim for axis, dim in fixed)
+            if not is_in_order and Counter(dim for _, dim in fixed) <= Counter(sent):
+                text += ": the same sizes in another order"
+        return self.wrong_shape(text)
 
     def too_deep(self) -> Exception:
         limit = max(self.ranks)
@@ -397,11 +487,13 @@ class TextInput(NamedTuple):
         declared: the input as declared by the model.
         max_characters: of each string; None for no limit.
         group: inputs of group 1 exclude inputs of group 2.
+        null_is_nan: whether null stands for NaN.
     """
 
     declared: TensorSpec
     max_characters: int | None = None
     group: int = 0
+    null_is_nan: bool = False
 
 
 def decode(body: bytes, inputs: Sequence[TextInput]) -> list[tuple[str, Converted]]:
@@ -456,10 +548,14 @@ def _read_name(text: "_Text", inputs: Sequence[TextInput], before: Sequence[str]
 
 
 def _read_value(text: "_Text", text_input: TextInput) -> Converted:
-    reader = _Reader(text_input.declared)
+    reader = _Reader(text_input.declared, text_input.null_is_nan)
+    start = text.at
 
     def read(path: tuple[int, ...]) -> None:
         kind = text.kind()
+        if kind == "object" and text.starts_base64():
+            read_base64(path)
+            return
         if kind == "array":
             reader.check_room(path)
             reader.check_list(path)
@@ -470,13 +566,85 @@ def _read_value(text: "_Text", text_input: TextInput) -> Converted:
             reader.numbers.append(reader.stored(text.number(), path))
         elif kind == "boolean":
             reader.numbers.append(reader.stored(text.literal(), path))
+        elif kind == "null":
+            text.literal()
+            reader.numbers.append(reader.stored(math.nan, path))
         else:
-            string = text.string()
-            limit = text_input.max_characters
-            if limit is not None and len(string) > limit:
-                problem = f"expected at most {limit} characters, got {len(string)}"
-                raise InvalidValueError(text_input.declared.name, path, problem)
-            reader.strings.append(string)
+            add_string(text.string(), path)
+
+    def add_string(string: str, path: tuple[int, ...]) -> None:
+        limit = text_input.max_characters
+        # Of what is not UTF-8, the bytes that continue no character count.
+        size = sum(byte & 0xC0 != 0x80 for byte in string.encode(errors="surrogateescape"))
+        if limit is not None and size > limit:
+            problem = f"expected at most {limit} characters, got {size}"
+            raise InvalidValueError(reader.name, path, problem)
+        reader.strings.append(string)
+
+    def read_base64(path: tuple[int, ...]) -> None:
+        members = text.base64_members(refuse_base64(path))
+        refuse = refuse_base64(path)
+        if "b64" not in members:
+            raise refuse('"b64" is missing')
+        if reader.word == "string":
+            if len(members) > 1:
+                raise refuse('a string has neither "shape" nor "dtype"')
+            reader.check_element("string", path)
+            decoded = decoded_bytes(members["b64"], refuse)
+            add_string(decoded.decode(errors="surrogateescape"), path)
+            return
+        if "shape" not in members:
+            raise refuse('{"b64"} needs "shape"')
+        if path != ():
+            reader.check_element("object", path)
+        shape = tuple(members["shape"])
+        if len(shape) > max(reader.ranks):
+            raise reader.too_deep()
+        reader.rank = len(shape)
+        reader.sizes = dict(enumerate(shape))
+        reader.finish()
+        type_name = members.get("dtype", reader.type)
+        size = FLOATS[type_name].width // 8 if type_name in FLOATS else 1
+        if type_name in INTEGERS:
+            low, high = INTEGERS[type_name]
+            size = (high - low).bit_length() // 8
+        if math.prod(max(size, 1) for size in shape) * size >= 2**63:
+            raise refuse("no tensor has so many elements")
+        expected = math.prod(shape) * size
+        length = len(members["b64"].encode())
+        if length % 4:
+            raise refuse('"b64" is not base64 with padding')
+        got = length // 4 * 3 - min(_padding(members["b64"]), 2)
+        if got != expected:
+            raise refuse(f"expected {expected} bytes, got {got}")
+        data = decoded_bytes(members["b64"], refuse)
+        if type_name == "bool" and set(data) - {0, 1}:
+            raise refuse("the bytes of bools are 0 or 1")
+        elements = [data[i : i + size] for i in range(0, len(data), size)]
+        if type_name == reader.type:
+            reader.numbers = elements
+            return
+        for index, element in enumerate(elements):
+            place = tuple(int(i) for i in numpy.unravel_index(index, shape)) if shape else ()
+            if type_name == "bool":
+                reader.check_element("boolean", place)
+                reader.numbers.append(reader.stored(element == b"\1", place))
+                continue
+            reader.check_element("number", place)
+            value = _element_value(element, type_name)
+            reader.numbers.append(reader.stored(value, place))
+
+    def refuse_base64(path: tuple[int, ...]) -> Callable[[str], Exception]:
+        return lambda problem: InvalidValueError(reader.name, path, problem)
+
+    def decoded_bytes(string: str, refuse: Callable[[str], Exception]) -> bytes:
+        try:
+            data = base64.b64decode(string, validate=True)
+        except ValueError:  # not ASCII, or not base64
+            data = b"none"
+        if base64.b64encode(data).decode() != string:
+            raise refuse('"b64" is not base64 with padding')
+        return data
 
     def read_items(path: tuple[int, ...]) -> int:
         size = 0
@@ -494,8 +662,35 @@ def _read_value(text: "_Text", text_input: TextInput) -> Converted:
         text.expect(b"]")
         return size
 
-    read(())
+    try:
+        read(())
+    except _OutgrownError:
+        text.at = start
+        try:
+            shape = _measure(text.plain_value())
+        except (InvalidJSONError, RecursionError):
+            shape = None
+        raise reader.outgrown(shape) from None
     return reader.finish()
+
+
+def _padding(text: str) -> int:
+    return len(text) - len(text.rstrip("="))
+
+
+def _element_value(element: bytes, type_name: str) -> float | int:
+    """The number of a little-endian element."""
+    if type_name in INTEGERS:
+        return int.from_bytes(element, "little", signed=not type_name.startswith("u"))
+    float_format = FLOATS[type_name]
+    bits = int.from_bytes(element, "little")
+    sign = -1.0 if bits & float_format.sign else 1.0
+    magnitude = bits & ~float_format.sign
+    if magnitude > float_format.infinity:
+        return math.copysign(math.nan, sign)
+    if magnitude == float_format.infinity:
+        return math.copysign(math.inf, sign)
+    return math.copysign(float(exact_value(magnitude, float_format)), sign)
 
 
 class _Text:
@@ -544,6 +739,106 @@ class _Text:
             if self.body.startswith(word, self.at):
                 return _word(self.LITERALS[word])
         raise self.fault()
+
+    def starts_base64(self) -> bool:
+        """Whether an object that starts here has such a first key."""
+        rest = self.body[self.at + 1 :].lstrip(b" \t\n\r")
+        return rest.startswith((b'"b64"', b'"shape"', b'"dtype"'))
+
+    def base64_members(self, refuse: Callable[[str], Exception]) -> dict[str, Any]:
+        """The members of a {"b64": …}."""
+        members: dict[str, Any] = {}
+        while True:
+            self.at += 1
+            self.skip_space()
+            if self.next() != b'"':
+                raise self.fault()
+            keys = (key for key in ("b64", "shape", "dtype"))
+            key = next(
+                (k for k in keys if self.body.startswith(b'"%b"' % k.encode(), self.at)), None
+            )
+            if key is None:
+                raise refuse('its keys are "b64", "shape" and "dtype"')
+            if key in members:
+                raise refuse("a key stands there twice")
+            self.at += len(key) + 2
+            self.skip_space()
+            self.expect(b":")
+            self.skip_space()
+            if self.next() == b"":
+                raise self.fault()
+            if key == "b64":
+                if self.next() != b'"':
+                    raise refuse('"b64" must be a string')
+                members[key] = self.string()
+            elif key == "shape":
+                members[key] = self.base64_shape(refuse('"shape" must be a list of sizes'))
+            else:
+                types = (*FLOATS, *INTEGERS, "bool")
+                named = [
+                    one for one in types if self.body.startswith(b'"%b"' % one.encode(), self.at)
+                ]
+                if not named:
+                    problem = '"dtype" must be the name of a type, such as "float32"'
+                    raise refuse(problem)
+                members[key] = named[0]
+                self.at += len(named[0]) + 2
+            self.skip_space()
+            if self.next() != b",":
+                break
+        self.expect(b"}")
+        return members
+
+    def base64_shape(self, refusal: Exception) -> list[int]:
+        if self.next() != b"[":
+            raise refusal
+        self.at += 1
+        self.skip_space()
+        sizes: list[int] = []
+        while self.next() != b"]" or sizes:
+            if self.next() not in (b"", b"]", b"-", *self.DIGITS):
+                raise refusal
+            size = self.number().exact
+            if size.denominator != 1 or not 0 <= size < 2**63:
+                raise refusal
+            sizes.append(int(size))
+            self.skip_space()
+            if self.next() == b"]":
+                break
+            self.expect(b",")
+            self.skip_space()
+        self.at += 1
+        return sizes
+
+    def plain_value(self) -> Any:
+        """A value of which only the shape matters."""
+        kind = self.kind()
+        if kind == "array":
+            items = []
+            self.at += 1
+            self.skip_space()
+            if self.next() != b"]":
+                while True:
+                    self.skip_space()
+                    items.append(self.plain_value())
+                    self.skip_space()
+                    if self.next() != b",":
+                        break
+                    self.at += 1
+            self.expect(b"]")
+            return items
+        if kind == "object":
+            if not self.starts_base64():
+                raise self.fault()
+            self.base64_members(lambda _: self.fault())
+            return 0
+        if kind == "number":
+            self.number()
+        elif kind == "string":
+            self.string()
+        else:
+            self.literal()
+        return 0
 
     def literal(self) -> bool | None:
         word = next(word for word in self.LITERALS if self.body.startswith(word, self.at))

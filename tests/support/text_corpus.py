@@ -172,22 +172,29 @@ REJECTED: list[tuple[dict[str, Any], str]] = [
     ({"inputids": [1]}, "Unknown input: 'inputids'; did you mean 'input_ids'?"),
     (
         {"text": ["a", "b"], "text_pair": ["c", "d", "e"]},
-        "Inputs disagree on 'batch': 'text' has 2, 'text_pair' has 3",
+        "Inputs disagree on 'batch': 'text' has 2, 'text_pair' has 3"
+        "; if these axes differ, name them in gpux.yml",
     ),
     (
         {"text_pair": ["c"], "text": ["a", "b"]},
-        "Inputs disagree on 'batch': 'text' has 2, 'text_pair' has 1",
+        "Inputs disagree on 'batch': 'text' has 2, 'text_pair' has 1"
+        "; if these axes differ, name them in gpux.yml",
     ),
     (
         {"text": ["a", "b"], "text_pair": "c"},
-        "Inputs disagree on 'batch': 'text' has 2, 'text_pair' has 1",
+        "Inputs disagree on 'batch': 'text' has 2, 'text_pair' has 1"
+        "; if these axes differ, name them in gpux.yml",
     ),
     *(
         ({"text": value}, "Invalid input type for 'text': expected string")
-        for value in (5, 0.5, None, True, {}, {"a": "b"})
+        for value in (5, 0.5, True, {}, {"a": "b"})
     ),
+    ({"text": None}, "Invalid input type for 'text': expected string, got null"),
     ({"text": "a", "text_pair": 5}, "Invalid input type for 'text_pair': expected string"),
-    ({"text": "a", "text_pair": None}, "Invalid input type for 'text_pair': expected string"),
+    (
+        {"text": "a", "text_pair": None},
+        "Invalid input type for 'text_pair': expected string, got null",
+    ),
     *(
         ({"text": ["a", value]}, f"Invalid value for 'text' at [1]: expected string, got {got}")
         for value, got in (

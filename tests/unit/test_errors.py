@@ -62,7 +62,8 @@ MESSAGES: list[tuple[GpuxError, str]] = [
     (EmptyBatchError("text"), "Invalid shape for 'text': the batch is empty"),
     (
         DisagreementError("batch", ("input_ids", 2), ("attention_mask", 3)),
-        "Inputs disagree on 'batch': 'input_ids' has 2, 'attention_mask' has 3",
+        "Inputs disagree on 'batch': 'input_ids' has 2, 'attention_mask' has 3"
+        "; if these axes differ, name them in gpux.yml",
     ),
     (BodyTooLargeError(67108864), "Request body is larger than the limit of 67108864 bytes"),
     (InferenceError("Model execution error"), "Inference failed: Model execution error"),

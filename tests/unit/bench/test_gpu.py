@@ -28,12 +28,13 @@ from gpu_models import all_models, real_models, resnet
 from gpu_steps import Pace, on_cpu, predict
 from gpu_table import tables
 from gpu_worker import STEPS, Message, run_steps, supervise, worker
+from python_runtime import load_runtime
 from report import CheckedReport
 from run import main
 
 from gpux.config.settings import Settings, read_settings
 from gpux.errors import ConfigurationError, RuntimeMissingError
-from gpux.execution.session import Session, create_session, load_runtime
+from gpux.execution.session import Session, create_session
 from gpux.http.app import create_app
 from gpux.http.application import Application
 from gpux.http.middleware import Recorders
@@ -76,7 +77,7 @@ class BoundedSession(FakeSession):
 
     def create_binding(self) -> Any:
         binding = super().create_binding()
-        if [node.name for node in self.raw.get_inputs()] != ["count"]:
+        if [node.name for node in self.inputs] != ["count"]:
             return binding
         return _Counting(binding)
 

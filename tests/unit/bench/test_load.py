@@ -125,7 +125,8 @@ def engine_figures(over: float, auto: float, p99_ms: float, share: float) -> lis
 )
 def test_the_engine_is_judged(figures: Sequence[float], verdicts: Sequence[str]) -> None:
     judged = promises(engine_figures(*figures))
-    assert [promise.row()[-1] for promise in judged] == verdicts
+    found = [promise.row()[-1] for promise in judged if promise.got is not None]
+    assert found == verdicts
 
 
 def test_what_was_not_measured_is_not_judged() -> None:

@@ -39,7 +39,7 @@ LOCK = ";PyThread_acquire_lock_timed (libpython3.11.so.1.0);0x7fde80ea3f16 (libc
 STACKS = {
     "decode": PREDICT
     + ";InputReader.decode (gpux/inputs/reader.py:81);gpux::Reader::read (_fastpath.so)",
-    "encode": PREDICT + ";encode (gpux/serving/encoder.py:90);encode (_fastpath.so)",
+    "encode": PREDICT + ";encode (_engine.so)",
     "run": RUN,
     "queue": PREDICT
     + ";Scheduler.run (gpux/serving/scheduler.py:90);_Entry.wait (gpux/serving/scheduler.py:312)",

@@ -14,6 +14,7 @@ from typing import Any
 
 import load
 import numpy
+import onnxruntime
 import pytest
 import run
 import server
@@ -25,8 +26,6 @@ from processes import ProcessTree, started
 from report import CannotMeasureError, Report
 from server import _Contestant
 from server_table import PROMISES, tables, verdict
-
-from gpux.execution.session import load_runtime
 
 pytestmark = pytest.mark.full
 
@@ -183,7 +182,7 @@ def test_the_cases_run_and_both_protocols_ask_the_same(name: str, tmp_path: Path
     model, body = CASES[name].write(tmp_path)
     plain = json.loads(body.read_bytes())
     tensors = json.loads(CASES[name].v2_body())["inputs"]
-    session = load_runtime().InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     types = {"tensor(float)": "float32", "tensor(int64)": "int64"}
     feeds = {
         node.name: numpy.asarray(plain[node.name], types[node.type])

@@ -37,7 +37,10 @@ values = st.recursive(
 keys = {
     "inputs": ["name", "type", "shape", "required", "default", "max_length", "labels", "batched"],
     "outputs": ["name", "from", "activation", "type", "shape", "labels", "batched"],
-    "runtime": ["provider", "device", "threads", "gpu_memory_limit", "provider_options"],
+    "runtime": [
+        *("provider", "device", "threads", "gpu_memory_limit", "provider_options"),
+        *("session_options", "free_dimensions", "custom_ops"),
+    ],
     "serving": [
         "host",
         "port",

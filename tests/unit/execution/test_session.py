@@ -1,17 +1,23 @@
 """session: the options passed to ONNX Runtime, and how its errors are handled."""
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy
+import onnx
+import onnxruntime
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import gpux
+from gpux.config.schema import ModelConfig
 from gpux.config.settings import Settings
-from gpux.errors import ConfigurationError, ModelError, RuntimeMissingError
+from gpux.errors import ConfigurationError, InferenceError, ModelError, RuntimeMissingError
 from gpux.execution.session import Session, create_session
 from gpux.tensors.outputs import to_python
 from tests.support.ort import needs_placement
@@ -21,85 +27,91 @@ Find = Callable[[str], Path]
 
 # ONNX Runtime's own messages.
 NOT_ALL_ON_GPU = (
-    "[ONNXRuntimeError] : 1 : FAIL : This session cannot use the graph capture feature as "
+    "This session cannot use the graph capture feature as "
     "requested by the user as all compute graph nodes have not been partitioned to the "
     "CUDAExecutionProvider"
 )
 CONTROL_FLOW = (
-    "[ONNXRuntimeError] : 1 : FAIL : This session cannot use the CUDA Graph feature as requested "
+    "This session cannot use the CUDA Graph feature as requested "
     "by the user  as the model has control flow nodes which can't be supported by CUDA Graphs."
 )
 
 
-class FakeRuntime:
-    """The part of the onnxruntime module that sessions need.
+class FakeOptions:
+    """Session options that record what they are given.
 
     Attributes:
-        sessions: the providers requested for each session.
-        refusals: errors raised by the next sessions, in order; None: no error.
-        inputs: by name, the memory from which the model reads each.
-        has_gpu: if False, a CUDA session falls back to the CPU, as the real one does.
+        entries: the config entries.
+        cuda: the options of the CUDA provider; None on the CPU.
     """
 
-    __version__ = "1.31.1"
-    GraphOptimizationLevel = SimpleNamespace(ORT_ENABLE_ALL=99)
+    def __init__(self, threads: int, optimization: int) -> None:
+        assert (threads >= 1, optimization) == (True, 99)
+        self.entries: dict[str, str] = {}
+        self.add_config_entry = self.entries.__setitem__
+        self.cuda: dict[str, str] | None = None
+        self.refusal: str | None = None
+
+    def append_cuda(self, provider_options: dict[str, str]) -> None:
+        if self.refusal is not None:
+            raise RuntimeError(self.refusal)
+        self.cuda = provider_options
+
+
+class FakeRuntime:
+    """The part of gpux._engine that sessions need.
+
+    Attributes:
+        providers: those that it was built with.
+        sessions: the options of each session.
+        refusals: errors raised by the next sessions, in order; None: no error.
+        append_refusal: error of the CUDA provider.
+        inputs: by name, the memory from which the model reads each.
+        opened: how often CUDA's libraries were opened.
+    """
 
     def __init__(self, providers: list[str]) -> None:
         self.providers = providers
-        self.sessions: list[list[Any]] = []
+        self.sessions: list[FakeOptions] = []
         self.refusals: list[str | None] = []
-        self.has_gpu = True
-        self.inputs = {"x": "Cuda"}
-        self.preloaded = 0
-        fake = self
+        self.append_refusal: str | None = None
+        self.inputs: dict[str, str] | None = {"x": "Cuda"}
+        self.opened = 0
 
-        class InferenceSession:
-            def __init__(self, path: str, options: Any, providers: list[Any]) -> None:
-                del path
-                fake.sessions.append(providers)
-                self.options = options
-                refusal = fake.refusals.pop(0) if fake.refusals else None
-                if refusal is not None:
-                    raise RuntimeError(refusal)
-                named = [name if isinstance(name, str) else name[0] for name in providers]
-                self.providers = named if fake.has_gpu else [CPU]
-                self.falls_back = True
+    def options(self, threads: int, optimization: int) -> FakeOptions:
+        options = FakeOptions(threads, optimization)
+        options.refusal = self.append_refusal
+        return options
 
-            def get_providers(self) -> list[str]:
-                return self.providers
+    def session(self, path: Path, options: FakeOptions) -> Any:
+        del path
+        self.sessions.append(options)
+        refusal = self.refusals.pop(0) if self.refusals else None
+        if refusal is not None:
+            raise RuntimeError(refusal)
+        inputs = self.inputs
+        return SimpleNamespace(
+            inputs=[SimpleNamespace(name=name) for name in inputs or ()],
+            input_memory=lambda: None if inputs is None else list(inputs.values()),
+        )
 
-            def get_inputs(self) -> list[Any]:
-                return [SimpleNamespace(name=name) for name in fake.inputs]
-
-            def get_input_memory_infos(self) -> list[Any]:
-                return [SimpleNamespace(name=memory) for memory in fake.inputs.values()]
-
-            def disable_fallback(self) -> None:
-                self.falls_back = False
-
-        class Options:
-            def __init__(self) -> None:
-                self.entries: dict[str, str] = {}
-                self.add_session_config_entry = self.entries.__setitem__
-
-        self.InferenceSession = InferenceSession
-        self.SessionOptions = Options
-
-    def get_available_providers(self) -> list[str]:
-        return self.providers
-
-    def preload_dlls(self) -> None:
-        self.preloaded += 1
-        print("Failed to load libcudnn.so.9")
+    def open_libraries(self, provider: Path) -> None:
+        assert provider.name == "libonnxruntime_providers_cuda.so"
+        self.opened += 1
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
     runtime = FakeRuntime([CUDA, CPU])
-    monkeypatch.setattr("gpux.execution.session.load_runtime", lambda: runtime)
-    monkeypatch.setattr(
-        "gpux.execution.session.CudaStream", lambda device: SimpleNamespace(address=77 + device)
-    )
+    for name, replacement in {
+        "available_providers": lambda: runtime.providers,
+        "load_runtime": lambda: None,
+        "open_cuda_libraries": runtime.open_libraries,
+        "CudaStream": lambda device: SimpleNamespace(address=77 + device),
+        "NativeSession": runtime.session,
+        "SessionOptions": runtime.options,
+    }.items():
+        monkeypatch.setattr(f"gpux.execution.session.{name}", replacement)
     return runtime
 
 
@@ -108,9 +120,8 @@ SETTINGS = Settings(model=Path("m.onnx"), provider="cuda", device=1)
 
 def test_everything_goes_through_our_stream(fake: FakeRuntime) -> None:
     session = create_session(SETTINGS)
-    ((name, options), other) = fake.sessions[0]
-    assert (name, other) == (CUDA, CPU)
-    assert options == {
+    (options,) = fake.sessions
+    assert options.cuda == {
         "device_id": "1",
         "user_compute_stream": "78",
         "enable_cuda_graph": "1",
@@ -122,9 +133,12 @@ def test_everything_goes_through_our_stream(fake: FakeRuntime) -> None:
     assert session.stream is not None
     assert session.stream.address == 78
     assert session.no_graphs is None
-    assert not session.raw.falls_back
-    assert session.raw.options.entries["session.intra_op.allow_spinning"] == "0"
-    assert fake.preloaded == 1
+    assert options.entries == {
+        "session.intra_op.allow_spinning": "0",
+        "session.inter_op.allow_spinning": "0",
+        "session.record_ep_graph_assignment_info": "1",
+    }
+    assert fake.opened == 1
 
 
 def test_what_the_file_says_goes_over_our_choices(fake: FakeRuntime) -> None:
@@ -136,7 +150,8 @@ def test_what_the_file_says_goes_over_our_choices(fake: FakeRuntime) -> None:
             provider_options={"use_tf32": True, "cudnn_conv_use_max_workspace": 0},
         )
     )
-    options = fake.sessions[0][0][1]
+    options = fake.sessions[0].cuda
+    assert options is not None
     assert options["use_tf32"] == "1"
     assert options["cudnn_conv_use_max_workspace"] == "0"
     assert options["gpu_mem_limit"] == str(2**30)
@@ -155,7 +170,8 @@ def test_a_model_that_cannot_be_captured_runs_without(
 ) -> None:
     fake.refusals = [said]
     session = create_session(SETTINGS)
-    assert [providers[0][1]["enable_cuda_graph"] for providers in fake.sessions] == ["1", "0"]
+    graphs = [options.cuda and options.cuda["enable_cuda_graph"] for options in fake.sessions]
+    assert graphs == ["1", "0"]
     assert session.no_graphs is not None
     assert reason in session.no_graphs
     fake.refusals = [said]
@@ -175,26 +191,48 @@ def test_inputs_that_are_read_on_the_host_are_known_and_never_captured(fake: Fak
     assert create_session(replace(SETTINGS, provider="cpu")).host_inputs == frozenset()
 
 
+def test_where_inputs_are_read_must_be_known(fake: FakeRuntime) -> None:
+    fake.inputs = None
+    with pytest.raises(ConfigurationError, match="does not report where a model reads its inputs"):
+        create_session(SETTINGS)
+
+
 def test_no_model_is_said_as_it_is(fake: FakeRuntime) -> None:
-    fake.refusals = ["[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load model failed"]
+    fake.refusals = ["Load model failed"] * 3
     with pytest.raises(ModelError, match=r"^m\.onnx: Load model failed$"):
         create_session(SETTINGS)
     assert len(fake.sessions) == 1
+    # `auto` tries the CPU, too: the provider might be to blame.
+    with pytest.raises(ModelError, match=r"^m\.onnx: Load model failed$"):
+        create_session(replace(SETTINGS, provider="auto"))
+    assert len(fake.sessions) == 3
 
 
-def test_a_session_that_became_one_of_the_cpu_is_refused(
+def test_a_provider_that_cannot_be_used_leaves_no_session_of_its_options(
     fake: FakeRuntime, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fake.has_gpu = False
-    with pytest.raises(ConfigurationError, match="provider cuda: ONNX Runtime could not use CUDA"):
+    fake.append_refusal = "/src/bridge.cc:12 Failed to load shared library"
+    said = "ONNX Runtime could not use CUDA: Failed to load shared library"
+    with pytest.raises(ConfigurationError, match=f"^provider cuda: {said}"):
         create_session(SETTINGS)
-    fake.sessions.clear()
+    assert fake.sessions == []
     with caplog.at_level(logging.WARNING):
         session = create_session(replace(SETTINGS, provider="auto"))
     assert session.provider == "cpu"
     assert session.stream is None
-    assert fake.sessions[-1] == [CPU]
-    assert "CUDA could not be used: ONNX Runtime could not use CUDA" in caplog.text
+    assert [options.cuda for options in fake.sessions] == [None]
+    assert f"CUDA could not be used: {said}" in caplog.text
+
+
+def test_a_model_that_only_the_cpu_can_load(
+    fake: FakeRuntime, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.refusals = ["CUDA failure 2: out of memory"]
+    with caplog.at_level(logging.WARNING):
+        session = create_session(replace(SETTINGS, provider="auto"))
+    assert session.provider == "cpu"
+    assert fake.sessions[-1].cuda is None
+    assert "CUDA could not be used: m.onnx: CUDA failure 2" in caplog.text
 
 
 @pytest.mark.parametrize("error", [ConfigurationError, RuntimeMissingError])
@@ -226,19 +264,9 @@ def test_a_build_without_cuda(fake: FakeRuntime, caplog: pytest.LogCaptureFixtur
 
 def test_a_cpu_session_knows_nothing_of_gpus(fake: FakeRuntime) -> None:
     session = create_session(replace(SETTINGS, provider="cpu"))
-    assert fake.sessions == [[CPU]]
-    assert fake.preloaded == 0
+    assert [options.cuda for options in fake.sessions] == [None]
+    assert fake.opened == 0
     assert (session.provider, session.stream) == ("cpu", None)
-
-
-def test_what_the_libraries_print_does_not_stand_in_the_answer(
-    fake: FakeRuntime, capsys: pytest.CaptureFixture[str]
-) -> None:
-    create_session(SETTINGS)
-    assert fake.preloaded
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "libcudnn" in captured.err
 
 
 # The real ONNX Runtime.
@@ -255,39 +283,188 @@ def test_the_placement_of_nodes(model_file: Find) -> None:
     assert placed == {"cpu": ["Gather /look/up"]}
 
 
-@pytest.mark.parametrize(
-    ("version", "is_alias"),
-    [("1.22.1", True), ("1.29.0", True), ("1.30.0", False), ("2.0.0", False)],
-)
-def test_a_binding_of_an_old_runtime_is_not_reused(version: str, is_alias: bool) -> None:
-    runtime = FakeRuntime([CPU])
-    runtime.__version__ = version
-    raw = SimpleNamespace(get_providers=lambda: [CPU])
-    assert Session(runtime, raw).outputs_alias_binding == is_alias
+def test_an_old_runtime_does_not_tell_the_placement() -> None:
+    native: Any = SimpleNamespace(assignments=lambda: None)
+    assert Session(native).placement() is None
 
 
 def test_outputs_outlive_the_next_run(model_file: Find) -> None:
     model = gpux.load(model_file("matrix"), "cpu")
     first, second = (model.inputs.collect({"x": [[float(n), 0.5]]}) for n in (1, 2))
-    for _ in range(2):
-        kept = model.run(first)
-        model.run(second)
-        assert [to_python(value).tolist() for value in kept.values()] == [[[1.0, 0.5]]]
-        model._session.outputs_alias_binding = True  # works with any version
-    first.release()
-    second.release()
-
-
-def test_an_old_runtime_does_not_tell_the_placement() -> None:
-    raw = SimpleNamespace(get_providers=lambda: [CPU])
-    assert Session(FakeRuntime([CPU]), raw).placement() is None
+    kept = model.execution.run(first)
+    model.execution.run(second)
+    (output,) = model.signature.outputs
+    assert to_python(kept, 0, output).tolist() == [[1.0, 0.5]]
 
 
 def test_options_say_whether_a_run_waits(model_file: Find) -> None:
     session = real(model_file("matrix"))
     plain, waiting = session.create_options(), session.create_options(3, synchronize=True)
-    assert plain.get_run_config_entry("gpu_graph_id") == "-1"
-    assert plain.get_run_config_entry("disable_synchronize_execution_providers") == "1"
-    assert waiting.get_run_config_entry("gpu_graph_id") == "3"
-    with pytest.raises(RuntimeError):
-        waiting.get_run_config_entry("disable_synchronize_execution_providers")
+    assert plain.entries == {
+        "gpu_graph_id": "-1",
+        "disable_synchronize_execution_providers": "1",
+    }
+    assert waiting.entries == {"gpu_graph_id": "3"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("numbers", "strings", "opened", "unnamed", "labelled", "zipmap", "sequences", "scalars"),
+        *("takes_sequence", "takes_optional", "takes_map", "takes_float8", "takes_int4"),
+        *("optional", "described"),
+    ],
+)
+def test_what_a_model_declares_is_what_the_python_module_says(model_file: Find, name: str) -> None:
+    file = model_file(name)
+    session = real(file)
+    reference = onnxruntime.InferenceSession(file, providers=[CPU])
+    for declared, nodes in (
+        (session.inputs, reference.get_inputs()),
+        (session.outputs, reference.get_outputs()),
+        (session.initializers, reference.get_overridable_initializers()),
+    ):
+        assert [(entry.name, entry.onnx, list(entry.dims)) for entry in declared] == [
+            (node.name, node.type, node.shape if node.type.startswith("tensor") else [])
+            for node in nodes
+        ]
+    meta, expected = session.metadata(), reference.get_modelmeta()
+    assert meta == {
+        "producer": expected.producer_name,
+        "graph": expected.graph_name,
+        "domain": expected.domain,
+        "description": expected.description,
+        "graph_description": expected.graph_description,
+        "version": expected.version,
+        "custom": expected.custom_metadata_map,
+    }
+
+
+def identity(file: Path, **renamed: bytes) -> Path:
+    """A model of an input XXXXXX, an output YYYYYY and a node NNNNNN, with some renamed."""
+    tensor = ("batch", 2)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Identity", ["XXXXXX"], ["YYYYYY"], name="NNNNNN"),
+            helper.make_node("Identity", ["WWWWWW"], ["ZZZZZZ"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, tensor) for n in ("XXXXXX", "WWWWWW")],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, tensor) for n in ("YYYYYY", "ZZZZZZ")],
+    )
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    helper.set_model_props(model, {"KKKKKK": "VVVVVV"})
+    content = model.SerializeToString()
+    for name, replacement in renamed.items():
+        assert len(name) == len(replacement)
+        content = content.replace(name.encode(), replacement)
+    file.write_bytes(content)
+    return file
+
+
+def with_external_data(file: Path) -> Path:
+    """A model that adds numbers of the file weights.bin."""
+    weights = numpy_helper.from_array(numpy.arange(512, dtype="float32"), "k")
+    tensor = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 512])
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "k"], ["y"])],
+        "g",
+        [tensor],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 512])],
+        [weights],
+    )
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    onnx.save(model, file, save_as_external_data=True, location="weights.bin")
+    return file
+
+
+def test_external_data_is_found_beside_the_model(tmp_path: Path) -> None:
+    file = with_external_data(tmp_path / "m.onnx")
+    assert (tmp_path / "weights.bin").stat().st_size >= 2048
+    (answer,) = gpux.load(file, "cpu").predict({"x": [[0.0] * 512]}).values()
+    assert answer.tolist() == [list(range(512))]
+
+
+def test_a_model_in_the_format_of_onnx_runtime(model_file: Find, tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = os.fspath(tmp_path / "m.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(model_file("matrix"), options, providers=[CPU])
+    model = gpux.load(tmp_path / "m.ort", "cpu")
+    assert model.predict({"x": [[1.0, 2.0]]})["y"].tolist() == [[1.0, 2.0]]
+
+
+@needs_placement
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    names = {key: f"名{key[0]}名".encode("gbk") + b"!" for key in ("XXXXXX", "YYYYYY", "NNNNNN")}
+    names["KKKKKK"] = names["VVVVVV"] = names["NNNNNN"]
+    shown = {key: name.decode("utf-8", "replace") for key, name in names.items()}
+    model = gpux.load(identity(tmp_path / "m.onnx", **names), "cpu")
+    answer = model.predict({shown["XXXXXX"]: [[1.0, 2.0]], "WWWWWW": [[3.0, 4.0]]})
+    assert {name: value.tolist() for name, value in answer.items()} == {
+        shown["YYYYYY"]: [[1.0, 2.0]],
+        "ZZZZZZ": [[3.0, 4.0]],
+    }
+    assert model.describe()["metadata"][shown["KKKKKK"]] == shown["VVVVVV"]
+    assert model.placement is not None
+    assert f"Identity {shown['NNNNNN']}" in model.placement["cpu"]
+
+
+def test_names_that_are_shown_alike_are_refused(tmp_path: Path) -> None:
+    file = identity(tmp_path / "m.onnx", XXXXXX=b"\xf0name1", WWWWWW=b"\xf1name1")
+    with pytest.raises(ModelError, match=r"m\.onnx: two names are not UTF-8 and equal where they"):
+        real(file)
+
+
+def test_what_fails_is_said_once(
+    tmp_path: Path, model_file: Find, capfd: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "m.onnx"
+    broken.write_bytes(b"")
+    with pytest.raises(ModelError) as caught:
+        real(broken)
+    assert "No graph was found" in str(caught.value) or "does not have a graph" in str(caught.value)
+    assert "onnxruntime" not in str(caught.value)
+    file = with_external_data(tmp_path / "m.onnx")
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(ModelError, match=r"weights\.bin"):
+        real(file)
+    model = gpux.load(model_file("table"), "cpu")
+    with pytest.raises(InferenceError, match="out of data bounds"):
+        model.predict({model.signature.inputs[0].name: [10**6]})
+    assert capfd.readouterr().err == ""
+
+
+# What gpux.yml says.
+
+
+def with_config(file: Path, **settings: Any) -> Session:
+    config = ModelConfig(file.with_name("gpux.yml"))
+    return create_session(Settings(model=file, provider="cpu", config=config, **settings))
+
+
+def test_free_dimensions_fix_the_axes_of_a_name(model_file: Find) -> None:
+    assert real(model_file("matrix")).inputs[0].dims[0] == "batch"
+    session = with_config(model_file("matrix"), free_dimensions={"batch": 3})
+    assert session.inputs[0].dims[0] == 3
+    problem = (
+        r"gpux\.yml: runtime\.free_dimensions\.rows: no input has an axis .*; they are 'batch'"
+    )
+    with pytest.raises(ConfigurationError, match=problem):
+        with_config(model_file("matrix"), free_dimensions={"rows": 3})
+    with pytest.raises(ConfigurationError, match="no axis of the model's inputs has a name"):
+        with_config(model_file("fixed"), free_dimensions={"batch": 3})
+
+
+def test_session_options_reach_the_session(model_file: Find) -> None:
+    assert with_config(model_file("matrix"), session_options={"unknown.to.all": True})
+    with pytest.raises(ModelError):
+        with_config(model_file("matrix"), session_options={"session.load_model_format": "ORT"})
+
+
+def test_custom_ops_that_cannot_be_registered(model_file: Find, tmp_path: Path) -> None:
+    library = tmp_path / "ops.so"
+    library.write_text("no library")
+    problem = r"gpux\.yml: runtime\.custom_ops\[0\]: .*ops\.so"
+    with pytest.raises(ConfigurationError, match=problem):
+        with_config(model_file("matrix"), custom_ops=(library,))

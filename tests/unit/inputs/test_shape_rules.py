@@ -74,7 +74,9 @@ IMAGES = "x [batch, 3, 4]", "y [batch, 3, 4]"
 IMAGE = "x [1, 3, 4]", "y [1, 3, 4]"
 TEXTS = "ids [batch, seq]; mask [batch, seq]", "y [batch, seq]"
 VALUES = "x [batch]", "y [batch]"
+CHANNELS_LAST = "expected [1, 3, 4, 2], got [1, 4, 2, 3]: the same sizes in another order"
 COLUMN = "x [batch, 1]", "y [batch, 1]"
+PAST = "x [batch, 2, past, 4]", "y [batch, 2, past, 4]"
 PAIR = "a [None, 2]; b [None]", "y [None, 2]"
 
 
@@ -120,13 +122,18 @@ PAIR = "a [None, 2]; b [None]", "y [None, 2]"
         (("x [batch, n]", "y [batch, n]"), {"x": [[], []]}, "x [2, 0]", "y [2, 0]"),
         (("x [2, n]", "y [2, n]"), {"x": [[], []]}, "x [2, 0]", "y [2, 0]"),
         (("x []", "y [rest]"), {"x": []}, "x [0]", "y [0]"),
-        # No axes are inferred below an empty list: only it and the lists around it count.
+        # Below an empty list, an open input has no axes: only it and the lists around it count.
         (("x []", "y [rest]"), {"x": [[], []]}, "x [2, 0]", "y [0]"),
         (("x []", "y [rest]"), {"x": [[[]]]}, "x [1, 1, 0]", "y [0]"),
         (("x [batch, n]", "y [batch, n]"), {"x": [[]]}, "x [1, 0]", "y [1, 0]"),
         (("x [batch, n, m]", "y [batch, n, m]"), {"x": [[]]}, "x [1, 1, 0]", "y [1, 0]"),
         (("x [batch, n, m]", "y [batch, n, m]"), {"x": [[[]]]}, "x [1, 1, 0]", "y [1, 1, 0]"),
         (("x [1, n]", "y [1, n]"), {"x": []}, "x [1, 0]", "y [0]"),
+        # Others take the declared sizes.
+        (PAST, {"x": [[[], []]]}, "x [1, 2, 0, 4]", "y [1, 2, 0, 4]"),
+        (PAST, {"x": [[], []]}, "x [1, 2, 0, 4]", "y [2, 0, 4]"),
+        (("x [batch, n, 4]", "y [batch, n, 4]"), {"x": [[]]}, "x [1, 0, 4]", "y [1, 0, 4]"),
+        (("x [batch, n, 4]", "y [batch, n, 4]"), {"x": []}, "x [1, 0, 4]", "y [0, 4]"),
         # Outputs without the batch axis keep all axes, whatever their sizes.
         (("x [batch, 6]", "y [found, 6]"), {"x": nested(6)}, "x [1, 6]", "y [1, 6]"),
         (("x [batch, 6]", "y [found, 3]"), {"x": nested(6)}, "x [1, 6]", "y [2, 3]"),
@@ -243,7 +250,7 @@ def test_a_value_becomes_a_tensor_and_the_answer_has_its_axes(
         (IMAGES, {"x": nested(3)}, "expected [batch, 3, 4], got [3]"),
         (IMAGES, {"x": nested(2, 4)}, "expected [batch, 3, 4], got [2, 4]"),
         (IMAGES, {"x": nested(1, 1, 3, 4)}, "expected [batch, 3, 4], got more than 3 axes"),
-        (IMAGE, {"x": nested(2, 3, 4)}, "expected [1, 3, 4], got more"),
+        (IMAGE, {"x": nested(2, 3, 4)}, "expected [1, 3, 4], got [2, 3, 4]"),
         (("x [2, 3]", "y [2, 3]"), {"x": nested(3)}, "expected [2, 3], got [3]"),
         (
             ("x []", "y []"),
@@ -254,12 +261,13 @@ def test_a_value_becomes_a_tensor_and_the_answer_has_its_axes(
         (("x [2, 3]", "y [2, 3]"), {"x": nested(1, 3)}, "expected [2, 3], got [1, 3]"),
         (IMAGE, {"x": nested(4)}, "expected [1, 3, 4], got [4]"),
         (VALUES, {"x": [[5]]}, "expected [batch], got more than 1 axis"),
+        (("x [1, 3, 4, 2]", "y [1, 3, 4, 2]"), {"x": nested(1, 4, 2, 3)}, CHANNELS_LAST),
+        (PAST, {"x": []}, "expected [batch, 2, past, 4], got [0]"),
         (VALUES, {"x": []}, "the batch is empty"),
         (COLUMN, {"x": []}, "the batch is empty"),
         (COLUMN, {"x": [[]]}, "expected [batch, 1], got [1, 0]"),
-        (COLUMN, {"x": [[5, 6]]}, "expected [batch, 1], got more"),
-        (IMAGES, {"x": []}, "expected [batch, 3, 4], got [0]"),
-        # An empty list has no row shape; an empty array has.
+        (COLUMN, {"x": [[5, 6]]}, "expected [batch, 1], got [1, 2]"),
+        (IMAGES, {"x": []}, "the batch is empty"),
         (IMAGES, {"x": numpy.zeros((0, 3, 4))}, "the batch is empty"),
         (("x [batch, n, m]", "y [batch, n, m]"), {"x": []}, "expected [batch, n, m], got [0]"),
         (
@@ -295,8 +303,11 @@ def test_what_fits_no_tensor_is_refused(
 ) -> None:
     with pytest.raises(gpux.ClientError) as caught:
         predict(*declared, values)
-    prefix = "Inputs " if problem.startswith("disagree") else "Invalid shape for 'x': "
-    assert str(caught.value) == prefix + problem
+    if problem.startswith("disagree"):
+        problem = f"Inputs {problem}; if these axes differ, name them in gpux.yml"
+    else:
+        problem = f"Invalid shape for 'x': {problem}"
+    assert str(caught.value) == problem
 
 
 # Not in the models above: bare items of other types, and outputs without axes.

@@ -141,9 +141,13 @@ def test_a_length_that_gpux_yml_fixes(tmp_path: Path) -> None:
     check(write_echo(tmp_path, "inputs: {input_ids: {shape: [batch, 8]}}"), size=8)
 
 
+DIFFER = "; if these axes differ, name them in gpux.yml"
+
+
 def test_the_batch_has_the_models_name(tmp_path: Path) -> None:
     write_echo(tmp_path, batch="N")
     detail = "Inputs disagree on 'N': 'text' has 2, 'text_pair' has 1"
+    detail += "; if these axes differ, name them in gpux.yml"
     with pytest.raises(ClientError, match=f"^{detail}$"):
         predict(tmp_path, text=["a", "b"], text_pair=["c"])
 
@@ -394,11 +398,11 @@ def test_texts_beside_another_input(tmp_path: Path) -> None:
         ({"text": "a"}, "Missing required input: 'features'"),
         (
             {"text": ["a", "b", "c"], "features": features},
-            "Inputs disagree on 'batch': 'text' has 3, 'features' has 2",
+            "Inputs disagree on 'batch': 'text' has 3, 'features' has 2" + DIFFER,
         ),
         (
             {"features": features, "text": "a"},
-            "Inputs disagree on 'batch': 'text' has 1, 'features' has 2",
+            "Inputs disagree on 'batch': 'text' has 1, 'features' has 2" + DIFFER,
         ),
     ):
         with pytest.raises(ClientError, match=f"^{re.escape(detail)}$"):

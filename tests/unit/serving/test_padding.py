@@ -1,6 +1,7 @@
 """padding: requests of different lengths in one batch get the same results as alone."""
 
 import json
+import math
 import random
 import re
 import threading
@@ -15,19 +16,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpux.config.schema import read_config
+from gpux._engine import Outputs, Pipeline, Request
+from gpux._fastpath import Pool
+from gpux.config.schema import ModelConfig, read_config
 from gpux.config.settings import Settings, read_settings
 from gpux.errors import ConfigurationError
+from gpux.inputs.model_io import merge_config
+from gpux.inputs.pipeline import create_pipeline
 from gpux.model import Model, load, load_model
 from gpux.serving.batch import MixedRowsError, batch_key, collate, shapes_of, split
 from gpux.serving.batch_plan import BatchLimits, WaitingRequest, plan
 from gpux.serving.engine import Engine
 from gpux.serving.padding import PaddedLayout, Padding, find_padding
 from gpux.serving.scheduler import SchedulerTuning
-from gpux.tensors.memory import Pool, Tensor
-from gpux.tensors.outputs import Output
-from gpux.tensors.request import Request
-from gpux.tensors.signature import BY_NAME, Signature, TensorSpec
+from gpux.tensors.memory import Tensor, array_of
+from gpux.tensors.request import tensors_of
+from gpux.tensors.signature import BY_CODE, BY_NAME, Signature, TensorSpec
 from tests.support.bert_models import edit_tokenizer, remove_pad_token, write_echo, write_folder
 from tests.support.fake_gpu import load_on_fake_gpu
 from tests.support.model_runs import check_64_threads, observe_runs
@@ -100,45 +104,62 @@ _ITEMS = st.lists(
 )
 
 
-def request_of(pool: Pool, number: int, rows: int, n: int, m: int) -> Request:
+def pipeline_for_items() -> Pipeline:
+    return create_pipeline(merge_config(SIGNATURE, ModelConfig()), Pool())
+
+
+def request_of(pipeline: Pipeline, number: int, rows: int, n: int, m: int) -> Request:
     """A request with random elements, seeded by its number."""
     random_ = numpy.random.default_rng(number)
-    tensors, blocks = {}, []
+    request = pipeline.request()
     for spec in SIGNATURE.inputs:
         shape = {"x": (rows, n, 2, m), "y": (rows, m), "z": (rows, 3)}[spec.name]
-        blank = Tensor(spec.type, shape, 0, None)
-        block = pool.take(blank.nbytes)
-        blocks.append(block)
-        tensor = replace(blank, address=block.address, owner=block)
-        array = numpy.asarray(tensor)
-        array[...] = random_.integers(0, 1000, shape)
-        tensors[spec.name] = tensor
-    return Request(tensors, False, blocks, pool)
+        block = pipeline.pool.take(math.prod(shape) * spec.type.nbytes)
+        array_of(block, spec.type, shape)[...] = random_.integers(0, 1000, shape)
+        request.put(spec.name, block, shape)
+    return request
+
+
+def arrays_of_request(request: Request) -> dict[str, Any]:
+    tensors = tensors_of(request, SIGNATURE.inputs)
+    return {name: numpy.asarray(tensor) for name, tensor in tensors.items()}
+
+
+def arrays_of_outputs(outputs: Outputs) -> list[Any]:
+    """The outputs as arrays, which keep them alive."""
+    arrays = []
+    for index in range(len(outputs)):
+        code, shape, address = outputs.tensor(index)
+        arrays.append(numpy.asarray(Tensor(BY_CODE[code], shape, address, outputs)))
+    return arrays
 
 
 @given(_ITEMS, st.booleans())
 def test_what_is_gathered_and_scattered_is_what_it_was(
     items: list[tuple[int, int, int]], is_left: bool
 ) -> None:
-    pool, padding = Pool(), padding_of(2, 4, 8, is_left=is_left)
-    requests = [request_of(pool, number, *item) for number, item in enumerate(items)]
-    layout = padding.lay_out([shapes_of(request) for request in requests])
-    batch = collate(requests, SIGNATURE, pool, layout)
-    whole = numpy.asarray(batch.tensors["x"])
+    pipeline, padding = pipeline_for_items(), padding_of(2, 4, 8, is_left=is_left)
+    requests = [request_of(pipeline, number, *item) for number, item in enumerate(items)]
+    layout = padding.lay_out([shapes_of(request, SIGNATURE) for request in requests])
+    batch = collate(requests, pipeline, layout)
+    whole = arrays_of_request(batch)
+    own = [arrays_of_request(request) for request in requests]
+    for name, pad_value in (("x", -1), ("y", 0.5)):
+        padded = whole[name].size - sum(arrays[name].size for arrays in own)
+        assert (whole[name] == pad_value).sum() == padded
+    # Padding lies on one side: the outermost element of the other is the request's own.
+    corner = (0, *[-1 if is_left else 0] * 3)
+    first = own[0]["x"]
+    assert whole["x"].size == 0 or first.size == 0 or whole["x"][corner] == first[corner]
+    outputs = pipeline.outputs(list(tensors_of(batch, SIGNATURE.inputs).values()), 0.0)
+    del batch, requests
     rows = [item[0] for item in items]
-    real_elements = sum(numpy.asarray(request.tensors["x"]).size for request in requests)
-    assert (whole == -1).sum() == whole.size - real_elements
-    outputs: list[Output] = list(batch.tensors.values())
-    for request, parts in zip(requests, split(outputs, rows, layout), strict=True):
-        for part, spec in zip(parts, SIGNATURE.inputs, strict=True):
-            own = request.tensors[spec.name]
-            assert isinstance(part, Tensor)
-            assert part.shape == own.shape
-            assert (numpy.asarray(part) == numpy.asarray(own)).all()
-    batch.release()
-    for request in requests:
-        request.release()
-    assert pool.usage.used_bytes == 0
+    for arrays, part in zip(own, split(outputs, rows, layout), strict=True):
+        for mine, output in zip(arrays.values(), arrays_of_outputs(part), strict=True):
+            assert output.shape == mine.shape
+            assert (output == mine).all()
+    del own, outputs, part, output, mine, arrays, whole, first
+    assert pipeline.pool.used_bytes == 0
 
 
 @given(_ITEMS, st.integers(1, 8))
@@ -146,13 +167,11 @@ def test_a_plan_puts_those_together_that_fit(
     items: list[tuple[int, int, int]], max_rows: int
 ) -> None:
     """Mixed shapes: each request runs once, oldest first, only with others of its buckets."""
-    pool, padding = Pool(), padding_of(2, 4, 8)
+    pipeline, padding = pipeline_for_items(), padding_of(2, 4, 8)
     waiting = []
     for number, item in enumerate(items):
-        request = request_of(pool, number, *item)
-        key = batch_key(request, SIGNATURE, padding)
+        key = batch_key(request_of(pipeline, number, *item), SIGNATURE, padding)
         waiting.append(WaitingRequest(key, item[0], float(number)))
-        request.release()
     remaining = list(range(len(items)))
     while remaining:
         chosen = plan([waiting[number] for number in remaining], BatchLimits(max_rows), 1e9).batch
@@ -164,10 +183,11 @@ def test_a_plan_puts_those_together_that_fit(
 
 
 def test_an_output_that_is_not_as_long_as_its_axis_says() -> None:
-    pool, padding = Pool(), padding_of(4)
-    requests = [request_of(pool, 0, 1, 2, 3), request_of(pool, 1, 1, 2, 1)]
-    layout = padding.lay_out([shapes_of(request) for request in requests])
-    wrong = [request_of(pool, 2, 2, 2, 5).tensors[name] for name in ("x", "y", "z")]
+    pipeline, padding = pipeline_for_items(), padding_of(4)
+    requests = [request_of(pipeline, 0, 1, 2, 3), request_of(pipeline, 1, 1, 2, 1)]
+    layout = padding.lay_out([shapes_of(request, SIGNATURE) for request in requests])
+    tensors = tensors_of(request_of(pipeline, 2, 2, 2, 5), SIGNATURE.inputs)
+    wrong = pipeline.outputs(list(tensors.values()), 0.0)
     with pytest.raises(MixedRowsError, match=r"an output of shape \[2, 2, 2, 5\] for m 4"):
         split(wrong, [1, 1], layout)
 
@@ -220,7 +240,7 @@ def test_64_threads_get_their_own_answers(
     responses = predict_queued(engine, bodies[:30])  # some of these always need padding
     assert responses == [json.loads(response) for response in expected[:30]]
     assert any(len(set(lengths)) > 1 for lengths in batches)
-    assert engine.model.pool.usage.used_bytes == 0
+    assert engine.model.pool.used_bytes == 0
 
 
 class _Lengths(dict[str, int]):
@@ -260,7 +280,7 @@ def test_a_request_that_finds_the_model_free_is_not_padded(
     engine = engine_of(folder_for("masked", _MASKED))
     batches = record_batches(monkeypatch)
     widths: list[tuple[int, ...]] = []
-    observe_runs(engine.model, lambda request: widths.append(request.tensors["ids"].shape))
+    observe_runs(engine.model, lambda request: widths.append(request.form("ids")[0]))
     assert json.loads(engine.predict(b'{"ids":[5,6,7],"mask":[1,1,1]}'))["sum"] == 18
     assert (batches, widths) == ([], [(1, 3)])
 
@@ -326,7 +346,7 @@ def test_a_batch_of_different_lengths_on_a_gpu(folder_for: Find) -> None:
     with ThreadPoolExecutor(32) as callers:
         assert all(callers.map(work, range(300)))
     assert stream.log.count("run") - before < 300, "some ran together"
-    assert model.pool.usage.used_bytes == 0
+    assert model.pool.used_bytes == 0
 
 
 # Which models can be padded, and with which values.
@@ -463,7 +483,8 @@ def test_texts_are_padded_on_the_tokenizers_side(tmp_path: Path, side: str) -> N
     runs: list[Any] = []
 
     def record(request: Request) -> None:
-        runs.append([numpy.asarray(tensor).tolist() for tensor in request.tensors.values()])
+        tensors = tensors_of(request, engine.model.signature.inputs).values()
+        runs.append([numpy.asarray(tensor).tolist() for tensor in tensors])
 
     observe_runs(engine.model, record)
     texts = ("a b c", "a b c d", ["a", "b b b b b"])

@@ -12,7 +12,7 @@ import pytest
 from gpux.errors import ConfigurationError, RuntimeMissingError
 from gpux.tensors import cuda
 from gpux.tensors.cuda import CudaStream, load_cupy
-from gpux.tensors.memory import PINNED, Device, on_gpu
+from gpux.tensors.memory import PINNED, Device, array_of, on_gpu
 from gpux.tensors.signature import BY_NAME
 
 
@@ -124,9 +124,9 @@ def test_memory_is_that_of_the_gpu(cupy: FakeCupy) -> None:
     assert cupy.calls[1:] == [("device", 1000, 1), ("pinned", 2000, 1, 1)]
     assert (on_device.nbytes, on_device.device) == (1000, on_gpu(1))
     assert (pinned.nbytes, pinned.device) == (2000, PINNED)
-    pinned.array(BY_NAME["uint8"], (2000,))[:] = 7
-    with pytest.raises(ValueError, match="lies on a GPU"):
-        on_device.array(BY_NAME["uint8"], (1000,))
+    array_of(pinned, BY_NAME["uint8"], (2000,))[:] = 7
+    with pytest.raises(AttributeError, match="lies on a GPU"):
+        _ = on_device.__array_interface__
     del on_device, pinned
     assert cupy.freed == 2
 

@@ -1,10 +1,12 @@
-"""memory: aligned blocks, the pool's reuse, limits and thread safety, and tensors."""
+"""Blocks and pools: alignment, reuse, limits and thread safety; and tensors in them."""
 
 import ctypes
 import platform
 import subprocess
 import sys
+import threading
 import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -14,16 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpux._fastpath import Block, Pool
 from gpux.tensors.memory import (
     ALIGNMENT_BYTES,
+    HOST,
     PINNED,
-    Block,
     Device,
-    Pool,
-    PoolUsage,
     Tensor,
     allocate,
-    block_size,
+    array_of,
     on_gpu,
 )
 from gpux.tensors.signature import BY_NAME, ELEMENT_TYPES
@@ -50,7 +51,7 @@ def test_the_alignment_is_that_of_a_cache_line() -> None:
 def test_an_array_of_a_block_is_its_front(name: str, shape: tuple[int, ...]) -> None:
     element = BY_NAME[name]
     block = allocate(256)
-    array = block.array(element, shape)
+    array = array_of(block, element, shape)
     assert array.shape == shape
     assert array.dtype == numpy.dtype(element.numpy)
     assert array.flags.c_contiguous
@@ -64,13 +65,13 @@ def test_an_array_of_a_block_is_its_front(name: str, shape: tuple[int, ...]) -> 
 
 def test_an_array_of_the_whole_block_fits_exactly() -> None:
     block = allocate(4096)
-    assert block.array(BY_NAME["float32"], (1024,)).nbytes == 4096
+    assert array_of(block, BY_NAME["float32"], (1024,)).nbytes == 4096
     with pytest.raises(ValueError, match="reshape"):
-        block.array(BY_NAME["float32"], (4096,))
+        array_of(block, BY_NAME["float32"], (4096,))
 
 
 def test_an_array_keeps_the_memory_alive() -> None:
-    array = allocate(4096).array(BY_NAME["uint8"], (4096,))
+    array = array_of(allocate(4096), BY_NAME["uint8"], (4096,))
     array[:] = 7
     others = [allocate(4096) for _ in range(100)]
     for other in others:
@@ -78,22 +79,10 @@ def test_an_array_keeps_the_memory_alive() -> None:
     assert (array == 7).all()
 
 
-def test_memory_that_nobody_holds_is_freed() -> None:
-    pool = Pool()
-    block = pool.take(10_000)
-    array = block.array(BY_NAME["uint8"], (1,))
-    memory = weakref.ref(block)
-    del block
-    assert memory() is not None, "the array needs it"
-    del array
-    assert memory() is None
-    assert pool.idle_bytes == 0
-
-
 def test_a_block_on_a_gpu_is_no_array() -> None:
     block = Block(object(), 4096, 64, on_gpu(0))
-    with pytest.raises(ValueError, match="lies on a GPU"):
-        block.array(BY_NAME["uint8"], (64,))
+    with pytest.raises(AttributeError, match="lies on a GPU"):
+        _ = block.__array_interface__
 
 
 # The pool.
@@ -103,130 +92,224 @@ def test_a_block_on_a_gpu_is_no_array() -> None:
 def test_a_block_is_as_large_as_asked_and_hardly_larger(nbytes: int) -> None:
     block = Pool().take(nbytes)
     assert nbytes <= block.nbytes <= max(nbytes * 5 / 4, 4096)
-    assert block.nbytes == block_size(nbytes) == block_size(block.nbytes)
+    assert Pool().take(block.nbytes).nbytes == block.nbytes
     assert block.address % 64 == 0
+    assert block.device == HOST
 
 
 def test_there_are_four_sizes_to_a_power_of_two() -> None:
-    sizes = sorted({block_size(nbytes) for nbytes in range(2**14 + 1)})
+    pool = Pool()
+    sizes = sorted({pool.take(nbytes).nbytes for nbytes in range(2**14 + 1)})
     assert sizes == [4096, 5120, 6144, 7168, 8192, 10240, 12288, 14336, 16384]
 
 
-@pytest.mark.parametrize("power", range(12, 40))
-def test_a_power_of_two_is_not_rounded_up(power: int) -> None:
-    assert block_size(2**power) == 2**power
-    assert block_size(2**power + 1) == 2**power + 2**power // 4
-
-
-def test_a_block_that_came_back_is_lent_again() -> None:
+def test_a_block_belongs_to_whoever_refers_to_it() -> None:
     pool = Pool()
-    first, second = pool.take(7500), pool.take(7500)
-    assert first is not second
-    assert first.address != second.address
-    pool.give(first)
-    pool.give(second)
+    block = pool.take(10_000)
+    array = array_of(block, BY_NAME["uint8"], (1,))
+    del block
+    assert (pool.used_bytes, pool.idle_bytes) == (10_240, 0), "the array needs it"
+    del array
+    assert (pool.used_bytes, pool.idle_bytes) == (0, 10_240)
+
+
+def test_a_block_outlives_its_pool() -> None:
+    block = Pool().take(4096)
+    array = array_of(block, BY_NAME["uint8"], (4096,))
+    array[:] = 7
+    del block
+    assert (array == 7).all()
+
+
+def test_a_block_that_came_back_is_taken_again() -> None:
+    pool = Pool()
+    blocks = [pool.take(7500), pool.take(7500)]
+    addresses = {block.address for block in blocks}
+    assert len(addresses) == 2
+    blocks.clear()
     assert pool.idle_bytes == 2 * 8192
-    again = {id(pool.take(8000)), id(pool.take(7169))}
-    assert again == {id(first), id(second)}
+    blocks = [pool.take(8000), pool.take(7169)]
+    assert {block.address for block in blocks} == addresses
     assert pool.idle_bytes == 0
-    assert id(pool.take(8000)) not in again
+    assert pool.take(8000).address not in addresses
 
 
-def test_a_block_of_another_size_is_not_lent() -> None:
+def test_a_block_of_another_size_is_not_taken() -> None:
     pool = Pool()
-    small = pool.take(5000)
-    pool.give(small)
+    pool.take(5000)
     large = pool.take(9000)
     assert large.nbytes == 10240
-    assert pool.idle_bytes == small.nbytes
+    assert pool.idle_bytes == 5120
 
 
 def test_idle_blocks_stay_within_their_limit() -> None:
     pool = Pool(max_idle_bytes=3 * 4096)
     blocks = [pool.take(4096) for _ in range(5)]
-    for idle, block in enumerate(blocks, 1):
-        pool.give(block)
+    addresses = {block.address for block in blocks}
+    for idle in range(1, 6):
+        blocks.pop()
         assert pool.idle_bytes == min(idle, 3) * 4096
-    taken = [pool.take(4096) for _ in range(5)]
-    assert len({id(block) for block in taken} & {id(block) for block in blocks}) == 3
+    taken = [pool.take(4096) for _ in range(3)]
+    assert {block.address for block in taken} < addresses
+    assert pool.allocations == 5
 
 
 def test_what_was_not_asked_for_longest_is_freed_first() -> None:
     pool = Pool(max_idle_bytes=3 * 8192)
     old, used, new = pool.take(4096), pool.take(8192), pool.take(12288)
-    for block in (old, used):
-        pool.give(block)
-    pool.give(pool.take(4096))  # 8192 is now the least recently used size
-    pool.give(new)
+    addresses = [block.address for block in (old, new)]
+    del old, used
+    pool.take(4096)  # 8192 is now the least recently used size
+    del new
     assert pool.idle_bytes == 4096 + 8192 + 12288
-    pool.give(pool.take(6144))
+    pool.take(6144)
     assert pool.idle_bytes == 4096 + 12288 + 6144
-    assert pool.take(4096) is old
-    assert pool.take(12288) is new
+    kept = [pool.take(4096), pool.take(12288)]
+    assert [block.address for block in kept] == addresses
 
 
 def test_a_block_over_the_limit_moves_no_other_out() -> None:
     pool = Pool(max_idle_bytes=10_000)
-    small = pool.take(4096)
-    pool.give(small)
-    pool.give(pool.take(20_000))
+    address = pool.take(4096).address
+    pool.take(20_000)
     assert pool.idle_bytes == 4096
-    assert pool.take(4096) is small
+    assert pool.take(4096).address == address
 
 
 def test_a_pool_without_room_for_idle_blocks_keeps_none() -> None:
     pool = Pool(max_idle_bytes=0)
-    pool.give(pool.take(1))
+    pool.take(1)
     assert pool.idle_bytes == 0
     assert pool.take(1).nbytes == 4096
+
+
+def figures(pool: Pool) -> tuple[int, int, int]:
+    return pool.used_bytes, pool.idle_bytes, pool.allocations
 
 
 def test_the_figures_of_a_pool() -> None:
     pool = Pool()
     blocks = [pool.take(4096), pool.take(8192)]
-    assert pool.usage == PoolUsage(12288, 0, 2)
-    pool.give(blocks[0])
-    assert pool.usage == PoolUsage(8192, 4096, 2)
-    pool.take(4096)
-    assert pool.usage == PoolUsage(12288, 0, 2)
-    pool.give(blocks[1])
+    assert figures(pool) == (12288, 0, 2)
+    del blocks[0]
+    assert figures(pool) == (8192, 4096, 2)
+    blocks.append(pool.take(4096))
+    assert figures(pool) == (12288, 0, 2)
+    del blocks[0]
     pool.free_idle()
-    assert pool.usage == PoolUsage(4096, 0, 2)
+    assert figures(pool) == (4096, 0, 2)
 
 
-def test_a_block_that_is_too_large_is_a_memory_error() -> None:
+@pytest.mark.parametrize("nbytes", [2**61, 2**62, 2**64 - 1])
+def test_a_block_that_is_too_large_is_a_memory_error(nbytes: int) -> None:
     pool = Pool()
-    with pytest.raises(MemoryError):
-        pool.take(2**61)
+    with pytest.raises(MemoryError, match="no room"):
+        pool.take(nbytes)
     # The pool still works.
     assert pool.take(1).nbytes == 4096
 
 
-def test_idle_blocks_make_room_for_one_that_is_needed() -> None:
-    room = 20_000
-    created: list[weakref.ref[Block]] = []
+# Pools whose memory a caller makes.
+
+
+def test_a_pool_hands_out_what_its_maker_makes() -> None:
+    made: list[Block] = []
 
     def make(nbytes: int) -> Block:
-        if sum(block.nbytes for block in (each() for each in created) if block) + nbytes > room:
-            raise MemoryError
         block = allocate(nbytes)
-        created.append(weakref.ref(block))
+        made.append(Block(block, block.address, nbytes, PINNED))
+        return made[-1]
+
+    pool = Pool(make)
+    block = pool.take(5000)
+    assert [one.address for one in made] == [block.address]
+    assert (block.nbytes, block.device) == (5120, PINNED)
+    before = sys.getrefcount(made[0])
+    del block
+    assert pool.take(5000).address == made[0].address
+    assert figures(pool) == (0, 5120, 1)
+    pool.free_idle()
+    after = sys.getrefcount(made[0])
+    assert after == before - 1
+
+
+class OwnBlock(Block):
+    """A block that can be referred to weakly."""
+
+
+def test_idle_blocks_make_room_for_one_that_is_needed() -> None:
+    room = 20_000
+    created: weakref.WeakSet[OwnBlock] = weakref.WeakSet()
+
+    def make(nbytes: int) -> Block:
+        if sum(block.nbytes for block in created) + nbytes > room:
+            raise MemoryError("full")
+        memory = allocate(nbytes)
+        block = OwnBlock(memory, memory.address, nbytes)
+        created.add(block)
         return block
 
     pool = Pool(make)
     blocks = [pool.take(4096) for _ in range(4)]
-    while blocks:
-        pool.give(blocks.pop())
-    large = pool.take(16384)
-    assert pool.usage == PoolUsage(16384, 0, 5)
-    with pytest.raises(MemoryError):
+    blocks.clear()
+    blocks.append(pool.take(16384))
+    assert figures(pool) == (16384, 0, 5)
+    with pytest.raises(MemoryError, match="full"):
         pool.take(4096)
-    pool.give(large)
+    assert pool.used_bytes == 16384
+
+
+@pytest.mark.parametrize(
+    ("error", "calls"), [(MemoryError("full"), 2), (KeyboardInterrupt(), 1), (ValueError("?"), 1)]
+)
+def test_what_the_maker_raises_comes_through_as_itself(error: BaseException, calls: int) -> None:
+    """Only a lack of room is worth a second attempt."""
+    attempts: list[int] = []
+
+    def make(nbytes: int) -> Block:
+        attempts.append(nbytes)
+        raise error
+
+    pool = Pool(make)
+    for _ in range(2):
+        attempts.clear()
+        with pytest.raises(type(error)) as caught:
+            pool.take(1)
+        assert caught.value is error
+        assert attempts == [4096] * calls
+    assert figures(pool) == (0, 0, 0)
+
+
+def test_a_maker_that_makes_no_block_is_a_type_error() -> None:
+    with pytest.raises(TypeError):
+        Pool(lambda nbytes: nbytes).take(1)  # type: ignore[arg-type,return-value]
 
 
 @pytest.mark.usefixtures("eager_threads")
-def test_no_two_threads_have_the_same_block() -> None:
-    pool = Pool(max_idle_bytes=10 * 4096)
+def test_each_thread_gets_its_own_error() -> None:
+    def make(_: int) -> Block:
+        raise ValueError(threading.current_thread().name)
+
+    pool = Pool(make)
+    start = Barrier(8)
+
+    def work(_: int) -> int:
+        start.wait(timeout=30)
+        turns = 0
+        for _turn in range(300):
+            with pytest.raises(ValueError, match=threading.current_thread().name):
+                pool.take(1)
+            turns += 1
+        return turns
+
+    with ThreadPoolExecutor(8) as executor:
+        assert list(executor.map(work, range(8))) == [300] * 8
+
+
+@pytest.mark.usefixtures("eager_threads")
+@pytest.mark.parametrize("make", [None, allocate])
+def test_no_two_threads_have_the_same_block(make: Callable[[int], Block] | None) -> None:
+    pool = Pool(make, max_idle_bytes=10 * 4096)
     start = Barrier(8)
 
     def work(thread: int) -> int:
@@ -239,7 +322,6 @@ def test_no_two_threads_have_the_same_block() -> None:
                 ctypes.memset(block.address, mark[0], 100)
             for block in blocks:
                 assert ctypes.string_at(block.address, 100) == mark * 100
-                pool.give(block)
             assert 0 <= pool.idle_bytes <= 10 * 4096
             turns += 1
         return turns
@@ -247,15 +329,18 @@ def test_no_two_threads_have_the_same_block() -> None:
     with ThreadPoolExecutor(8) as executor:
         # Errors of the threads are raised here.
         assert list(executor.map(work, range(8))) == [300] * 8
-    # The counter matches the idle blocks.
+    assert pool.used_bytes == 0
+    # The figure matches the idle blocks.
     idle = pool.idle_bytes
+    allocations = pool.allocations
     taken: list[Block] = []
     while pool.idle_bytes:
         before = pool.idle_bytes
         taken += [pool.take(size) for size in (4096, 5120)]
         assert pool.idle_bytes < before
     assert len({block.address for block in taken}) == len(taken)
-    assert idle <= sum(block.nbytes for block in taken)
+    new = (pool.allocations - allocations) * 5120
+    assert idle <= pool.used_bytes <= idle + new
 
 
 # Tensors.
@@ -263,7 +348,7 @@ def test_no_two_threads_have_the_same_block() -> None:
 
 def tensor(device: Device = PINNED) -> tuple[Tensor, Block]:
     block = allocate(4096)
-    block.array(BY_NAME["float32"], (2, 3))[...] = [[1, 2, 3], [4, 5, 6]]
+    array_of(block, BY_NAME["float32"], (2, 3))[...] = [[1, 2, 3], [4, 5, 6]]
     return Tensor(BY_NAME["float32"], (2, 3), block.address, block, device), block
 
 
