@@ -11,6 +11,11 @@ Array = numpy.ndarray[Any, Any]
 
 SEVENTEEN_DIGITS = "image, 17 digits"
 TOKEN_IDS = "token ids 32x512"
+# Lists of a few numbers.
+HWC = "image, channels last"
+BOXES = "boxes [N, 4]"
+TABULAR = "tabular rows [N, 8]"
+SHORT_IDS = "ids in rows of 3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,25 @@ def bodies() -> Iterator[Body]:
     deviates = random.standard_normal((1, 196, 768))
     yield make("normal deviates", _shortest(deviates), "float32", "float32")
     yield make(TOKEN_IDS, random.integers(0, 30_522, (32, 512)), "int64", "int64")
+    yield make(HWC, _shortest(random.random((1, 224, 224, 3))), "float32", "float32")
+    yield make(BOXES, numpy.round(random.random((8192, 4)) * 640, 2), "float32", "float32")
+    yield make(TABULAR, _tabular(random), "float32", "float32")
+    yield make(SHORT_IDS, random.integers(0, 30_522, (8192, 3)), "int64", "int64")
+
+
+def _tabular(random: numpy.random.Generator) -> Array:
+    """Rows of eight features of different magnitudes, like those of California's housing prices."""
+    columns = [
+        numpy.round(random.gamma(4.0, 1.0, 4096), 4),
+        random.integers(1, 53, 4096).astype("float64"),
+        numpy.round(random.gamma(9.0, 0.6, 4096), 8),
+        numpy.round(random.normal(1.1, 0.1, 4096), 8),
+        random.integers(3, 3000, 4096).astype("float64"),
+        numpy.round(random.gamma(9.0, 0.33, 4096), 8),
+        numpy.round(random.uniform(32.5, 42.0, 4096), 2),
+        numpy.round(random.uniform(-124.4, -114.3, 4096), 2),
+    ]
+    return numpy.stack(columns, axis=1)
 
 
 def _shortest(values: Array) -> Array:

@@ -16,12 +16,14 @@ from answers import check_bits
 from codec_bodies import Body
 from timing import Contender
 
+from gpux._engine import Request
+from gpux._fastpath import Pool
 from gpux.config.schema import ModelConfig
 from gpux.inputs.model_io import merge_config
-from gpux.inputs.reader import InputReader
-from gpux.serving.encoder import encode as encode_response
-from gpux.tensors.memory import Block, Pool, Tensor
-from gpux.tensors.request import Request
+from gpux.inputs.pipeline import create_pipeline
+from gpux.tensors.memory import Tensor
+from gpux.tensors.outputs import encode as encode_response
+from gpux.tensors.request import tensors_of
 from gpux.tensors.signature import BY_NAME, Signature, TensorSpec
 
 Array = numpy.ndarray[Any, Any]
@@ -104,32 +106,19 @@ def machine(body: Body) -> Contender:
     return Contender(MACHINE, lambda: hashlib.sha256(text).digest(), check)
 
 
-class _Decoded:
-    """A request that returns its blocks to the pool when dropped, as NumPy arrays free theirs."""
-
-    __slots__ = ("request",)
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-
-    def __del__(self) -> None:
-        self.request.release()
-
-
 def _our_decoder(body: Body) -> Contender:
     element, text = BY_NAME[body.type], body.text
     spec = TensorSpec("x", element, ("batch", *body.tensor.shape[1:]))
-    reader = InputReader(merge_config(Signature((spec,), ()), ModelConfig()), Pool())
+    pipeline = create_pipeline(merge_config(Signature((spec,), ()), ModelConfig()), Pool())
 
-    def check(decoded: _Decoded) -> None:
-        tensor = decoded.request.tensors["x"]
-        assert isinstance(tensor, Tensor)
-        assert isinstance(tensor.owner, Block)
-        array = tensor.owner.array(element, tensor.shape)
+    def check(decoded: tuple[Request, bool]) -> None:
+        request, is_complete = decoded
+        assert is_complete
+        array = numpy.asarray(tensors_of(request, [spec])["x"])
         check_bits(f"gpux, decode, {body.name}", array, body.tensor)
         array.view(numpy.uint8)[...] = _STALE
 
-    return Contender(OURS, lambda: _Decoded(reader.decode(text)), check)
+    return Contender(OURS, lambda: pipeline.decode(text), check)
 
 
 def _simdjson_decode(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from codec_bodies import SEVENTEEN_DIGITS, TOKEN_IDS
+from codec_bodies import BOXES, HWC, SEVENTEEN_DIGITS, SHORT_IDS, TABULAR, TOKEN_IDS
 from codec_contenders import MACHINE, OURS
 from report import table
 
@@ -15,7 +15,14 @@ def _promise(figure: Figure) -> tuple[float, float] | None:
     """The required and the desired speed-up; None without a goal."""
     match figure["group"], figure["by"]:
         case "decode", "pysimdjson":
-            promises = {SEVENTEEN_DIGITS: (1.5, 2.5), TOKEN_IDS: (2.0, 4.0)}
+            promises = {
+                SEVENTEEN_DIGITS: (1.5, 2.5),
+                TOKEN_IDS: (2.0, 4.0),
+                HWC: (2.5, 4.0),
+                BOXES: (2.0, 3.0),
+                TABULAR: (2.0, 3.0),
+                SHORT_IDS: (2.0, 3.0),
+            }
             return promises.get(figure["body"])
         case "decode", "orjson + numpy":
             return 3.0, 6.0

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calls import measure_calls
 from cases import CASES, FOLDER, Case
 from engine_cases import ENGINE_CASES, LAYERS, SLOW, WEIGHTS, prepare, with_run_threads
 from engine_table import DIRECT, GPUX, SAME, Figure, tables
@@ -51,6 +52,8 @@ class Pace:
         load_seconds: duration of such a turn.
         split_rounds, split_seconds: the same for the many ways to share the cores.
         overload_seconds: duration at the full rate.
+        call_rounds, call_seconds: turns of each contender of `call`, and their duration.
+        call_starts: how often each of its servers is started.
     """
 
     starts: int = 5
@@ -61,6 +64,9 @@ class Pace:
     split_rounds: int = 3
     split_seconds: float = 2.0
     overload_seconds: int = 20
+    call_rounds: int = 30
+    call_seconds: float = 0.2
+    call_starts: int = 10
 
 
 _QUICK = Pace(
@@ -72,6 +78,9 @@ _QUICK = Pace(
     split_rounds=1,
     split_seconds=1,
     overload_seconds=5,
+    call_rounds=10,
+    call_seconds=0.1,
+    call_starts=5,
 )
 
 
@@ -81,20 +90,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--part", action="append", choices=list(_PARTS), help="default: all, one after the other"
     )
     parser.add_argument("--quick", action="store_true", help="less of everything")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="PYTHON",
+        help="the interpreter of another installation of gpux, for the part `call`",
+    )
 
 
 def measure(options: argparse.Namespace) -> Report:
     """Measures all parts."""
-    return measure_parts(options.part or list(_PARTS), _QUICK if options.quick else Pace())
+    pace = _QUICK if options.quick else Pace()
+    return measure_parts(options.part or list(_PARTS), pace, options.against)
 
 
-def measure_parts(parts: Sequence[str], pace: Pace) -> Report:
+def measure_parts(parts: Sequence[str], pace: Pace, against: Path | None = None) -> Report:
     """Measures these parts."""
-    wrk()
+    if set(parts) != {"call"}:
+        wrk()
     if "overload" in parts:
         h2load()
     before = os.getloadavg()[0]
-    figures = [figure for part in parts for figure in _PARTS[part](pace)]
+    figures = [figure for part in parts for figure in _PARTS[part](pace, against)]
     cases = {figure["case"] for figure in figures}
     return Report(
         benchmark="engine",
@@ -330,6 +347,11 @@ def _take_turns(turns: Mapping[Any, Callable[[], Filled]], rounds: int) -> dict[
     return taken
 
 
+def _measure_calls(pace: Pace, against: Path | None) -> Iterator[Figure]:
+    """One request in process, and a start; this build and another one."""
+    return measure_calls(pace.call_rounds, pace.call_seconds, pace.call_starts, against)
+
+
 def _of_loads(loads: Sequence[Filled]) -> dict[str, float]:
     """The medians and the best of several turns."""
     return {
@@ -342,9 +364,10 @@ def _of_loads(loads: Sequence[Filled]) -> dict[str, float]:
     }
 
 
-_PARTS: Mapping[str, Callable[[Pace], Iterator[Figure]]] = {
-    "latency": _measure_latency,
-    "throughput": _measure_throughput,
-    "overload": _measure_overload,
-    "split": _measure_split,
+_PARTS: Mapping[str, Callable[[Pace, Path | None], Iterator[Figure]]] = {
+    "call": _measure_calls,
+    "latency": lambda pace, _: _measure_latency(pace),
+    "throughput": lambda pace, _: _measure_throughput(pace),
+    "overload": lambda pace, _: _measure_overload(pace),
+    "split": lambda pace, _: _measure_split(pace),
 }

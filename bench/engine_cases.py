@@ -9,8 +9,8 @@ import numpy
 from cases import CASES, FOLDER, Case
 from gpu_answers import Question
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from python_runtime import load_runtime
 
-from gpux.execution.session import load_runtime
 from gpux.tensors.signature import BY_ONNX
 
 _FLOAT, _INT64, _BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL

@@ -11,11 +11,17 @@ Figure = dict[str, Any]
 
 # The contenders of `latency`.
 GPUX, SAME, DIRECT = "gpux", "gpux once more", "the model called directly"
+# Those of `call`, besides gpux.
+AGAINST, BARE = "the other build", "the C API alone"
 
 
 def tables(figures: Sequence[Figure]) -> str:
     """All tables, the goals last."""
     groups = {
+        "call": _call,
+        "call threads": _call_threads,
+        "native threads": _native_threads,
+        "start": _start,
         "latency": _latency,
         "throughput": _throughput,
         "overload": _overload,
@@ -72,6 +78,56 @@ def promises(figures: Sequence[Figure]) -> list[Promise]:
             *(0.9, 0.98),
             is_least=True,
         ),
+        *_call_promises(figures),
+    ]
+
+
+def _call_promises(figures: Sequence[Figure]) -> list[Promise]:
+    """The goals for one request in process, and for the start."""
+    made = []
+    for case, by, must, aim in (
+        ("mlp", AGAINST, 0.25, 0.125),
+        ("mlp", BARE, 3, 2),
+        ("sentiment", AGAINST, 0.5, 0.333),
+        ("classifier", AGAINST, 0.5, 0.25),
+    ):
+        call = _find(figures, group="call", case=case, by=by)
+        what = f"engine.predict, {case}: CPU time, of {by}"
+        made.append(Promise(what, call.get("gpux_over"), call.get("gpux_over_best"), must, aim))
+    for case in ("conv", "tokens32"):
+        native = _find(figures, group="native threads", case=case)
+        made.append(
+            Promise(
+                f"two native threads over one, {case}: of what two processes reach",
+                native.get("of_processes"),
+                native.get("of_processes_best"),
+                *(0.9, 0.97),
+                is_least=True,
+            )
+        )
+    two = _find(figures, group="call threads", by=GPUX)
+    start = _find(figures, group="start", by=AGAINST)
+    return [
+        *made,
+        Promise(
+            "two Python threads over one, mlp: requests/s",
+            two.get("two_over_one"),
+            two.get("two_over_one_best"),
+            *(0.95, 0.95),
+            is_least=True,
+        ),
+        Promise(
+            f"gpux serve, mlp: exec to ready, of {AGAINST}",
+            start.get("gpux_over"),
+            start.get("gpux_over_best"),
+            *(0.7, 0.5),
+        ),
+        Promise(
+            f"resident memory then, of {AGAINST}",
+            start.get("gpux_over_resident"),
+            None,
+            *(0.85, 0.7),
+        ),
     ]
 
 
@@ -81,6 +137,71 @@ def _find(figures: Sequence[Figure], **wanted: object) -> Figure:
 
 def _percent(ratio: float | None) -> float | None:
     return None if ratio is None else round((ratio - 1) * 100, 6)
+
+
+def _call(figures: Sequence[Figure]) -> str:
+    rows = [
+        [
+            figure["case"],
+            figure["by"],
+            f"{figure['cpu_us']:.1f}",
+            f"{figure['best_cpu_us']:.1f}",
+            f"{figure['gpux_over']:.3f}x",
+            f"{figure['gpux_over_best']:.3f}x",
+        ]
+        for figure in figures
+    ]
+    titles = ["engine.predict", "by", "CPU us", "best", "gpux over it", "of best"]
+    return table(titles, rows)
+
+
+def _call_threads(figures: Sequence[Figure]) -> str:
+    rows = [
+        [
+            figure["case"],
+            figure["by"],
+            f"{figure['one_per_second']:.0f}",
+            f"{figure['two_per_second']:.0f}",
+            f"{figure['two_over_one']:.2f}x",
+            f"{figure['two_over_one_best']:.2f}x",
+        ]
+        for figure in figures
+    ]
+    titles = ["Python threads", "by", "one: requests/s", "two", "two over one", "of best"]
+    return table(titles, rows)
+
+
+def _native_threads(figures: Sequence[Figure]) -> str:
+    rows = [
+        [
+            figure["case"],
+            f"{figure['one_per_second']:.0f}",
+            f"{figure['threads_over_one']:.2f}x",
+            f"{figure['processes_over_one']:.2f}x",
+            f"{figure['of_processes']:.2f}",
+            f"{figure['of_processes_best']:.2f}",
+        ]
+        for figure in figures
+    ]
+    titles = ["native threads", "one: requests/s", "two", "two processes", "of these", "of best"]
+    return table(titles, rows)
+
+
+def _start(figures: Sequence[Figure]) -> str:
+    rows = [
+        [
+            figure["case"],
+            figure["by"],
+            f"{figure['seconds'] * 1e3:.0f}",
+            f"{figure['best_seconds'] * 1e3:.0f}",
+            f"{figure['gpux_over']:.2f}x",
+            f"{figure['resident_bytes'] / 2**20:.1f}",
+            f"{figure['gpux_over_resident']:.2f}x",
+        ]
+        for figure in figures
+    ]
+    titles = ["gpux serve", "by", "ready ms", "best", "gpux over it", "resident MiB", "over it"]
+    return table(titles, rows)
 
 
 def _latency(figures: Sequence[Figure]) -> str:

@@ -19,7 +19,6 @@ from gpux.model import Model
 from gpux.observability.metrics import Metrics
 from gpux.serving import service
 from gpux.serving.admission import Admission, Permit
-from gpux.serving.encoder import encode
 from gpux.serving.engine import Engine
 from gpux.serving.scheduler import Scheduler
 from gpux.serving.service import Service
@@ -32,10 +31,7 @@ class Direct(Engine):
         """Decodes the body, runs the model and encodes the response."""
         del about
         request = self.model.inputs.decode(body)
-        try:
-            return encode(self.model.run(request))
-        finally:
-            request.release()
+        return self.model.execution.run(request).encode(request.unbatched)
 
 
 class Split(Engine):

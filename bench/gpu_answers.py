@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import numpy
 from answers import Array, MismatchError, check_bits
 
-from gpux.serving.encoder import encode
 from gpux.tensors.memory import Tensor
+from gpux.tensors.outputs import encode
 from gpux.tensors.signature import BY_NAME
 
 # After one operation, TF32 off. For float16 and bfloat16 this is a few units in the last place.

@@ -16,11 +16,12 @@ import contenders
 import environments
 import numpy
 from answers import Array
+from python_runtime import load_runtime
 from report import CannotMeasureError
 
 from gpux.config.settings import Settings, cores
 from gpux.errors import RuntimeMissingError
-from gpux.execution.session import Session, create_session, load_runtime
+from gpux.execution.session import Session, create_session
 from gpux.tensors.cuda import Stream, load_cupy
 
 _CUDA = "CUDAExecutionProvider"

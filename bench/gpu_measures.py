@@ -28,13 +28,15 @@ from gpu_steps import (
 )
 from timing import Contender, Durations, race
 
+from gpux._fastpath import Block, Pool
 from gpux.config.settings import Settings
 from gpux.execution.gpu_buffers import BoundBuffers
 from gpux.execution.session import Session
 from gpux.model import Model
 from gpux.serving.engine import Engine
 from gpux.tensors.cuda import Stream
-from gpux.tensors.memory import PINNED, Block, Pool, Tensor
+from gpux.tensors.memory import PINNED, Tensor, array_of
+from gpux.tensors.outputs import to_python
 from gpux.tensors.signature import BY_NAME, Signature, TensorSpec
 
 RAW, RAW_GRAPH = "ONNX Runtime", "ONNX Runtime, graph"
@@ -82,7 +84,7 @@ def _copy_figure(bench: Bench, session: Session, stream: Stream, nbytes: int) ->
     pinned = Pool(stream.allocate_pinned)
     source = pinned.take(nbytes)
     numbers = numpy.random.default_rng(nbytes).random(nbytes // 4, numpy.float32)
-    source.array(element, numbers.shape)[:] = numbers
+    array_of(source, element, numbers.shape)[:] = numbers
     tensors = {"x": Tensor(element, numbers.shape, source.address, source, PINNED)}
     made: list[Block] = []
 
@@ -103,7 +105,7 @@ def _copy_figure(bench: Bench, session: Session, stream: Stream, nbytes: int) ->
         new = BoundBuffers(session, stream, device, signature, tensors, [None])
         new.copy_in(tensors, pinned)
         stream.record().wait()
-        new.release()
+        del new
         return made[1]
 
     def copy_bare() -> Block:
@@ -141,12 +143,12 @@ class _CopyCheck:
         self._expected = expected
         self._seen = pinned.take(expected.nbytes)
         self._other = pinned.take(expected.nbytes)
-        self._other.array(BY_NAME["float32"], expected.shape)[:] = -1.0
+        array_of(self._other, BY_NAME["float32"], expected.shape)[:] = -1.0
 
     def check(self, target: Block) -> None:
         """Raises MismatchError if a device block does not hold the copied numbers."""
         nbytes = self._expected.nbytes
-        seen = self._seen.array(BY_NAME["float32"], self._expected.shape)
+        seen = array_of(self._seen, BY_NAME["float32"], self._expected.shape)
         self._stream.copy_out(self._seen.address, target.address, nbytes)
         self._stream.copy_in(target.address, self._other.address, nbytes)
         self._stream.record().wait()
@@ -248,19 +250,19 @@ class _Engines:
 def _engine_ask(
     what: str, model: Model, inputs: Mapping[str, Array], expected: Mapping[str, Array]
 ) -> _Ask:
-    """model.run on decoded tensors, to outputs in pinned memory."""
+    """execution.run on decoded tensors, to outputs in pinned memory."""
 
     def ask() -> float:
         request = model.inputs.collect(inputs)
-        try:
-            start = time.perf_counter()
-            answer = model.run(request)
-            seconds = time.perf_counter() - start
-            got = {name: _array_of(value) for name, value in answer.items()}
-            check_all_close(what, got, expected, MODEL_TOLERANCE)
-            return seconds
-        finally:
-            request.release()
+        start = time.perf_counter()
+        outputs = model.execution.run(request)
+        seconds = time.perf_counter() - start
+        got = {
+            spec.name: to_python(outputs, index, spec)
+            for index, spec in enumerate(model.signature.outputs)
+        }
+        check_all_close(what, got, expected, MODEL_TOLERANCE)
+        return seconds
 
     return ask
 

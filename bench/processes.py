@@ -62,6 +62,11 @@ class ProcessTree:
         """
         return sum(_peak_bytes(pid) for pid in self.pids())
 
+    def resident_bytes(self) -> int:
+        """The present resident memory of each process, added up in the same way."""
+        pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.pids())
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
     def end(self) -> None:
         """Terminates the root process, then kills whatever is left."""
         pids = self.pids()
@@ -92,6 +97,7 @@ def started(
     variables: Mapping[str, str],
     is_ready: Callable[[], bool],
     patience_seconds: float,
+    poll_seconds: float = 0.05,
 ) -> Iterator[ProcessTree]:
     """Runs a command, and enters the context once it is ready.
 
@@ -114,7 +120,7 @@ def started(
                     log.seek(0)
                     output = log.read()[-4000:].decode(errors="replace").strip()
                     raise CannotMeasureError(f"{Path(command[0]).name} did not start:\n{output}")
-                time.sleep(0.05)
+                time.sleep(poll_seconds)
             yield tree
         finally:
             tree.end()

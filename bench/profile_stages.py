@@ -39,7 +39,7 @@ def _stage(name: str, about: str, *frames: str) -> Stage:
 # Idle threads, waiting for the next request or for nothing: not counted unless it is for the GIL.
 _WAITING = re.compile(
     r"^(handler_thread|ThreadedTaskDispatcher\.handler_thread) .*task\.py"
-    r"|^Watchdog\._watch |^Scheduler\._take |^Workers\._next_task "
+    r"|^Watchdog::watch |^Scheduler\._take |^Workers\._next_task "
 )
 _BLOCKED = re.compile(
     r"^(PyThread_acquire_lock_timed|poll|epoll_wait|select|pthread_cond_wait|syscall) "
@@ -59,7 +59,7 @@ _NOISE = re.compile(r"^0x[0-9a-f]+ |:\d+(?=\)$)")
 # stages, the first.
 STAGES = (
     _stage("decode", "JSON text to tensors", r"\(gpux/inputs/", r"^decode \("),
-    _stage("encode", "tensors to JSON text", r"^encode\b.* \((gpux/serving/encoder|_fastpath)"),
+    _stage("encode", "tensors to JSON text", r"^encode\b.* \((gpux/tensors/outputs|_engine)"),
     _stage("run", "ONNX Runtime", r"^(IOBinding|Session|OrtDevice|OrtValue|InferenceSession)\b"),
     _stage("bind, fetch", "tensors to and from ONNX Runtime", r"\(gpux/execution/"),
     _stage(

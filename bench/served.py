@@ -1,6 +1,5 @@
 """`gpux serve` in a process of its own: load on it, and its memory."""
 
-import os
 import resource
 import sys
 import threading
@@ -106,10 +105,7 @@ class Served:
 
     def resident_bytes(self) -> int:
         """The resident memory of its processes."""
-        pages = 0
-        for pid in self.processes.pids():
-            pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        return self.processes.resident_bytes()
 
     @contextmanager
     def _sampled(self, body: bytes, check: Callable[[bytes], None] | None) -> Iterator[None]:

@@ -24,11 +24,11 @@ from cases import CASES, FOLDER, Case
 from contenders import CONTENDERS, Client, Contender, Server, serving
 from environments import Environment
 from load import Load, put_under_load, wrk
+from python_runtime import load_runtime
 from report import CannotMeasureError, Report
 from server_table import RAW, Figure, tables
 from timing import Durations, count, on_one_core
 
-from gpux.execution.session import load_runtime
 from gpux.tensors.signature import BY_ONNX
 
 _RESULTS = Path(__file__).resolve().parent / "results" / "server"

@@ -22,20 +22,17 @@ from answers import MismatchError, check_bits, check_text
 from gpu_answers import MODEL_TOLERANCE, check_close
 from gpu_backend import NoGpuError, find_gpu
 from line import Line, server_timing
+from python_runtime import load_runtime
 from report import CannotMeasureError, CheckedReport, table
 from served import serving
 from timing import Durations, count
 
 from gpux.config.settings import cores
-from gpux.execution.cpu import CpuExecution
-from gpux.execution.session import load_runtime
 from gpux.http.app import read_body
 from gpux.model import Model, load
 from gpux.observability.timings import Stages
-from gpux.serving.encoder import encode
 from gpux.serving.engine import Engine
-from gpux.tensors.memory import Block, StringTensor
-from gpux.tensors.outputs import OutputValues
+from gpux.tensors.request import array_of_input
 from gpux.tensors.signature import TensorSpec, names
 
 # The variants take turns. The first requests of a turn, which find the caches full of the others'
@@ -212,10 +209,6 @@ def _measure(path: str, body: bytes, provider: str, requests: int) -> Taken:
 
 def _stages_way(model: Model, body: bytes, check: _Check) -> _Way:
     """A request stage by stage."""
-    outputs = names(model.signature.outputs)
-    execution = model.execution
-    binds = isinstance(execution, CpuExecution) and model.signature.is_numeric
-    runner = execution.create_runner() if isinstance(execution, CpuExecution) else None
 
     def way(taken: Taken) -> None:
         environment = _environment(body)
@@ -225,24 +218,10 @@ def _stages_way(model: Model, body: bytes, check: _Check) -> _Way:
         laps.take("read")
         request = model.inputs.decode(received)
         laps.take("decode")
-        try:
-            answer: OutputValues
-            if binds:
-                assert isinstance(execution, CpuExecution)
-                assert runner is not None
-                execution.bind(runner, request)
-                laps.take("  bind")
-                execution.execute(runner)
-                laps.take("  session")
-                answer = dict(zip(outputs, execution.fetch(runner), strict=True))
-                laps.take("  fetch")
-            else:  # on a GPU; or strings, sequences and maps, through session.run: all in one
-                answer = model.run(request)
-                laps.take("run")
-            text = encode(answer)
-            laps.take("encode")
-        finally:
-            request.release()
+        outputs = model.execution.run(request)
+        laps.take("run")
+        text = outputs.encode(request.unbatched)
+        laps.take("encode")
         check(text)
 
     return way
@@ -350,15 +329,11 @@ def _feeds(model: Model, body: bytes) -> dict[str, Any]:
     request = model.inputs.decode(body)
     values = json.loads(body)
     feeds: dict[str, Any] = {}
-    for name, tensor in request.tensors.items():
-        if isinstance(tensor, StringTensor):
-            feeds[name] = numpy.array(tensor.values, object).reshape(tensor.shape)
-            continue
-        assert isinstance(tensor.owner, Block)
-        feeds[name] = tensor.owner.array(tensor.type, tensor.shape).copy()
-        plain = numpy.asarray(values[name], tensor.type.numpy)
-        check_bits(f"input {name!r}", feeds[name].ravel(), plain.ravel())
-    request.release()
+    for spec in model.signature.inputs:
+        feeds[spec.name] = array_of_input(request, spec)
+        if spec.type.numpy:
+            plain = numpy.asarray(values[spec.name], spec.type.numpy)
+            check_bits(f"input {spec.name!r}", feeds[spec.name].ravel(), plain.ravel())
     return feeds
 
 
