@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from gpux._engine import available_providers
 from gpux.cli.main import main
+from gpux.execution.runtime import load_runtime
 from tests.support import onnx_models
 from tests.support.servers import (
     PATIENCE_SECONDS,
@@ -138,9 +140,8 @@ def failure(command: Command) -> Failure:
 @pytest.fixture
 def without_cuda() -> None:
     """Skips a test of commands that would succeed with CUDA."""
-    import onnxruntime
-
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+    load_runtime()
+    if "CUDAExecutionProvider" in available_providers():
         pytest.skip("this ONNX Runtime has CUDA")
 
 

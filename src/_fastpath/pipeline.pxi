@@ -271,7 +271,7 @@ cdef class Outputs:
 
     def tensor(self, size_t index):
         """An output of numbers: (type code, shape, address). Valid while this object is."""
-        cdef const Output* output = &self.native.get().list[index]
+        cdef const Output* output = &self.native.get().list.at(index)
         return (
             <int>output.type, sizes_tuple(output.shape, output.axes), <uintptr_t>output.data,
         )
@@ -283,9 +283,7 @@ cdef class Outputs:
             A tuple: (type code, shape, bytes) for a tensor of numbers, (shape, list of str) for one
             of strings, (keys, values) for a map, each a tensor; or a list of such for a sequence.
         """
-        if index >= self.native.get().list.size():
-            raise IndexError(index)
-        return value_of(self.native.get().list[index])
+        return value_of(self.native.get().list.at(index))
 
 
 cdef size_t bytes_of(const Output& output) noexcept:

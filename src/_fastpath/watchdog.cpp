@@ -91,8 +91,9 @@ WatchedRun::WatchedRun(ort::OrtRunOptions* options, Nanoseconds deadline)
 }
 
 bool WatchedRun::end() noexcept {
-    if (deadline_ != kNever) {
+    if (deadline_ != kNever && !has_ended_) {
         watchdog().end(this);
+        has_ended_ = true;
     }
     return is_terminated_;
 }

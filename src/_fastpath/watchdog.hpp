@@ -32,6 +32,7 @@ private:
     friend class Watchdog;
     ort::OrtRunOptions* const options_;
     const Nanoseconds deadline_;
+    bool has_ended_ = false;  // of its own thread; the others are guarded by the watchdog
     bool is_watched_ = false;
     bool is_terminated_ = false;
 };

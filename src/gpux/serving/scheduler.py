@@ -136,6 +136,8 @@ class Scheduler:
             self._end_run()
         if stages.run is not None:
             self._body_times.note(size, stages.run)
+        if self.limits is None:
+            stages.rows = 1
         return response
 
     def run(
