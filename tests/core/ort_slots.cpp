@@ -256,7 +256,7 @@ void check_run(const Session& session) {
     };
     check(failure([&] { again(shrinking); }) != "no failure", "a config entry of the run");
     RunOptions stopped;
-    stopped.terminate();
+    ort::check(ort::api[slots::RunOptionsSetTerminate](stopped.handle()));
     check(contains(failure([&] { again(stopped); }), "terminate"), "a terminated run");
 }
 
