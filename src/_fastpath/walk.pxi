@@ -1,6 +1,7 @@
 # Python values: nested lists, objects with the buffer protocol or DLPack, and bare shapes.
 
 cdef enum:
+    MAX_COUNTED = 1 << 20  # values that are only counted, for the message of an error
     RUN = 32  # numbers collected on the stack per call of the sink: few, so that both overlap
 
 
@@ -73,6 +74,11 @@ cdef class _Walk:
     cdef bint value(self, object value) except -1:
         """Feeds any value at the sink's current path."""
         cdef int depth = self.sink.depth()
+        if self.sink.is_counting():
+            # Lists may be shared: a few of them can stand for more elements than could ever be counted.
+            self.counted += 1
+            if self.counted > MAX_COUNTED:
+                return False
         if isinstance(value, (list, tuple)):
             return self.sequence(value)
         if not self.sink.is_counting() and self.feed(value):

@@ -39,6 +39,7 @@ cdef class _Walk:
     cdef object cause               # the exception that caused it
     cdef object pool_error          # raised by the pool
     cdef int unwrapped              # nested tolist() calls
+    cdef Py_ssize_t counted         # values that the sink only counted
 
     cdef bint whole(self, object value) except -1
     cdef bint value(self, object value) except -1
