@@ -94,7 +94,10 @@ cdef class _Walk:
         if not isinstance(value, (str, bytes, bytearray)):
             kind = getattr(getattr(value, "dtype", None), "kind", "")
             shape = getattr(value, "shape", None)
-            if kind == "O" or (shape is None and PyObject_CheckBuffer(value)):
+            if shape is None and has_dlpack(value) and is_readable(value):
+                shape = take(value).shape
+            is_empty = shape is not None and 0 in shape  # which a list would tell by its first axes only
+            if (kind == "O" and not is_empty) or (shape is None and PyObject_CheckBuffer(value)):
                 return self.value(value.tolist())
             if isinstance(shape, tuple):
                 axes = min(len(shape), core.kMaxAxes)
@@ -386,6 +389,12 @@ cdef bint has_dlpack(object value) except -1:
     """Whether an object has DLPack's `__dlpack__`."""
     # On its type, as for Python's own protocols: some instances have an attribute of any name.
     return hasattr(type(value), "__dlpack__")
+
+
+cdef bint is_readable(object value) except -1:
+    """Whether a tensor with DLPack is in memory that the CPU reads."""
+    device = device_of(value)
+    return device is not None and device[0] in READABLE
 
 
 cdef str device_text(tuple device):

@@ -142,7 +142,6 @@ def test_64_threads_on_a_model_without_binding(tmp_path: Path, name: str) -> Non
 
 
 # Today the child waits for threads that it does not have, past its deadline.
-@pytest.mark.xfail(strict=False, reason="nothing recognises a forked process yet")
 @pytest.mark.parametrize("name", ["matrix", "strings"])
 def test_a_child_of_a_fork_works_or_says_why_not(model_file: Find, name: str) -> None:
     """A process that loaded a model, and ran it, forks: neither hangs or crashes."""

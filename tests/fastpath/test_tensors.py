@@ -109,21 +109,12 @@ def test_bfloat16_is_taken_from_tensors_and_from_numpy(type_name: str) -> None:
 
 
 def test_every_bfloat16_is_stored_bit_by_bit() -> None:
-    bits = numpy.arange(2**16, dtype="u2")
-    finite = bits[(bits & 0x7F80) != 0x7F80].view(ml_dtypes.bfloat16)
+    every = numpy.arange(2**16, dtype="u2").view(ml_dtypes.bfloat16)
     pool = GuardedPool()
-    block, shape, _, _ = walk(InputSpec(spec("bfloat16", "n")), finite, pool)
-    assert shape == finite.shape
+    block, shape, _, _ = walk(InputSpec(spec("bfloat16", "n")), every, pool)
+    assert shape == every.shape
     assert isinstance(block, GuardedBlock)
-    assert ctypes.string_at(block.address, finite.nbytes) == finite.tobytes()
-    for bad in bits[(bits & 0x7F80) == 0x7F80][::7].view(ml_dtypes.bfloat16):
-        for size in (1, 9, 40):
-            values = numpy.ones(size, ml_dtypes.bfloat16)
-            values[size // 2] = bad
-            for type_name in ("bfloat16", "float32"):
-                outcome = walked(spec(type_name, "n"), values)
-                assert outcome == expected(spec(type_name, "n"), values.astype("f4"))
-                assert isinstance(outcome, Refusal)
+    assert ctypes.string_at(block.address, every.nbytes) == every.tobytes()
 
 
 def test_memory_that_the_cpu_reads_is_fed_as_it_lies() -> None:
