@@ -186,7 +186,7 @@ class _OutgrownError(Exception):
 def _measure(value: Any) -> tuple[int, ...] | None:
     """The shape of a value; None if it is irregular."""
     if isinstance(value, numpy.ndarray):
-        return _measure(value.tolist()) if value.dtype.kind == "O" else value.shape
+        return _measure(value.tolist()) if value.dtype.kind == "O" and value.size else value.shape
     if isinstance(value, dict):
         return None
     if not isinstance(value, list | tuple):
