@@ -84,6 +84,11 @@ class Scheduler:
         # GPU runs use a scheduler thread, so that the caller can leave at its deadline.
         is_on_gpu = isinstance(model.execution, GpuExecution)
         self._may_run_inline = not is_on_gpu and (limits is None or limits.delay_seconds == 0)
+        self._inline_execution = (
+            model.execution
+            if self._may_run_inline and isinstance(model.execution, CpuExecution)
+            else None
+        )
         self._lock = threading.Lock()  # guards the fields below
         self._changed = threading.Condition(self._lock)  # guards the same fields
         self._runs = runs
@@ -119,8 +124,8 @@ class Scheduler:
             ClientError: the request is invalid.
             DeadlineError, InferenceError: as run().
         """
-        execution = self._model.execution
-        if not isinstance(execution, CpuExecution):
+        execution = self._inline_execution
+        if execution is None:
             return None
         size = len(body)
         is_short = self._body_times.seconds(size) < self._tuning.short_run_seconds
@@ -361,7 +366,9 @@ class RunTimeEstimate:
 
     def note(self, size: int, seconds: float) -> None:
         """Records the duration of a run."""
-        self._seconds[size.bit_length()] = min(seconds, 1.1 * self.seconds(size))
+        bits = size.bit_length()
+        raised = 1.1 * self._seconds.get(bits, math.inf)
+        self._seconds[bits] = seconds if seconds < raised else raised
 
 
 class RunResult(NamedTuple):
