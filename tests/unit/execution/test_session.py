@@ -312,7 +312,7 @@ def test_options_say_whether_a_run_waits(model_file: Find) -> None:
     [
         *("numbers", "strings", "opened", "unnamed", "labelled", "zipmap", "sequences", "scalars"),
         *("takes_sequence", "takes_optional", "takes_map", "takes_float8", "optional", "described"),
-        pytest.param("takes_int4", marks=needs_placement),  # its Cast came in the same version
+        pytest.param("takes_int4", marks=needs_placement),  # 1.22 has no Cast to it
     ],
 )
 def test_what_a_model_declares_is_what_the_python_module_says(model_file: Find, name: str) -> None:
