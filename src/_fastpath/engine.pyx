@@ -38,7 +38,7 @@ from gpux.errors import (
 
 __all__ = [
     "Binding", "Declared", "Outputs", "Pipeline", "Request", "RunOptions", "Session",
-    "SessionOptions", "Value", "available_providers", "library_version", "load_library",
+    "SessionOptions", "Value", "available_providers", "load_library", "runtime_version",
 ]
 
 

@@ -15,7 +15,7 @@ struct ApiBase {
     const char* (*GetVersionString)();
 };
 
-std::string library_version;
+std::string runtime_version;
 OrtEnv* the_environment = nullptr;
 OrtAllocator* the_allocator = nullptr;
 MemoryInfo the_host_memory;
@@ -124,7 +124,7 @@ void load(const char* path) {
         the_allocator = get<OrtAllocator*>(slots::GetAllocatorWithDefaultOptions);
         the_host_memory = make<MemoryInfo>(slots::CreateCpuMemoryInfo, AllocatorKind::arena,
                                            MemoryKind::device);
-        library_version = version;
+        runtime_version = version;
         the_environment = environment.release();
     } catch (...) {
         api = Api();
@@ -152,7 +152,7 @@ void Deallocator::operator()(void* memory) const noexcept {
     api[slots::ReleaseStatus](api[slots::AllocatorFree](the_allocator, memory));
 }
 
-const std::string& version() noexcept { return library_version; }
+const std::string& version() noexcept { return runtime_version; }
 OrtEnv* environment() noexcept { return the_environment; }
 OrtAllocator* allocator() noexcept { return the_allocator; }
 const OrtMemoryInfo* host_memory() noexcept { return the_host_memory.get(); }

@@ -15,7 +15,7 @@ def load_library(path):
     ort.load(encoded)
 
 
-def library_version():
+def runtime_version():
     """The version of the loaded library, as `1.30.0`; empty if none is loaded."""
     return text_of(ort.version())
 

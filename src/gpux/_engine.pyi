@@ -18,14 +18,14 @@ __all__ = [
     "SessionOptions",
     "Value",
     "available_providers",
-    "library_version",
     "load_library",
+    "runtime_version",
 ]
 
 def load_library(path: str | PathLike[str]) -> None:
     """Loads ONNX Runtime for the process; does nothing if it is loaded. Not thread-safe."""
 
-def library_version() -> str:
+def runtime_version() -> str:
     """The version of the loaded library, as `1.30.0`; empty if none is loaded."""
 
 def available_providers() -> list[str]:

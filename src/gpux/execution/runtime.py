@@ -27,7 +27,7 @@ def load_runtime() -> None:
     Raises:
         RuntimeMissingError: none is installed, more than one, or one that cannot be used.
     """
-    if _engine.library_version():
+    if _engine.runtime_version():
         return
     library = find_library()
     # ONNX Runtime starts to send telemetry unless this is set when it is loaded.

@@ -11,7 +11,7 @@ from gpux._engine import (
     RunOptions,
     SessionOptions,
     available_providers,
-    library_version,
+    runtime_version,
 )
 from gpux._engine import Session as NativeSession
 from gpux.config.settings import Settings
@@ -61,7 +61,7 @@ class Session:
             None,
         )
         self.provider = provider
-        self.version = library_version()
+        self.version = runtime_version()
 
     @property
     def inputs(self) -> list[Declared]:
@@ -90,7 +90,7 @@ class Session:
         memory = self.native.input_memory()
         if memory is None:
             raise ConfigurationError(
-                f"ONNX Runtime {library_version()} does not report where a model reads its inputs; "
+                f"ONNX Runtime {runtime_version()} does not report where a model reads its inputs; "
                 f"install a newer one: {install_command('cuda')}"
             )
         for declared, name in zip(self.native.inputs, memory, strict=True):

@@ -47,8 +47,8 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_library_is_the_installed_one() -> None:
     load_runtime()
-    assert find_library().name == f"libonnxruntime.so.{_engine.library_version()}"
-    assert _engine.library_version() == importlib.metadata.version("onnxruntime")
+    assert find_library().name == f"libonnxruntime.so.{_engine.runtime_version()}"
+    assert _engine.runtime_version() == importlib.metadata.version("onnxruntime")
 
 
 def test_two_runtimes_are_refused(wheel: Path) -> None:
@@ -84,7 +84,7 @@ for library in sys.argv[1:]:
         _engine.load_library(library)
     except RuntimeError as error:
         print(error)
-print(_engine.library_version())
+print(_engine.runtime_version())
 """
 
 OTHER_VERSION = """
