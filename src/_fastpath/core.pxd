@@ -130,20 +130,6 @@ cdef extern from "reader.hpp" namespace "gpux" nogil:
         const Spec* spec
         int group
 
-    cdef struct String:
-        size_t start  # this and `decoded` are bit-fields, which have no address
-        bool decoded
-        size_t size
-
-    cdef struct Value:
-        size_t input
-        int axes
-        int64_t shape[kMaxAxes]
-        bool as_items
-        bool as_one_item
-        size_t first_string
-        size_t strings
-
     cdef enum class ReadError(int):
         none
         syntax
@@ -156,14 +142,6 @@ cdef extern from "reader.hpp" namespace "gpux" nogil:
         out_of_memory
 
     cdef cppclass Reader:
-        Reader(const char* body, size_t size, const vector[Input]& inputs, void* owner,
-               bool (*grow)(void* owner, Memory* memory, size_t needed) noexcept) except +
-        bool read() noexcept
-        const vector[Value]& values() noexcept
-        const vector[String]& strings() noexcept
-        const cpp_string& decoded() noexcept
-        size_t current() noexcept
-        size_t left() noexcept
         ReadError error() noexcept
         size_t at() noexcept
         const char* problem() noexcept
@@ -178,11 +156,6 @@ cdef extern from "reader.hpp" namespace "gpux" nogil:
 cdef extern from "strided.hpp" namespace "gpux" nogil:
     bool feed(Sink& sink, const unsigned char* data, Type type, int axes, const Py_ssize_t* sizes,
               const Py_ssize_t* strides) noexcept
-
-
-cdef extern from "writer.hpp" namespace "gpux" nogil:
-    size_t max_bytes(Type type, int axes, const int64_t* shape) noexcept
-    char* write_tensor(char* out, Type type, int axes, const int64_t* shape, const void* data) noexcept
 
 
 cdef extern from "activation.hpp" namespace "gpux" nogil:
