@@ -26,6 +26,33 @@ cdef extern from "element.hpp" namespace "gpux" nogil:
     bool store(double number, float& element) noexcept
 
 
+cdef extern from "chunked.hpp" namespace "gpux" nogil:
+    cdef struct ChunkLimits:
+        size_t body_bytes
+        size_t line_bytes
+        size_t framing_bytes
+        size_t framing_per_byte
+        size_t trailer_bytes
+        size_t trailer_fields
+
+    cdef enum class ChunkFault(int):
+        none
+        malformed
+        too_large
+        too_verbose
+
+    cdef struct ChunkStep "gpux::ChunkDecoder::Step":
+        size_t consumed
+        size_t written
+
+    cdef cppclass ChunkDecoder:
+        ChunkDecoder(const ChunkLimits&)
+        ChunkStep decode(const char* data, size_t size, char* out)
+        bool is_complete()
+        ChunkFault fault()
+        size_t body_bytes()
+
+
 cdef extern from "sink.hpp" namespace "gpux" nogil:
     enum: kMaxAxes "gpux::kMaxAxes"
 

@@ -2,15 +2,15 @@
 
 Each entry point extracts pointers from its arguments, runs the core, and turns the core's error into
 an exception of gpux.errors. This file has what they share with engine.pyx, which runs models; blocks
-and pools are in memory.pxi, Python values in walk.pxi, and request bodies in body.pxi. The classes are
-declared in gpux/_fastpath.pxd.
+and pools are in memory.pxi, Python values in walk.pxi, request bodies in body.pxi, and those that come in
+chunks in framing.pxi. The classes are declared in gpux/_fastpath.pxd.
 """
 from cpython.buffer cimport (
-    PyBUF_FORMAT, PyBUF_STRIDES, PyBuffer_FillInfo, PyBuffer_Release, PyObject_CheckBuffer,
+    PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_STRIDES, PyBuffer_FillInfo, PyBuffer_Release, PyObject_CheckBuffer,
     PyObject_GetBuffer,
 )
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
 from libc.string cimport memcpy
 from libcpp cimport bool as boolean
@@ -30,7 +30,7 @@ from gpux.errors import EmptyBatchError, InvalidShapeError, InvalidTypeError, In
 
 HOST = (1, 0)  # DLPack's device of host memory
 
-__all__ = ["Block", "Body", "InputSpec", "InputTable", "Pool", "activate", "fit", "walk"]
+__all__ = ["Block", "Body", "Chunks", "InputSpec", "InputTable", "Pool", "activate", "fit", "walk"]
 
 
 cdef extern from "Python.h":
@@ -47,6 +47,7 @@ cdef extern from "Python.h":
     PyObject** PySequence_Fast_ITEMS(object)
     PyObject* PyBytes_FromStringAndSize(const char*, Py_ssize_t) except NULL
     char* PyBytes_AS_STRING(PyObject*)
+    int _PyBytes_Resize(PyObject**, Py_ssize_t) except -1
 
 
 cdef class InputSpec:
@@ -228,3 +229,4 @@ def activate(str name not None, int type_code, shape not None, source, target):
 include "memory.pxi"
 include "walk.pxi"
 include "body.pxi"
+include "framing.pxi"

@@ -7,9 +7,10 @@ from typing_extensions import Buffer
 
 from gpux.tensors.signature import TensorSpec
 
-__all__ = ["Block", "Body", "InputSpec", "InputTable", "Pool", "activate", "fit", "walk"]
+__all__ = ["Block", "Body", "Chunks", "InputSpec", "InputTable", "Pool", "activate", "fit", "walk"]
 
 ACTIVATIONS: Mapping[str, int]
+CHUNK_FAULTS: Mapping[int, str]
 
 class Block:
     """A block of memory. Whoever refers to it owns it."""
@@ -51,6 +52,30 @@ class Body(Buffer):
     def __init__(self, nbytes: int) -> None: ...
     def take(self) -> bytes:
         """Returns the body as bytes, without a copy."""
+
+class Chunks:
+    """A chunked body: framing in, one contiguous body out. Not thread-safe."""
+
+    def __init__(
+        self,
+        max_body_bytes: int,
+        max_line_bytes: int,
+        max_framing_bytes: int,
+        max_trailer_bytes: int,
+        max_trailer_fields: int,
+    ) -> None: ...
+    def decode(self, data: Buffer) -> int:
+        """Takes the next bytes; returns how many of them belong to this message."""
+
+    def take(self) -> bytes:
+        """Returns the body as bytes, without a copy."""
+
+    @property
+    def is_complete(self) -> bool: ...
+    @property
+    def fault(self) -> str | None: ...
+    @property
+    def nbytes(self) -> int: ...
 
 class _Block(Protocol):
     @property

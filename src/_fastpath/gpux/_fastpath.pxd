@@ -1,5 +1,6 @@
 # The cdef classes of gpux._fastpath, whose methods are in fastpath.pyx and the .pxi files. Cython
 # looks up a module's declarations by its full name, hence this folder.
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 from libcpp.memory cimport shared_ptr
 from libcpp.vector cimport vector
@@ -9,6 +10,7 @@ from core cimport Sink
 
 cdef enum:
     MAX_FIRST_BYTES = 1 << 24  # of the first block: declared sizes and body lengths may be anything
+    FIRST_CHUNKS_BYTES = 1 << 12  # of a chunked body, whose length nobody knows
 
 
 cdef class InputSpec:
@@ -77,6 +79,14 @@ cdef class Pool:
 cdef class Body:
     cdef bytes memory               # None once taken
     cdef int views                  # writable buffers exported
+
+
+cdef class Chunks:
+    cdef core.ChunkDecoder* decoder  # owned
+    cdef PyObject* memory           # bytes, owned, which nobody else sees before take(); NULL without any
+    cdef size_t capacity            # of the memory
+
+    cdef int reserve(self, size_t nbytes) except -1
 
 
 cdef object value_error(InputSpec spec, const Sink* sink, object culprit, str number)
