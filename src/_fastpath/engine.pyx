@@ -5,7 +5,9 @@ model holds in another encoding than UTF-8 come with replacement characters.
 """
 cimport cython
 from cpython.object cimport PyObject
+from cpython.buffer cimport PyBuffer_FillInfo
 from libc.stdint cimport int64_t, uintptr_t
+from libc.stdlib cimport free
 from libc.string cimport memcpy
 from libcpp cimport bool as boolean
 from libcpp.memory cimport make_shared, shared_ptr, unique_ptr
@@ -22,11 +24,13 @@ from gpux._fastpath cimport (
     Block, InputSpec, InputTable, Pool, device_of_block, number_text, sizes_tuple, value_error,
 )
 from pipeline cimport (
-    Call, Disagreement, InputRule, InputTensor, NativeOutputs, NativePipeline, NativeRequest, Output,
-    OutputRule, PaddedInput, Result, Strings, Text, Unbatch, ValueKind, WatchedRun, agree, are_close,
-    elements_of, gather, is_informative, is_unbatched, kNever, part_of,
+    Call, Disagreement, InputRule, InputTensor, NativeOutputs, NativePipeline, NativeRequest,
+    NativeThreadPool, NativeWork, Output, OutputRule, PaddedInput, Result, Step, Strings, Text, Unbatch,
+    ValueKind, WatchedRun, agree, are_close, elements_of, gather, is_informative, is_unbatched, kNever,
+    part_of,
 )
 
+import contextlib
 import json
 import os
 
@@ -37,8 +41,8 @@ from gpux.errors import (
 )
 
 __all__ = [
-    "Binding", "Declared", "Outputs", "Pipeline", "Request", "RunOptions", "Session",
-    "SessionOptions", "Value", "available_providers", "load_library", "runtime_version",
+    "Binding", "Declared", "Outputs", "Pipeline", "Request", "ResponseText", "RunOptions", "Session",
+    "SessionOptions", "ThreadPool", "Value", "Work", "available_providers", "load_library", "runtime_version",
 ]
 
 
@@ -54,3 +58,4 @@ cdef extern from "Python.h":
 
 include "session.pxi"
 include "pipeline.pxi"
+include "work.pxi"

@@ -184,7 +184,7 @@ Result Pipeline::run(const Request& request, Nanoseconds deadline, Call* call) c
         std::vector<ort::OrtValue*> results(output_pointers_.size());
         std::string message;
         {
-            WatchedRun watched(options.get(), deadline);
+            WatchedRun watched(options.get(), deadline, call->stop);
             message = ort::message_of(
                 ort::api[slots::Run](session_, options.get(), names.data(), values.data(), values.size(),
                                      output_pointers_.data(), output_pointers_.size(), results.data()));

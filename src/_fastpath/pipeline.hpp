@@ -25,7 +25,7 @@ enum class Result : int {
     incomplete,  // an input is missing
     disagrees,   // inputs disagree on an axis: Call::disagreement
     failed,      // ONNX Runtime failed: Call::message
-    terminated,  // the run was stopped at its deadline
+    terminated,  // the run was stopped, or its deadline passed
     out_of_memory,
 };
 
@@ -35,7 +35,8 @@ struct Call {
     Request request;
     std::shared_ptr<Outputs> outputs;
     Disagreement disagreement{};
-    std::string message;  // ONNX Runtime's, of a failed run
+    std::string message;   // ONNX Runtime's, of a failed run
+    Stop* stop = nullptr;  // stops the run; may be null
     Nanoseconds decode_time = 0;
     Nanoseconds run_time = 0;
     Nanoseconds encode_time = 0;

@@ -147,3 +147,44 @@ cdef extern from "pipeline.hpp" namespace "gpux" nogil:
         Result encode(const NativeOutputs& outputs, bool unbatched, Text* text, Call* call) noexcept
         Result respond(const char* body, size_t size, Pool& pool, int64_t deadline, Text* text, Call* call) noexcept
         const vector[InputRule]& rules() noexcept
+
+
+cdef extern from "work.hpp" namespace "gpux" nogil:
+    cdef enum class Step(int):
+        respond
+        decode
+        run
+        encode
+
+    cdef cppclass Stop:
+        void request() noexcept
+
+    cdef cppclass OwnText:
+        char* release() noexcept
+        Text text
+
+    cdef cppclass NativeWork "gpux::Work":
+        NativeWork() except +
+        Step step
+        const NativePipeline* pipeline
+        Pool* pool
+        int64_t deadline
+        const char* body
+        size_t size
+        vector[const NativeRequest*] requests
+        vector[PaddedInput] padded
+        bool is_left
+        shared_ptr[const NativeOutputs] outputs
+        bool unbatched
+        Result result
+        int64_t cpu_time
+        Call call
+        OwnText response
+        Stop stop
+        void* owner
+        void execute() noexcept
+
+    cdef cppclass NativeThreadPool "gpux::ThreadPool":
+        NativeThreadPool(int threads, int descriptor) except +
+        void submit(NativeWork* work) except +
+        vector[NativeWork*] completed() noexcept

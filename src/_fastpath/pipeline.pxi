@@ -563,6 +563,73 @@ cdef class Pipeline:
         outputs.run_seconds = run_seconds
         return outputs
 
+    # Steps for other threads.
+
+    def respond_work(self, bytes body not None, double deadline):
+        """Work that responds to a body: respond() without the stages."""
+        cdef Work work = self.work(Step.respond, body)
+        work.native.deadline = nanoseconds(deadline)
+        work.native.body = PyBytes_AS_STRING(<PyObject*>body)
+        work.native.size = PyBytes_GET_SIZE(<PyObject*>body)
+        return work
+
+    def decode_work(self, bytes body not None):
+        """Work that reads a body: decode()."""
+        cdef Work work = self.work(Step.decode, body)
+        work.native.body = PyBytes_AS_STRING(<PyObject*>body)
+        work.native.size = PyBytes_GET_SIZE(<PyObject*>body)
+        return work
+
+    def run_work(
+        self, list requests not None, double deadline, dict padded=None, bint is_left=False,
+    ):
+        """Work that runs requests together: gather() if they are several, then run().
+
+        Args:
+            requests: complete, of equal batch keys.
+            deadline: when the run is stopped, on the monotonic clock, in seconds; may be infinite.
+            padded, is_left: as of gather().
+        """
+        cdef Work work = self.work(Step.run, requests)
+        cdef Request request
+        work.native.deadline = nanoseconds(deadline)
+        for request in requests:
+            work.native.requests.push_back(&request.native)
+        if padded:
+            work.native.padded = self.padding(padded)
+        work.native.is_left = is_left
+        return work
+
+    def encode_work(self, Outputs outputs not None, bint unbatched):
+        """Work that writes a response: Outputs.encode()."""
+        cdef Work work = self.work(Step.encode, outputs)
+        work.native.outputs = outputs.native
+        work.native.unbatched = unbatched
+        return work
+
+    cdef Work work(self, Step step, object subject):
+        cdef Work work = Work.__new__(Work)
+        work.pipeline = self
+        work.subject = subject
+        work.native.step = step
+        work.native.pipeline = self.native.get()
+        work.native.pool = self.pool.native.get()
+        return work
+
+    cdef vector[PaddedInput] padding(self, dict padded) except *:
+        """How inputs are padded: (shape of the batch, bytes of the element) by input name."""
+        cdef vector[PaddedInput] padding
+        cdef bytes element
+        padding.resize(self.native.get().rules().size())
+        for name, (shape, filler) in padded.items():
+            element = filler
+            padding[<size_t>self.numbers[name]].shape = shape
+            memcpy(
+                padding[<size_t>self.numbers[name]].element, PyBytes_AS_STRING(<PyObject*>element),
+                min(len(element), 8),
+            )
+        return padding
+
     @property
     def specs(self):
         """The inputs that a body may have, an InputSpec each."""
@@ -588,17 +655,8 @@ cdef class Pipeline:
         cdef Request batch = Request(self)
         cdef Request request
         cdef vector[const NativeRequest*] parts
-        cdef vector[PaddedInput] padding
-        cdef bytes element
+        cdef vector[PaddedInput] padding = self.padding(padded or {})
         cdef bint fits
-        padding.resize(self.native.get().rules().size())
-        for name, (shape, filler) in (padded or {}).items():
-            element = filler
-            padding[<size_t>self.numbers[name]].shape = shape
-            memcpy(
-                padding[<size_t>self.numbers[name]].element, PyBytes_AS_STRING(<PyObject*>element),
-                min(len(element), 8),
-            )
         for request in requests:
             parts.push_back(&request.native)
         with nogil:

@@ -17,6 +17,20 @@ class Watchdog {
 public:
     void begin(WatchedRun* run) {
         const std::lock_guard lock(mutex_);
+        if (run->stop_ != nullptr) {
+            run->stop_->run_ = run;
+            if (run->stop_->is_requested_) {
+                terminate(run);
+                return;
+            }
+        }
+        if (run->deadline_ == kNever) {
+            return;
+        }
+        if (run->deadline_ <= now()) {
+            terminate(run);
+            return;
+        }
         if (!is_started_) {
             std::thread([this] { watch(); }).detach();
             is_started_ = true;
@@ -30,12 +44,28 @@ public:
 
     void end(WatchedRun* run) noexcept {
         const std::lock_guard lock(mutex_);
+        if (run->stop_ != nullptr) {
+            run->stop_->run_ = nullptr;
+        }
         if (run->is_watched_) {
             remove(run);
         }
     }
 
+    void stop(Stop* stop) noexcept {
+        const std::lock_guard lock(mutex_);
+        stop->is_requested_ = true;
+        if (stop->run_ != nullptr) {
+            terminate(stop->run_);
+        }
+    }
+
 private:
+    static void terminate(WatchedRun* run) noexcept {
+        ort::message_of(ort::api[ort::slots::RunOptionsSetTerminate](run->options_));
+        run->is_terminated_ = true;
+    }
+
     void remove(WatchedRun* run) noexcept {
         *std::find(runs_.begin(), runs_.end(), run) = runs_.back();
         runs_.pop_back();
@@ -50,8 +80,7 @@ private:
             for (std::size_t i = 0; i < runs_.size();) {
                 WatchedRun* const run = runs_[i];
                 if (run->deadline_ <= time) {
-                    ort::message_of(ort::api[ort::slots::RunOptionsSetTerminate](run->options_));
-                    run->is_terminated_ = true;
+                    terminate(run);
                     remove(run);
                 } else {
                     wakes_at_ = std::min(wakes_at_, run->deadline_);
@@ -83,15 +112,17 @@ Watchdog& watchdog() {
 
 }  // namespace
 
-WatchedRun::WatchedRun(ort::OrtRunOptions* options, Nanoseconds deadline)
-    : options_(options), deadline_(deadline) {
-    if (deadline != kNever) {
+void Stop::request() noexcept { watchdog().stop(this); }
+
+WatchedRun::WatchedRun(ort::OrtRunOptions* options, Nanoseconds deadline, Stop* stop)
+    : options_(options), deadline_(deadline), stop_(stop) {
+    if (deadline != kNever || stop != nullptr) {
         watchdog().begin(this);
     }
 }
 
 bool WatchedRun::end() noexcept {
-    if (deadline_ != kNever && !has_ended_) {
+    if ((deadline_ != kNever || stop_ != nullptr) && !has_ended_) {
         watchdog().end(this);
         has_ended_ = true;
     }

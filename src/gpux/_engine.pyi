@@ -1,6 +1,6 @@
 """ONNX Runtime, through its C API: src/_fastpath/engine.pyx."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from typing import Any, Protocol, final
 
@@ -13,10 +13,13 @@ __all__ = [
     "Outputs",
     "Pipeline",
     "Request",
+    "ResponseText",
     "RunOptions",
     "Session",
     "SessionOptions",
+    "ThreadPool",
     "Value",
+    "Work",
     "available_providers",
     "load_library",
     "runtime_version",
@@ -240,6 +243,24 @@ class Pipeline:
     def outputs(self, tensors: Sequence[_Tensor], run_seconds: float) -> Outputs:
         """The outputs of a run elsewhere."""
 
+    def respond_work(self, body: bytes, deadline: float) -> Work:
+        """Work that responds to a body."""
+
+    def decode_work(self, body: bytes) -> Work:
+        """Work that reads a body."""
+
+    def run_work(
+        self,
+        requests: list[Request],
+        deadline: float,
+        padded: dict[str, tuple[tuple[int, ...], bytes]] | None = None,
+        is_left: bool = False,
+    ) -> Work:
+        """Work that runs requests together."""
+
+    def encode_work(self, outputs: Outputs, unbatched: bool) -> Work:
+        """Work that writes a response."""
+
     def request(self) -> Request:
         """A request that gives no input yet."""
 
@@ -250,3 +271,57 @@ class Pipeline:
         is_left: bool = False,
     ) -> Request:
         """Concatenates requests along the batch axis, in their order."""
+
+class ResponseText:
+    """A response that is too long to be copied. A read-only buffer; owns its memory."""
+
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+class Work:
+    """One step of a request, to be executed by any thread."""
+
+    @property
+    def done(self) -> Callable[[Work], object] | None: ...
+    @done.setter
+    def done(self, value: Callable[[Work], object] | None) -> None: ...
+    @property
+    def cpu_seconds(self) -> float: ...
+    @property
+    def decode_seconds(self) -> float: ...
+    @property
+    def run_seconds(self) -> float: ...
+    @property
+    def encode_seconds(self) -> float: ...
+    @property
+    def rows(self) -> int: ...
+    def execute(self) -> None:
+        """Executes it in the calling thread, without the GIL."""
+
+    def stop(self) -> None:
+        """Stops its run, now or as soon as it begins."""
+
+    def request(self) -> tuple[Request, bool]:
+        """The result of decoding."""
+
+    def outputs(self) -> Outputs:
+        """The result of a run."""
+
+    def response(self) -> bytes | ResponseText | Request:
+        """The result of responding or encoding."""
+
+class ThreadPool:
+    """Native threads that execute work, for one event loop."""
+
+    def __init__(self, threads: int) -> None: ...
+    def fileno(self) -> int:
+        """A descriptor that is readable while completed() has something new."""
+
+    def submit(self, work: Work) -> None:
+        """Has work executed, in the order of the calls."""
+
+    def completed(self) -> list[Work]:
+        """The work that has been completed since the last call."""
+
+    def close(self) -> None:
+        """Ends the threads, once the work that they have begun is done."""
