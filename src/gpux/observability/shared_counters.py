@@ -8,7 +8,6 @@ load and store atomically.
 import mmap
 import os
 from collections.abc import MutableSequence, Sequence
-from multiprocessing.reduction import DupFd
 from typing import Any
 
 CounterRow = MutableSequence[float]
@@ -35,40 +34,24 @@ class SharedCounters:
 
 
 class CounterMemory:
-    """Shared memory of SharedCounters, owned jointly by all processes that have it open.
+    """Shared memory of SharedCounters, which forked processes inherit.
 
-    Passed to a new process (multiprocessing's "spawn") as an argument.
+    Created by the process that starts the writers, before it forks the first. It is freed with the
+    last process that has it.
 
     Args:
         size: number of values in a row.
         rows: number of processes that write.
-        descriptor: of existing memory.
-        master: id of the process that created it.
     """
 
-    def __init__(
-        self, size: int, rows: int, descriptor: int | None = None, master: int | None = None
-    ) -> None:
-        self._size = size
-        self._rows = rows
-        self._master = master or os.getpid()
-        if descriptor is None:
-            descriptor = os.memfd_create("gpux-counters")  # freed with the last process that has it
-            os.ftruncate(descriptor, size * rows * 8)
-        self._descriptor = descriptor
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """For multiprocessing, which duplicates the descriptor into the new process."""
-        return _open, (self._size, self._rows, DupFd(self._descriptor), self._master)
+    def __init__(self, size: int, rows: int) -> None:
+        values = memoryview(mmap.mmap(-1, size * rows * 8)).cast("d")
+        self._rows: list[Any] = [values[at : at + size] for at in range(0, size * rows, size)]
+        self._master = os.getpid()
 
     def counters(self, index: int) -> SharedCounters:
-        """Maps the memory, for the process that writes the row of this index."""
-        values = memoryview(mmap.mmap(self._descriptor, self._size * self._rows * 8)).cast("d")
-        rows: list[Any] = [values[at : at + self._size] for at in range(0, len(values), self._size)]
+        """Returns the counters of the process that writes the row of this index."""
         counters = SharedCounters(0)
-        counters.mine, counters.rows, counters.master = rows[index], rows, self._master
+        counters.mine, counters.rows = self._rows[index], self._rows
+        counters.master = self._master
         return counters
-
-
-def _open(size: int, rows: int, descriptor: Any, master: int) -> CounterMemory:
-    return CounterMemory(size, rows, descriptor.detach(), master)
