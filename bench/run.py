@@ -11,20 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-import codec
-import engine
-import gpu
-import lists
-import request_profile
-import scale
-import server
-import stages
-from answers import MismatchError
-from cases import CASES, FOLDER
-from gpu_backend import NoGpuError
-from report import CannotMeasureError, CheckedReport, Report
-
+from codec import codec
+from common.answers import MismatchError
+from common.cases import CASES, FOLDER
+from common.report import CannotMeasureError, Report
+from engine import engine
+from gpu import gpu
+from gpu.backend import NoGpuError
 from gpux.errors import GpuxError
+from server import server
 
 
 class Benchmark(Protocol):
@@ -41,12 +36,8 @@ class Benchmark(Protocol):
 
 BENCHMARKS: dict[str, Benchmark] = {
     "codec": codec,
-    "lists": lists,
-    "stages": stages,
     "server": server,
-    "profile": request_profile,
     "engine": engine,
-    "scale": scale,
     "gpu": gpu,
 }
 
@@ -56,23 +47,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.command == "cases":
         for case in CASES.values():
-            print(*case.write(options.folder))
+            print(*case.write(FOLDER))
         return 0
     try:
         report = BENCHMARKS[options.command].measure(options)
     except MismatchError as error:
         print(f"WRONG ANSWER: {error}", file=sys.stderr)
         return 1
-    except NoGpuError as error:
-        print(f"{options.command}: {error}", file=sys.stderr)
-        return 3
     except (CannotMeasureError, GpuxError) as error:
         print(f"{options.command}: {error}", file=sys.stderr)
-        return 2
+        return 3 if isinstance(error, NoGpuError) else 2
     print(report.text())
     if options.json is not None:
         report.write_json(options.json)
-    return 1 if isinstance(report, CheckedReport) and report.failed else 0
+    return 1 if report.failed else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,12 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--json", type=Path, metavar="FILE", help="write all figures to this file"
         )
-    command = commands.add_parser(
-        "cases", help="write the models and requests of `server` to files"
-    )
-    command.add_argument(
-        "folder", type=Path, nargs="?", default=FOLDER, help="default: bench/.cases"
-    )
+    commands.add_parser("cases", help="write the models and requests of `server` to bench/.cases")
     return parser
 
 

@@ -12,7 +12,6 @@ from gpux.errors import ConfigurationError, DeadlineError, InferenceError
 from gpux.execution.deadline import deadline_after
 from gpux.execution.gpu import GpuExecution
 from gpux.model import Model, load
-from gpux.serving.engine import Engine
 from tests.support.gpu_cases import (
     LOADED,
     check_alias,
@@ -32,13 +31,12 @@ def test_the_answers_are_those_of_the_cpu(
     on_gpu: Load,
     alike: Callable[[bytes, bytes], bool],
 ) -> None:
-    engine = Engine(load(model_file(name), "cpu"))
-    other = Engine(on_gpu(name))
-    examples = find_examples(engine)
+    on_cpu, other = load(model_file(name), "cpu"), on_gpu(name)
+    examples = find_examples(on_cpu)
     assert examples
     for _ in range(6):  # the last ones are replays
         for example in examples.values():
-            actual = other.predict(example.body)
+            actual = other.respond(example.body)
             assert alike(actual, example.answer), (actual, example.answer)
 
 
@@ -69,8 +67,8 @@ def test_infinities_and_nan(
     model_file: Callable[[str], Path], on_gpu: Load, alike: Callable[[bytes, bytes], bool]
 ) -> None:
     body = b'{"a": [[1, -1, 0, 3, 1e308]], "b": [[0, 0, 0, 7, 1e-10]]}'
-    actual = Engine(on_gpu("quotients")).predict(body)
-    expected = Engine(load(model_file("quotients"), "cpu")).predict(body)
+    actual = on_gpu("quotients").respond(body)
+    expected = load(model_file("quotients"), "cpu").respond(body)
     assert alike(actual, expected), (actual, expected)
     assert b"null" in actual
 

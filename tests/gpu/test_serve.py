@@ -7,7 +7,6 @@ from pathlib import Path
 
 from gpux.cli.examples import find_examples
 from gpux.model import load
-from gpux.serving.engine import Engine
 from tests.support.servers import metric, run_gpux, serve
 
 Find = Callable[[str], Path]
@@ -17,7 +16,7 @@ def test_the_server_answers_as_the_cpu_does(
     model_file: Find, alike: Callable[[bytes, bytes], bool]
 ) -> None:
     file = model_file("sentiment")
-    examples = find_examples(Engine(load(file, "cpu")))
+    examples = find_examples(load(file, "cpu"))
     with serve(file, "--provider", "cuda", "--verbose") as server:
         for _ in range(6):
             for example in examples.values():

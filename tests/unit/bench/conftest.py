@@ -1,4 +1,4 @@
-"""Makes the modules of bench/ importable."""
+"""Makes the packages of bench/ importable."""
 
 import sys
 from pathlib import Path

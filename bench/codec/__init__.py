@@ -1,0 +1,1 @@
+"""JSON text and Python values to tensors, and back."""

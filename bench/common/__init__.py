@@ -1,0 +1,1 @@
+"""What all benchmarks share: turns, checks of answers, load, processes, reports."""

@@ -1,0 +1,1 @@
+"""What the engine costs and gains, and how `gpux serve` grows."""
