@@ -7,7 +7,7 @@ SOURCES := $(shell find src/gpux src/_fastpath -type f -not -name '*.pyc') meson
 CORE := $(wildcard src/_fastpath/*.?pp)
 
 .PHONY: serve test test-pythons environments full coverage bench installed lint types hints sanitize core counts counts-baseline fuzz \
-	soak clean
+	fuzz-reader fuzz-chunked soak clean
 
 serve: $(VENV)/serve.stamp
 	$(BIN)/gpux serve examples/sentiment --port $(PORT)
@@ -68,14 +68,15 @@ sanitize: $(VENV)/sanitize.stamp
 		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 		$(VENV)/sanitize/bin/python $(PYTEST) --capture=sys -p no:cacheprovider -k 'not $(VOLUME)' \
 		tests/fastpath tests/unit/inputs/test_reader.py tests/unit/tensors/test_outputs.py \
-		tests/unit/execution/test_deadline.py
+		tests/unit/execution/test_deadline.py tests/unit/execution/test_work.py tests/unit/serving/test_scheduler.py \
+		tests/unit/http/test_connection.py
 
 # The core without an interpreter, with the sanitizers: its tables and the fuzzer's corpus, again in the portable build
 # for processors without SSE2; samples of the writer against std::to_chars; random decimals, as the installed reader reads
 # them, against float(). The tests themselves are not optimized, which would take four times as long as the core.
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all
 CORE_FLAGS := -std=c++17 -g -Wall -Wextra -Wpedantic -pthread -Isrc/_fastpath -MMD
-CORE_PARTS := activation base64 float32s number ort outputs pool reader request shortest sink strided writer
+CORE_PARTS := activation base64 chunked float32s number ort outputs pool reader request shortest sink strided writer
 CORE_TESTS := $(notdir $(basename $(wildcard tests/core/*_tests.cpp))) fuzz_reader
 CORE_OBJECTS := $(patsubst %,%.o,$(CORE_PARTS) $(CORE_TESTS))
 core: $(VENV)/dev.stamp build/core/core_tests build/core/core_tests_portable build/core/ort_slots build/core/shortest
@@ -133,24 +134,36 @@ $(COUNTS): $(CORE) tests/core/counts.cpp tests/core/reading.hpp Makefile
 	g++ $(COUNTS_FLAGS) -Isrc/_fastpath -Itests/core -o $@ tests/core/counts.cpp \
 		$(patsubst %,src/_fastpath/%.cpp,base64 float32s number reader shortest sink strided writer)
 
-# Fuzzes the reader from the stored corpus. max_len: more numbers than the reader takes memory for at once (4096).
+# Fuzzes the reader from the stored corpus, and chunked framing from nothing but its words, half of the time each. max_len:
+# more numbers than the reader takes memory for at once (4096); more framing than its fuzzer allows.
 FUZZ_SECONDS ?= 60
-fuzz:
+FUZZER := clang++ -std=c++17 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Isrc/_fastpath
+FUZZ_HALF = $$(( $(FUZZ_SECONDS) / 2 ))
+fuzz: fuzz-reader fuzz-chunked
+
+fuzz-reader:
 	@mkdir -p build/core/found
-	clang++ -std=c++17 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
-		-Isrc/_fastpath -o build/core/fuzz_reader tests/core/fuzz_reader.cpp \
+	$(FUZZER) -o build/core/fuzz_reader tests/core/fuzz_reader.cpp \
 		$(patsubst %,src/_fastpath/%.cpp,base64 float32s number reader sink strided)
-	build/core/fuzz_reader -max_total_time=$(FUZZ_SECONDS) -max_len=20000 -dict=tests/core/json.dict \
+	build/core/fuzz_reader -max_total_time=$(FUZZ_HALF) -max_len=20000 -dict=tests/core/json.dict \
 		-artifact_prefix=build/core/ -print_final_stats=1 build/core/found tests/core/corpus/reader \
 		2>build/core/fuzz.log || { cat build/core/fuzz.log; exit 1; }
 	@grep -E '^Done|^stat::' build/core/fuzz.log
+
+fuzz-chunked:
+	@mkdir -p build/core/found-chunked
+	$(FUZZER) -o build/core/fuzz_chunked tests/core/fuzz_chunked.cpp src/_fastpath/chunked.cpp
+	build/core/fuzz_chunked -max_total_time=$(FUZZ_HALF) -max_len=12000 -dict=tests/core/chunked.dict \
+		-artifact_prefix=build/core/ -print_final_stats=1 build/core/found-chunked \
+		2>build/core/fuzz-chunked.log || { cat build/core/fuzz-chunked.log; exit 1; }
+	@grep -E '^Done|^stat::' build/core/fuzz-chunked.log
 
 # Lines that tests reach: of the package, servers that tests start included, and of the core's reading half by its own
 # tests. (The writing half has tests/core/shortest.cpp, a program of its own, and tests/fastpath.)
 coverage: $(VENV)/dev.stamp build/core/core_tests_coverage
 	build/core/core_tests_coverage tests/core/corpus/reader
 	$(BIN)/gcovr --merge-lines \
-		--filter 'src/_fastpath/(activation|base64|element|float32s|number|pool|reader|request|sink|strided)' \
+		--filter 'src/_fastpath/(activation|base64|chunked|element|float32s|number|pool|reader|request|sink|strided)' \
 		build/core/coverage
 	$(BIN)/python $(PYTEST) --cov --cov-report=term:skip-covered $(TESTS)
 

@@ -164,7 +164,7 @@ _INVALID = (
         "Invalid value for 'x' at [0][0]: 1e39 is out of range for float32",
     ),
     (head(2, path="/nowhere") + b"{}", 404, "No such route: /nowhere"),
-    (b"GET /predict HTTP/1.1\r\n\r\n", 405, None),
+    (b"GET /predict HTTP/1.1\r\nHost: a\r\n\r\n", 405, None),
     (post(b"{}").replace(b"application/json", b"text/plain"), 415, None),
     (b"NONSENSE\r\n\r\n", 400, None),
     (head(None, "Transfer-Encoding: chunked") + b"zz\r\n", 400, None),
@@ -417,12 +417,12 @@ def start_targets(folder: Path, stack: ExitStack) -> Iterator[Target]:
     ]
     yield Target(
         "photo",
-        start("photo", photo, "--max-body", "4MB", "--threads", "4"),
+        start("photo", photo, "--max-body", "4MB"),
         [(partial(send_pictures, pictures=pictures), 2), (watch, 1)],
     )
     yield Target(
         "repeat",
-        start("repeat", onnx_models.write("repeat", folder), "--threads", "4"),
+        start("repeat", onnx_models.write("repeat", folder)),
         [(read_large, 3), (watch, 1)],
     )
     yield Target(

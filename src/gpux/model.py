@@ -14,12 +14,14 @@ from gpux.config.settings import Settings, read_settings
 from gpux.errors import ModelError
 from gpux.execution.cpu import CpuExecution
 from gpux.execution.cuda_graphs import GraphCache
+from gpux.execution.deadline import deadline_after
 from gpux.execution.gpu import GpuExecution
 from gpux.execution.session import Session, create_session
 from gpux.inputs.model_io import ServedOutput, describe, merge_config
 from gpux.inputs.pipeline import create_pipeline
 from gpux.inputs.reader import InputReader
 from gpux.inputs.tokenizer import TextEncoder, open_tokenizer
+from gpux.observability.timings import Stages
 from gpux.tensors.outputs import to_python
 from gpux.tensors.signature import (
     BY_NAME,
@@ -101,6 +103,7 @@ class Model:
         provider: `cpu` or `cuda`: the one actually in use.
         device: `cpu`, or `cuda:` and its index.
         placement: the nodes that each provider runs; None if ONNX Runtime does not report them.
+        operators: the type and domain of each operator; None as placement.
         pool: supplies the blocks of requests.
     """
 
@@ -134,6 +137,7 @@ class Model:
         self.provider = session.provider
         self.runtime_version = session.version
         self.placement = session.placement()
+        self.operators = session.operators()
         self.device = f"cuda:{settings.device}" if self.provider == "cuda" else "cpu"
         self._session = session
 
@@ -158,6 +162,33 @@ class Model:
             served.name: self._output(served, outputs, unbatched=request.unbatched)
             for served in self.io.outputs
         }
+
+    def respond(self, body: bytes, timeout_seconds: float = math.inf) -> bytes:
+        """Responds to the body of a request as POST /predict does, in the caller's thread.
+
+        Args:
+            body: any bytes.
+            timeout_seconds: after which a run is stopped.
+
+        Returns:
+            The response, as JSON in UTF-8.
+
+        Raises:
+            ClientError: the request is invalid.
+            DeadlineError: it took longer.
+            InferenceError: ONNX Runtime failed.
+
+        Without the GIL, but for texts, defaults and what runs on a GPU.
+        """
+        deadline = deadline_after(timeout_seconds)
+        if isinstance(self.execution, CpuExecution) and not self.inputs.may_complete:
+            response = self.execution.respond(body, deadline, Stages())
+            if isinstance(response, bytes):
+                return response
+            request = self.inputs.complete(response)
+        else:
+            request = self.inputs.decode(body)
+        return self.execution.run(request, deadline).encode(request.unbatched)
 
     def _output(self, served: ServedOutput, outputs: Outputs, *, unbatched: bool) -> Any:
         """An output as served: with its activation, and without the batch axis if unbatched."""

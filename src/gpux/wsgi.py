@@ -7,11 +7,13 @@ import atexit
 import os
 import sys
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from gpux.config.settings import read_settings
 from gpux.errors import StartError
-from gpux.http.application import build
+from gpux.http.application import Application, build
+from gpux.serving.background import Background
 
 _lock = threading.Lock()  # guards globals()["app"]: the model is loaded once
 
@@ -22,13 +24,23 @@ def __getattr__(name: str) -> Any:
     with _lock:
         if "app" not in globals():
             try:
-                settings = read_settings(os.environ, {})
-                application = build(settings, os.environ)
-                application.service.load()
+                application = create_application(os.environ)
             except StartError as error:
                 # Without the app, the server could only respond with errors: exit with the reason.
                 print(f"gpux: {error}", file=sys.stderr)
                 raise SystemExit(2) from error
             atexit.register(application.recorders.close)
-            globals()["app"] = application.wsgi
+            globals()["app"] = application.recorders.wrap(application.app)
         return globals()["app"]
+
+
+def create_application(environment: Mapping[str, str]) -> Application:
+    """Loads the model that the environment names, for hosts that call from threads of their own.
+
+    Raises:
+        StartError: it cannot be served, and why.
+    """
+    background = Background(lambda loop: application.service.attach(loop))
+    application = build(read_settings(environment, {}), environment, background.call)
+    application.service.open(application.service.load())
+    return application

@@ -95,5 +95,6 @@ void test_sink();
 void test_strided();
 void test_activations();
 void test_requests();
+void test_chunks();
 
 }  // namespace gpux::tests

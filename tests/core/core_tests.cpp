@@ -68,6 +68,7 @@ int main(int argc, char** argv) {
     run("strided", test_strided);
     run("activations", test_activations);
     run("requests", test_requests);
+    run("chunks", test_chunks);
     run("corpus", [&] { check(replay(argv[1]), "there is a corpus"); });
     if (count.wrong != 0) {
         std::fprintf(stderr, "%lu of %lu cases are wrong\n", count.wrong, count.cases);

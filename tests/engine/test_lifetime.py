@@ -20,6 +20,7 @@ from gpux.serving.engine import Engine
 from tests.support import output_models
 from tests.support.model_runs import check_64_threads
 from tests.support.sanitizer import SANITIZED, fewer
+from tests.support.served_engine import ServedEngine
 from tests.support.servers import Find
 
 ROOT = Path(__file__).parents[2]
@@ -27,11 +28,6 @@ TIMES = int(os.environ.get("GPUX_ENDURANCE", "1"))
 PATIENCE_SECONDS = 60.0
 # 90 bytes for each of the 12,000 requests after the warm-up.
 _MAX_GROWTH_BYTES = 2**20
-
-
-def engine_of(file: Path, timeout_seconds: float = 60.0) -> Engine:
-    settings = Settings(model=file, batching="off", timeout_seconds=timeout_seconds)
-    return Engine(gpux.load(file, "cpu"), settings)
 
 
 def run_program(name: str, *arguments: object, seconds: float) -> str:
@@ -66,47 +62,47 @@ def test_memory_does_not_grow(requests: str) -> None:
 
 def test_a_run_may_be_stopped_at_every_moment(model_file: Find) -> None:
     """The outcome is the answer or DeadlineError, and the next request is served."""
-    engine = engine_of(model_file("slow"))
+    model = gpux.load(model_file("slow"), "cpu")
     body = b'{"steps":200}'
     expected = b'{"sum":128.0}'
-    seconds = min(_seconds_of(engine, body) for _ in range(5))
+    seconds = min(_seconds_of(model, body) for _ in range(5))
     outcomes = []
     moments = fewer(150) * TIMES
     for moment in range(moments):
         # Half of them within the run of an idle machine, the last one far behind it.
         timeout_seconds = 4 * seconds * ((moment + 0.5) / moments) ** 2
         try:
-            answer = engine.predict(body, timeout_seconds=timeout_seconds)
+            answer = model.respond(body, timeout_seconds=timeout_seconds)
         except DeadlineError:
             outcomes.append(False)
         else:
             assert answer == expected
             outcomes.append(True)
         if moment % 10 == 0:
-            assert engine.predict(body) == expected
-    assert engine.predict(body) == expected
+            assert model.respond(body) == expected
+    assert model.respond(body) == expected
     # Stopped early, served late.
     assert not all(outcomes)
     assert any(outcomes)
 
 
-def _seconds_of(engine: Engine, body: bytes) -> float:
+def _seconds_of(model: gpux.Model, body: bytes) -> float:
     start = time.perf_counter()
-    engine.predict(body)
+    model.respond(body)
     return time.perf_counter() - start
 
 
 def test_a_run_without_end_is_stopped_from_every_thread(model_file: Find) -> None:
-    engine = engine_of(model_file("slow"), timeout_seconds=PATIENCE_SECONDS)
+    model = gpux.load(model_file("slow"), "cpu")
 
     def stop(body: bytes) -> str:
         try:
-            return engine.predict(body, timeout_seconds=0.01).decode()
+            return model.respond(body, timeout_seconds=0.01).decode()
         except DeadlineError:
             return "stopped"
 
     check_64_threads(stop, [(b'{"steps":100000000}', "stopped")], 1)
-    assert engine.predict(b'{"steps":1}') == b'{"sum":128.0}'
+    assert model.respond(b'{"steps":1}') == b'{"sum":128.0}'
 
 
 # Threads.
@@ -119,23 +115,24 @@ def test_64_threads_on_one_session(model_file: Find, batching: str) -> None:
         gpux.load(file, "cpu"),
         Settings(model=file, batching="off" if batching == "off" else "auto"),
     )
+    served = ServedEngine(engine)
     rng = numpy.random.default_rng(0)
     cases = []
     for _ in range(100):
         rows = rng.integers(-99, 99, (int(rng.integers(1, 4)), int(rng.integers(1, 30))))
         numbers = rows.astype("float32").tolist()
         cases.append((json.dumps({"x": numbers}).encode(), {"y": numbers}))
-    check_64_threads(lambda body: json.loads(engine.predict(body)), cases, fewer(40))
+    check_64_threads(lambda body: json.loads(served.predict(body)), cases, fewer(40))
 
 
 @pytest.mark.parametrize("name", ["strings", "sequences", "classifier"])
 def test_64_threads_on_a_model_without_binding(tmp_path: Path, name: str) -> None:
     file = tmp_path / f"{name}.onnx"
     file.write_bytes(output_models.BUILDERS[name]().SerializeToString())
-    engine = engine_of(file)
+    model = gpux.load(file, "cpu")
     bodies = [b'{"x":[[%d,1,2.5,-4]]}' % number for number in range(60)]
-    cases = [(body, engine.predict(body)) for body in bodies]
-    check_64_threads(engine.predict, cases, fewer(20))
+    cases = [(body, model.respond(body)) for body in bodies]
+    check_64_threads(model.respond, cases, fewer(20))
 
 
 # Forks.

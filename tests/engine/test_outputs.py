@@ -56,7 +56,7 @@ def test_maps_are_keyed_by_integers_and_strings(reference: Reference, tmp_path: 
     assert by_number[0] == pytest.approx(
         {-(2**63): 2.5, -1: 1.0, 0: 100.0, 7: 0.0, 2**62: 0.1}, abs=1e-7
     )
-    assert b'"by_text":[{"":null,' in model.engine.predict(b'{"x":[[0,1,0.1,100,2.5]]}')
+    assert b'"by_text":[{"":null,' in model.model.respond(b'{"x":[[0,1,0.1,100,2.5]]}')
 
 
 def test_a_classifier_answers_label_and_probabilities(reference: Reference, tmp_path: Path) -> None:

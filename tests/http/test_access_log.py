@@ -109,8 +109,8 @@ def test_whoever_answers_there_is_a_line(model_file: Find) -> None:
         responses = [
             rejected,
             too_large,
-            client.exchange(head(None, *chunked), b"65\r\n", b" " * 101),
             *[each.read() for each in busy],
+            client.exchange(head(None, *chunked), b"65\r\n", b" " * 101),
             server.post(QUICK),
             server.post(b"["),
             server.post(b"{}", {"Content-Type": "text/plain"}),
@@ -129,7 +129,7 @@ def test_whoever_answers_there_is_a_line(model_file: Find) -> None:
     for response in responses:
         entry = by_id[response.headers["X-Request-Id"]]
         assert (entry["status"], entry["bytes_out"]) == (response.status, len(response.body))
-    assert by_id["chunks"]["bytes_in"] >= 101
+    assert "bytes_in" not in by_id["chunks"]
     unparsable = by_id[responses[-1].headers["X-Request-Id"]]
     assert unparsable["status"] == 400
     assert "path" not in unparsable
@@ -253,7 +253,7 @@ def test_a_reader_that_stands_still_stops_nothing(model_file: Find) -> None:
 def test_what_failed_names_the_request(model_file: Find) -> None:
     with serve(model_file("table"), "--access-log", "json") as server:
         assert server.post('{"ids": [9]}', {"X-Request-Id": "failing"}).status == 500
-        logged = server.stderr.wait_for(r"ERROR gpux\.serving\.engine: Inference failed: .*")
+        logged = server.stderr.wait_for(r"ERROR gpux\.http\.inference: Inference failed: .*")
         assert logged
         assert logged[0].endswith(" [request failing]")
         (entry,) = entries(server)

@@ -3,22 +3,51 @@
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy
 import pytest
 
-from tests.support.servers import JSON_HEADERS, Client, Find, Serve, ServerFor, ServerProcess, head
+from tests.support.servers import (
+    JSON_HEADERS,
+    Client,
+    Find,
+    Serve,
+    ServerFor,
+    ServerProcess,
+    head,
+    serve_asgi,
+    serve_wsgi,
+)
 
 GOOD = '{"input_ids": [1, 2], "attention_mask": [1, 1]}'
 
 
-@pytest.fixture(params=["waitress", "granian"])
+@pytest.fixture(scope="module")
+def on_waitress(model_file: Find) -> Iterator[ServerProcess]:
+    """The WSGI app under stock waitress-serve."""
+    with serve_wsgi({"GPUX_MODEL": str(model_file("sentiment"))}) as server:
+        yield server
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def on_uvicorn(model_file: Find) -> Iterator[ServerProcess]:
+    """The ASGI app under uvicorn."""
+    with serve_asgi({"GPUX_MODEL": str(model_file("sentiment"))}) as server:
+        yield server
+        server.kill()
+
+
+@pytest.fixture(params=["gpux serve", "on_waitress", "on_uvicorn"])
 def sentiment(
     request: pytest.FixtureRequest, model_file: Find, server_for: ServerFor
 ) -> ServerProcess:
-    """A server of each kind: the HTTP that clients see is the same."""
-    return server_for(model_file("sentiment"), "--server", request.param)
+    """Each host of the service: what clients see of the service is the same."""
+    if request.param == "gpux serve":
+        return server_for(model_file("sentiment"))
+    server: ServerProcess = request.getfixturevalue(request.param)
+    return server
 
 
 def rejection(server: ServerProcess, body: object) -> str:

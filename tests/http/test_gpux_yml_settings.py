@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import gpux
+from gpux.config.settings import cores
 from tests.support import onnx_models
 from tests.support.servers import (
     Command,
@@ -22,7 +23,6 @@ from tests.support.servers import (
     run_gpux,
     serve,
     serve_wsgi,
-    wait_until,
 )
 
 # A run of this many steps ends only because it is stopped.
@@ -80,16 +80,12 @@ def test_host_and_port(levels: Sequence[ServerProcess]) -> None:
 
 
 def test_threads(levels: Sequence[ServerProcess]) -> None:
-    # The first run may start threads: let every server have had one.
-    for level, server in enumerate(levels):
-        server.post({"steps": 1}, host=HOSTS[level])
-
-    # The thread that loaded the model may not have exited yet.
-    def extra() -> list[int]:
-        counts = [server.threads() for server in levels]
-        return [count - counts[0] for count in counts]
-
-    wait_until(lambda: extra() == [0, 2, 5], "only workers differ")
+    """As many as are asked for, but no more than there are cores."""
+    wanted = [2, 4, 7]
+    expected = [min(threads, cores()) for threads in wanted]
+    assert [server.threads("gpux-run-") for server in levels] == expected
+    for server, threads in zip(levels, wanted, strict=True):
+        assert (f"is {threads}, but a worker has" in server.stderr.text) == (threads > cores())
 
 
 def test_max_body(levels: Sequence[ServerProcess]) -> None:

@@ -11,7 +11,6 @@ import pytest
 
 import gpux
 from gpux.cli.examples import find_examples
-from gpux.serving.engine import Engine
 from tests.support import onnx_models
 from tests.support.bert_models import Variant, remove_pad_token, write_echo
 from tests.support.packaged_models import find_in_package
@@ -88,7 +87,7 @@ def is_shortened(text: str, line: str) -> bool:
 
 def check_examples(inspect: Inspect, server: ServerProcess, path: Path) -> None:
     shown = examples(inspect(path))
-    full = find_examples(Engine(gpux.load(path)))
+    full = find_examples(gpux.load(path))
     assert list(shown) == list(full)
     for title, example in full.items():
         response = server.post(example.body)
@@ -206,7 +205,7 @@ inputs:
   state: {default: [[1, 2, 3], [4, 5, 6]]}
   rate: {default: 16000}
 """
-    full = find_examples(Engine(gpux.load(folder_for("optional", text))))
+    full = find_examples(gpux.load(folder_for("optional", text)))
     assert list(full) == ["One item", "A batch", "With all"]
     one, both = (json.loads(full[title].body) for title in ("One item", "With all"))
     assert one == {name: both[name] for name in one}

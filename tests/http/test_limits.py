@@ -40,26 +40,26 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-def serve_limited(model_file: Find, name: str) -> Iterator[ServerProcess]:
+def serve_limited(model_file: Find, workers: int) -> Iterator[ServerProcess]:
     """A server that accepts bodies of up to 1 MB."""
-    with serve(model_file("sentiment"), "--max-body", "1MB", "--server", name) as server:
+    with serve(model_file("sentiment"), "--max-body", "1MB", "--workers", str(workers)) as server:
         yield server
     assert server.stderr.text == ""
 
 
 @pytest.fixture(scope="module")
-def on_waitress(model_file: Find) -> Iterator[ServerProcess]:
-    yield from serve_limited(model_file, "waitress")
+def alone(model_file: Find) -> Iterator[ServerProcess]:
+    yield from serve_limited(model_file, 1)
 
 
 @pytest.fixture(scope="module")
-def on_granian(model_file: Find) -> Iterator[ServerProcess]:
-    yield from serve_limited(model_file, "granian")
+def of_two(model_file: Find) -> Iterator[ServerProcess]:
+    yield from serve_limited(model_file, 2)
 
 
-@pytest.fixture(params=["on_waitress", "on_granian"])
+@pytest.fixture(params=["alone", "of_two"])
 def limited(request: pytest.FixtureRequest) -> ServerProcess:
-    """Both servers; docs/deploy.md says where they differ."""
+    """A server of one process, and one of two."""
     server: ServerProcess = request.getfixturevalue(request.param)
     return server
 
@@ -95,8 +95,8 @@ def test_the_declared_length_is_judged_before_the_body_is_read(
     assert limited.exchange(head(length)).status == 413
 
 
-def test_a_declared_length_of_many_digits(on_waitress: ServerProcess) -> None:
-    assert on_waitress.exchange(head(10**30)).status == 413
+def test_a_declared_length_of_many_digits(alone: ServerProcess) -> None:
+    assert alone.exchange(head(10**30)).status == 413
 
 
 @pytest.mark.parametrize("length", [LIMIT + 1, 10**12])
@@ -148,15 +148,15 @@ def test_chunks_of_one_byte_make_a_body_like_any_other(limited: ServerProcess) -
     [b"1;" + b"x" * 20_000, b"1;" + b"x" * 20_000 + b"\r\n", b"0\r\nA: " + b"x" * 20_000],
     ids=["size without end", "long size", "trailer without end"],
 )
-def test_chunks_with_endless_lines_are_refused(on_waitress: ServerProcess, framing: bytes) -> None:
-    assert on_waitress.exchange(head(None, CHUNKED), framing).error(400)
+def test_chunks_with_endless_lines_are_refused(alone: ServerProcess, framing: bytes) -> None:
+    assert alone.exchange(head(None, CHUNKED), framing).error(400)
 
 
 def test_chunks_with_more_framing_than_any_body_needs_are_refused(
-    on_waitress: ServerProcess,
+    alone: ServerProcess,
 ) -> None:
     chunks = [b"1;" + b"x" * 5000 + b"\r\n \r\n"] * 1300
-    response = on_waitress.exchange(head(None, CHUNKED), *chunks)
+    response = alone.exchange(head(None, CHUNKED), *chunks)
     assert response.error(400) == "The chunks of the body carry too much beside the body"
 
 
@@ -188,8 +188,8 @@ def test_requests_reads_the_answer(limited: ServerProcess, chunked: bool) -> Non
         assert list(response.json()) == ["detail"]
 
 
-def test_what_follows_a_refused_body_is_not_a_request(on_waitress: ServerProcess) -> None:
-    with Client(on_waitress) as client:
+def test_what_follows_a_refused_body_is_not_a_request(alone: ServerProcess) -> None:
+    with Client(alone) as client:
         assert client.exchange(post(GOOD), head(LIMIT + 1), post(GOOD)).status == 200
         response = client.read()
         assert response.status == 413
@@ -243,8 +243,8 @@ def test_nesting_without_end(server: Serve, body: bytes) -> None:
     ],
     ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else str(value),
 )
-def test_no_request(on_waitress: ServerProcess, data: bytes, status: int) -> None:
-    assert on_waitress.exchange(data).error(status)
+def test_no_request(alone: ServerProcess, data: bytes, status: int) -> None:
+    assert alone.exchange(data).error(status)
 
 
 # Connections.
@@ -309,8 +309,8 @@ def test_a_request_in_two_pieces_wherever_it_is_cut(
             assert (response.status, response.body) == (status, expected.body), at
 
 
-def test_a_client_may_end_its_side_before_the_answer(on_waitress: ServerProcess) -> None:
-    with Client(on_waitress) as client:
+def test_a_client_may_end_its_side_before_the_answer(alone: ServerProcess) -> None:
+    with Client(alone) as client:
         client.send(post(GOOD))
         client.socket.shutdown(socket.SHUT_WR)
         assert client.read().status == 200

@@ -40,23 +40,21 @@ class Load:
 
     Attributes:
         model: a model of onnx_models.py, by name.
-        threads: worker threads of the server.
         clients: number of clients, each of which sends one request after the other.
         responses: range of the number of responses before the shutdown.
         exchange: from a random number to a request body and its expected response body.
     """
 
     model: str
-    threads: int
     clients: int
     responses: tuple[int, int]
     exchange: Callable[[int], tuple[bytes, bytes]]
 
 
 _LOADS = (
-    Load("matrix", 16, 24, (50, 300), lambda n: (b'{"x":[%d,0.5]}' % n, b'{"y":[%d.0,0.5]}' % n)),
+    Load("matrix", 24, (50, 300), lambda n: (b'{"x":[%d,0.5]}' % n, b'{"y":[%d.0,0.5]}' % n)),
     # A few milliseconds each: requests wait for threads and for the model.
-    Load("slow", 8, 24, (50, 200), lambda n: (b'{"steps":%d}' % (100 + n % 7), b'{"sum":128.0}')),
+    Load("slow", 24, (50, 200), lambda n: (b'{"steps":%d}' % (100 + n % 7), b'{"sum":128.0}')),
 )
 
 
@@ -86,7 +84,7 @@ def test_no_request_is_lost_at_the_end(model_file: Find, tmp_path: Path, turn: i
     kind = _LOADS[turn % len(_LOADS)]
     outcomes: Counter[object] = Counter()
     guard = threading.Lock()  # guards outcomes
-    server = serve(model_file(kind.model), "--threads", str(kind.threads))
+    server = serve(model_file(kind.model))
 
     def record(outcome: object) -> None:
         with guard:

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -63,14 +64,28 @@ def test_while_it_drains_nothing_new_is_taken(slow: ServerProcess) -> None:
         start_run(slow, running, post(ENDLESS))
         slow.process.send_signal(signal.SIGTERM)
         wait_until(lambda: not slow.listens(), "connections are refused")
-        get = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        rejected = kept.exchange(post(QUICK), get)
-        assert rejected.error(503)
-        assert int(rejected.headers["Retry-After"]) > 0
-        health = kept.read()
-        assert health.status == 503
-        assert health.json == {"status": "draining", "model": "slow"}
+        assert kept.at_end()
         slow.kill()
+
+
+def test_a_delay_lets_others_notice(model_file: Find) -> None:
+    """Requests are served, with the last response of their connection; readiness is not."""
+    with serve(model_file("slow"), "--drain-delay", "3") as server:
+        with Client(server) as kept, Client(server) as probe, ExitStack() as stack:
+            assert kept.exchange(post(QUICK)).headers["Connection"] is None
+            server.process.send_signal(signal.SIGTERM)
+            get = b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            wait_until(
+                lambda: server.request("GET", "/health/ready").status == 503, "it is not ready"
+            )
+            health = probe.exchange(get)
+            assert health.status == 503
+            assert health.json == {"status": "draining", "model": "slow"}
+            for client in (kept, stack.enter_context(Client(server))):
+                response = client.exchange(post(QUICK))
+                assert (response.status, response.headers["Connection"]) == (200, "close")
+                assert client.at_end()
+        assert server.wait() == 0
 
 
 def test_a_request_that_waits_for_a_thread_is_answered(model_file: Find) -> None:

@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 import gpux
-from gpux.config.settings import Settings
 from gpux.errors import InferenceError
 from gpux.model import Model
-from gpux.serving.engine import Engine
 from tests.support.reference import (
     Reference,
     as_served,
@@ -39,7 +37,6 @@ class Compared:
     def __init__(self, reference: Reference, path: Path) -> None:
         self.model: Model = gpux.load(path, "cpu")
         self.file = self.model.file
-        self.engine = Engine(self.model, Settings(model=self.file, batching="off"))
         self._reference = reference
         declared = reference.load(self.file)
         assert declared.error is None
@@ -58,7 +55,7 @@ class Compared:
         body = json.dumps({name: to_json(array) for name, array in feeds.items()}).encode()
         if expected.error is not None:
             message = f"Inference failed: {reason_of(expected.error)}"
-            for run in (lambda: self.model.predict(feeds), lambda: self.engine.predict(body)):
+            for run in (lambda: self.model.predict(feeds), lambda: self.model.respond(body)):
                 with pytest.raises(InferenceError) as caught:
                     run()
                 assert str(caught.value) == message
@@ -72,7 +69,7 @@ class Compared:
             assert same(served[name], as_served(values[name])), name
         if sum(_size(value) for value in values.values()) <= _MOST_WRITTEN:
             shaped = {name: shaped_like(values[name], served[name]) for name in names}
-            assert self.engine.predict(body).decode() == response_text(shaped)
+            assert self.model.respond(body).decode() == response_text(shaped)
         return True
 
 

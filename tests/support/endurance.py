@@ -16,9 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import gpux
-from gpux.config.settings import Settings
 from gpux.errors import GpuxError
-from gpux.serving.engine import Engine
 from tests.support import onnx_models, output_models
 
 # Until then caches, arenas and free lists fill.
@@ -42,13 +40,13 @@ def resident_bytes() -> int:
 def served_calls(folder: Path) -> Iterator[Callable[[int], None]]:
     """Requests that succeed, by their number."""
     for name, row in _ROWS.items():
-        engine, inputs = _load(folder, name)
+        model, inputs = _load(folder, name)
         bodies = [json.dumps(dict.fromkeys(inputs, [row] * rows)).encode() for rows in (1, 2, 3)]
-        yield partial(_serve, engine, bodies)
+        yield partial(_serve, model, bodies)
 
 
-def _serve(engine: Engine, bodies: Sequence[bytes], number: int) -> None:
-    engine.predict(bodies[number % len(bodies)])
+def _serve(model: gpux.Model, bodies: Sequence[bytes], number: int) -> None:
+    model.respond(bodies[number % len(bodies)])
 
 
 def failing_calls(folder: Path) -> Iterator[Callable[[int], None]]:
@@ -60,22 +58,21 @@ def failing_calls(folder: Path) -> Iterator[Callable[[int], None]]:
     yield lambda number: _fail(slow, b'{"steps":%d}' % (10**8 + number), 0.0005)
 
 
-def _fail(engine: Engine, body: bytes, timeout_seconds: float | None = None) -> None:
+def _fail(model: gpux.Model, body: bytes, timeout_seconds: float = 60.0) -> None:
     try:
-        engine.predict(body, timeout_seconds=timeout_seconds)
+        model.respond(body, timeout_seconds=timeout_seconds)
     except GpuxError:
         return
     raise AssertionError(f"{body!r} was answered")
 
 
-def _load(folder: Path, name: str) -> tuple[Engine, list[str]]:
+def _load(folder: Path, name: str) -> tuple[gpux.Model, list[str]]:
     # Of the names in both, the models of onnx_models.py return what they are given.
     builders = {**output_models.BUILDERS, **onnx_models.BUILDERS}
     file = folder / f"{name}.onnx"
     file.write_bytes(builders[name]().SerializeToString())
     model = gpux.load(file, "cpu")
-    engine = Engine(model, Settings(model=file, batching="off"))
-    return engine, [accepted["name"] for accepted in model.describe()["inputs"]]
+    return model, [accepted["name"] for accepted in model.describe()["inputs"]]
 
 
 def main(kind: str, number: int) -> None:

@@ -12,9 +12,7 @@ import sys
 from pathlib import Path
 
 import gpux
-from gpux.config.settings import Settings
 from gpux.errors import GpuxError
-from gpux.serving.engine import Engine
 
 _TIMEOUT_SECONDS = 2.0
 _PATIENCE_SECONDS = 8
@@ -23,17 +21,15 @@ _PATIENCE_SECONDS = 8
 def main(file: Path) -> None:
     """Forks; ends by SIGALRM if a process hangs."""
     model = gpux.load(file, "cpu")
-    settings = Settings(model=file, batching="off", timeout_seconds=_TIMEOUT_SECONDS)
-    engine = Engine(model, settings)
     (accepted,) = model.describe()["inputs"]
     value = [["a"]] if accepted["type"] == "string" else [[1.5]]
     body = json.dumps({accepted["name"]: value}).encode()
-    expected = engine.predict(body)
+    expected = model.respond(body, _TIMEOUT_SECONDS)
 
     def outcome() -> str:
         signal.alarm(_PATIENCE_SECONDS)
         try:
-            answer = engine.predict(body)
+            answer = model.respond(body, _TIMEOUT_SECONDS)
         except (GpuxError, RuntimeError) as error:
             return "refused" if str(error) else "failed without a word"
         assert answer == expected, answer

@@ -3,7 +3,6 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from gpux.model import Model
-from gpux.serving.engine import Engine
 from tests.support.onnx_models import BUILDERS
 
 LOADED = [name for name in BUILDERS if not name.startswith("takes_") and "slow" not in name]
@@ -38,7 +37,6 @@ def check_doubled(model: Model) -> None:
 
 def check_sixteen_threads(alias: Model, turns: int) -> None:
     """Each thread gets its own responses, in `turns` requests."""
-    engine = Engine(alias)
     wrong: list[object] = []
 
     def predict(thread: int) -> None:
@@ -46,7 +44,7 @@ def check_sixteen_threads(alias: Model, turns: int) -> None:
             rows = [[float(thread), float(turn)]] * (1 + (thread + turn) % 5)
             text = str(rows).replace(" ", "")
             doubled = str([[2 * value for value in row] for row in rows]).replace(" ", "")
-            response = engine.predict(f'{{"x":{text}}}'.encode())
+            response = alias.respond(f'{{"x":{text}}}'.encode())
             if response != f'{{"doubled":{doubled},"x":{text}}}'.encode():
                 wrong.append((rows, response))
 

@@ -304,18 +304,15 @@ class ServerProcess:
     def workers(self) -> list[int]:
         """The process ids of its workers, oldest first."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return [
-            int(child)
-            for child in children.read_text().split()
-            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
-        ]
+        return [int(child) for child in children.read_text().split()]
 
     def _proc(self, name: str) -> Path:
         return Path(f"/proc/{self.process.pid}") / name
 
-    def threads(self) -> int:
-        """The number of its threads."""
-        return len(list(self._proc("task").iterdir()))
+    def threads(self, prefix: str = "") -> int:
+        """The number of its threads whose name begins so."""
+        names = [task / "comm" for task in self._proc("task").iterdir()]
+        return sum(name.read_text().startswith(prefix) for name in names)
 
     def descriptors(self) -> int:
         """The number of its open files and sockets."""
@@ -358,6 +355,12 @@ Failure = Callable[..., str]
 # The app under another server.
 WAITRESS_SERVE = [str(Path(sys.executable).with_name("waitress-serve"))]
 WAITRESS_SERVE += ["--listen=127.0.0.1:0", "gpux.wsgi:app"]
+
+
+def serve_asgi(variables: Mapping[str, str]) -> ServerProcess:
+    """Starts `uvicorn gpux.asgi:app` on a free port; its shutdown is not under test."""
+    command = [sys.executable, "-m", "uvicorn", "--port", "0", "--no-access-log", "gpux.asgi:app"]
+    return ServerProcess(command, r"running on http://\S+:(\d+)", variables, "stderr")
 
 
 def serve_wsgi(variables: Mapping[str, str]) -> ServerProcess:

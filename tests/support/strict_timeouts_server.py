@@ -7,18 +7,20 @@ more for each BYTES_PER_SECOND bytes; a connection may be idle for SILENCE.
 """
 
 import sys
+from functools import partial
 
-from waitress.adjustments import Adjustments
-
-from gpux.cli.main import main
-from gpux.http import data_rate
+from gpux.cli import main as command
+from gpux.http.limits import Limits
+from gpux.http.serve import serve
 
 if __name__ == "__main__":
     head_start, slowest, silence = map(float, sys.argv[1:4])
-    vars(data_rate).update(
-        _HEAD_START_SECONDS=head_start,
-        _SLOWEST_REQUEST_BYTES_PER_SECOND=slowest,
-        _SLOWEST_ANSWER_BYTES_PER_SECOND=slowest,
+    limits = Limits(
+        request_head_start_seconds=head_start,
+        request_bytes_per_second=slowest,
+        response_head_start_seconds=head_start,
+        response_bytes_per_second=slowest,
+        idle_seconds=silence,
     )
-    Adjustments.channel_timeout = int(silence)
-    sys.exit(main(sys.argv[4:]))
+    vars(command)["serve"] = partial(serve, limits=limits)
+    sys.exit(command.main(sys.argv[4:]))

@@ -25,16 +25,26 @@ CORE = ROOT / "src" / "_fastpath"
 # A package imports only what stands below it, and a module of it only modules below itself. (What
 # is not a package stands beside them: `model` is one loaded model, the extensions are Cython.)
 ORDER: dict[str, list[str]] = {
-    "": ["__init__", "__main__", "wsgi"],
+    "": ["__init__", "__main__", "asgi", "wsgi"],
     "cli": ["main", "summary", "examples"],
     "http": [
-        *("processes", "gateway", "stall_watch"),
-        *("server", "dispatcher", "channel", "tasks", "parser", "data_rate", "sockets", "workers"),
-        *("listen", "application", "middleware", "app", "headers"),
+        *(
+            "asgi_app",
+            "serve",
+            "supervisor",
+            "server",
+            "listen",
+            "exchange",
+            "connection",
+            "bodies",
+        ),
+        *("outgoing", "head", "limits"),
+        *("application", "middleware", "app", "inference", "error_responses", "responses"),
+        *("cross_origin", "headers"),
     ],
     "serving": [
-        *("service", "warmup", "admission", "engine", "scheduler", "turns", "batching_check"),
-        *("batch", "batch_plan", "padding"),
+        *("service", "warmup", "admission", "background", "engine", "scheduler", "threads"),
+        *("inline", "batching_check", "batch", "batch_plan", "padding"),
     ],
     "model": [],
     "execution": [
@@ -64,11 +74,10 @@ MODULES_IN_ORDER = [
         else [package]
     )
 ]
-# Libraries that these modules alone may import: one for each, but for waitress, whose classes are
-# changed in a module each.
+# Libraries that these modules alone may import.
 IMPORTERS = {
-    "waitress": {"http.server", "http.channel", "http.tasks", "http.parser", "http.data_rate"},
-    "granian": {"http.processes"},
+    "uvloop": {"serving.background"},
+    "httptools": {"http.head"},
     "falcon": {"http.app"},
     "prometheus_client": {"observability.exposition"},
     "opentelemetry": {"observability.tracing"},
@@ -76,7 +85,7 @@ IMPORTERS = {
     "tokenizers": {"inputs.tokenizer"},
     "yaml": {"config.yaml"},
 }
-NOWHERE = {"asyncio", "onnxruntime", "pickle"}
+NOWHERE = {"onnxruntime", "pickle"}
 
 FILES = {
     path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): path
@@ -115,7 +124,7 @@ def test_the_order_names_every_module() -> None:
 
 def test_the_top_is_small() -> None:
     top = {path.name for path in PACKAGE.iterdir() if path.is_dir() or path.suffix == ".py"}
-    assert len(top - {"__pycache__"}) <= 13
+    assert len(top - {"__pycache__"}) <= 14
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -263,7 +272,7 @@ def test_the_distribution_is_named_in_one_place() -> None:
         assert [name for name, path in FILES.items() if words in path.read_text()] == ["errors"]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["name"] == DISTRIBUTION
-    for extra in ("cpu", "cuda", "text", "otel", "granian"):
+    for extra in ("cpu", "cuda", "text", "otel"):
         needed = project["optional-dependencies"][extra]
         pip, install, *named = shlex.split(install_command(extra))
         assert (pip, install) == ("pip", "install")

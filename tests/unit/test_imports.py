@@ -18,7 +18,7 @@ from gpux.serving.warmup import warm_up
 settings = Settings(model=Path(sys.argv[1]), provider="cpu")
 engine = Engine(load_model(settings), settings)
 warm_up(engine, None)
-engine.predict(b'{"x": [[1, 2]]}')
+engine.model.respond(b'{"x": [[1, 2]]}')
 assert engine.batching.limits is not None, engine.batching.reason
 print(*sorted(set(sys.argv[2:]) & set(sys.modules)))
 """

@@ -17,7 +17,6 @@ from gpux._engine import Request
 from gpux.errors import ClientError, ServiceError
 from gpux.inputs.model_io import PAIR, TEXT, ServedInput
 from gpux.model import Model
-from gpux.serving.engine import Engine
 from gpux.tensors.outputs import encode
 from gpux.tensors.request import array_of_input, tensors_of
 from gpux.tensors.signature import Dim, TensorSpec
@@ -50,20 +49,24 @@ class Example:
     answer: bytes
 
 
-def find_examples(engine: Engine) -> dict[str, Example]:
+def find_examples(model: Model, timeout_seconds: float = math.inf) -> dict[str, Example]:
     """Finds successful requests, by title; no more than it takes to show each input.
 
     One item and a batch, if the model has both; for texts, a pair, and ids in their place; an item
     with all optional inputs; and an empty body, if the model accepts it.
+
+    Args:
+        model: a loaded model.
+        timeout_seconds: of each request.
     """
-    inputs = engine.model.io.inputs
+    inputs = model.io.inputs
     required_inputs = [entry for entry in inputs if entry.required and not entry.from_text]
     shown = required_inputs or inputs
     kinds = {entry.spec.kind for entry in shown}
     found: dict[str, Example] = {}
 
     def add(title: str, bodies: Iterable[Values]) -> None:
-        example = _first_success(engine, bodies)
+        example = _first_success(model, bodies, timeout_seconds)
         if example is not None:
             found[title] = example
 
@@ -77,7 +80,7 @@ def find_examples(engine: Engine) -> dict[str, Example]:
     first = next(iter(found.values())).values
     if TEXT in first and PAIR not in first and any(entry.name == PAIR for entry in inputs):
         add("A pair", [first | {PAIR: _second_texts(first[TEXT])}])
-    received = _received(engine.model, first)
+    received = _received(model, first)
     other_inputs = {name: value for name, value in first.items() if name not in (TEXT, PAIR)}
     token_ids = {entry.name: received[entry.name] for entry in inputs if entry.from_text}
     if token_ids:
@@ -93,14 +96,16 @@ def find_examples(engine: Engine) -> dict[str, Example]:
     return found
 
 
-def _first_success(engine: Engine, bodies: Iterable[Values]) -> Example | None:
+def _first_success(
+    model: Model, bodies: Iterable[Values], timeout_seconds: float
+) -> Example | None:
     deadline = time.monotonic() + _MAX_SEARCH_SECONDS
     for values in bodies:
         if time.monotonic() > deadline:
             break
         body = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
         try:
-            return Example(values, body, engine.predict(body))
+            return Example(values, body, model.respond(body, timeout_seconds))
         except (ClientError, ServiceError):
             continue
     return None

@@ -4,35 +4,29 @@ Exit codes: 0; 1 if the request of `gpux run` was rejected or failed; 2 if nothi
 """
 
 import argparse
-import importlib
 import io
 import json
 import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from gpux.cli.examples import find_examples
 from gpux.cli.summary import describe_engine, describe_model
-from gpux.config.settings import ACCESS_LOG, BATCHING, PROVIDERS, SERVERS, Settings, read_settings
+from gpux.config.settings import ACCESS_LOG, BATCHING, PROVIDERS, Settings, read_settings
 from gpux.errors import (
     DISTRIBUTION,
     ClientError,
-    ConfigurationError,
     ServiceError,
     StartError,
-    install_command,
 )
-from gpux.http.application import build
-from gpux.http.server import Server
-from gpux.model import load_model
+from gpux.http.serve import serve
+from gpux.model import Model, load_model
 from gpux.observability.logs import log_to_stderr
 from gpux.serving.engine import Engine
 from gpux.tensors.memory import use_one_arena
@@ -98,20 +92,25 @@ def _parser() -> argparse.ArgumentParser:
         "environment variable (GPUX_PORT for --port) or in gpux.yml, in this order.",
     )
     _add_model(serve)
+    serve.add_argument("--server", help=argparse.SUPPRESS)  # without effect since 0.2.0
     serve.add_argument(
-        "--server", metavar="|".join(SERVERS), help="what handles HTTP (default: waitress)"
-    )
-    serve.add_argument(
-        "--workers", metavar="N", help="processes of granian's that serve (default: 1)"
+        "--workers", metavar="N", help="processes that serve, each with the model (default: 1)"
     )
     serve.add_argument("--host", help="address to listen on (default: 127.0.0.1 and ::1)")
     serve.add_argument("--port", help="port to listen on (default: 8080)")
-    serve.add_argument("--threads", help="requests worked on at once (default: 32)")
+    serve.add_argument(
+        "--threads", help="threads that run the model (default: one per core of a process)"
+    )
     serve.add_argument(
         "--max-body", metavar="SIZE", help="largest body, as 64MiB or in bytes (default: 64MiB)"
     )
     serve.add_argument(
         "--timeout", metavar="SECONDS", help="an answer that takes longer is 504 (default: 60)"
+    )
+    serve.add_argument(
+        "--drain-delay",
+        metavar="SECONDS",
+        help="how long requests are still taken at the end (default: 0)",
     )
     serve.add_argument(
         "--drain-timeout",
@@ -201,51 +200,7 @@ def _serve(options: argparse.Namespace) -> int:
     settings = _settings(options)
     use_one_arena()
     describe = partial(describe_engine, verbose=options.verbose)
-    if settings.server == "granian":
-        code: int = _import_processes().serve(settings, describe)
-        return code
-    # waitress logs a warning for each request that has to wait.
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    application = build(settings, os.environ)
-    server = Server(application, settings)
-    server.stop_on_signals()
-    failures: list[BaseException] = []
-
-    def load() -> None:
-        try:
-            print(describe(application.service.load()))
-            print(f"Serving   {server.url}/predict (Ctrl-C to stop)", flush=True)
-        except BaseException as error:
-            failures.append(error)
-            server.stop()
-
-    # Beside the socket loop, which responds from now on, if only that the model is loading.
-    loader = threading.Thread(target=load, name="loader", daemon=True)
-    loader.start()
-    server.run()
-    is_flushed = application.recorders.close()
-    if failures:
-        raise failures[0]
-    if is_flushed:  # otherwise nothing reads standard output
-        print("Stopped", flush=True)
-    # Skip Python's finalization, which would pull threads and libraries from under ONNX Runtime: it
-    # cannot be stopped while it loads a model, or runs a node for a client that has left.
-    os._exit(0)
-
-
-def _import_processes() -> ModuleType:
-    """Imports the module that needs granian."""
-    try:
-        return importlib.import_module("gpux.http.processes")
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] != "granian":
-            raise
-        command = install_command("granian")
-        raise ConfigurationError(
-            f"--server granian needs another release of granian ({error}): {command}"
-            if "granian" in sys.modules
-            else f"--server granian: granian is not installed; {command}"
-        ) from error
+    return serve(settings, os.environ, describe)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -259,10 +214,10 @@ def _run(options: argparse.Namespace) -> int:
         except OSError as error:
             raise StartError(f"--file {options.file}: {error.strerror}") from error
     settings = _settings(options)
-    engine = Engine(load_model(settings), replace(settings, batching="off"))
+    model = _load(settings)
     _silence()  # the error is printed below
     try:
-        response = engine.predict(body)
+        response = model.respond(body, settings.timeout_seconds)
     except (ClientError, ServiceError) as error:
         print(f"gpux: {error}", file=sys.stderr)
         return 1
@@ -272,10 +227,9 @@ def _run(options: argparse.Namespace) -> int:
 
 def _inspect(options: argparse.Namespace) -> int:
     settings = _settings(options)
-    model = load_model(settings)
+    model = _load(settings)
     _silence()  # not every body that is tried succeeds
-    trial_settings = replace(settings, batching="off", timeout_seconds=_MAX_TRY_SECONDS)
-    examples = find_examples(Engine(model, trial_settings))
+    examples = find_examples(model, _MAX_TRY_SECONDS)
     if options.example:
         if not examples:
             raise StartError(f"an example was not found: {_NO_EXAMPLE}")
@@ -288,6 +242,13 @@ def _inspect(options: argparse.Namespace) -> int:
     if not examples:
         print(f"Example   not found: {_NO_EXAMPLE}")
     return 0
+
+
+def _load(settings: Settings) -> Model:
+    """Loads a model, and checks what gpux.yml says of serving it."""
+    model = load_model(settings)
+    Engine(model, replace(settings, batching="off"))
+    return model
 
 
 def _print_json(text: bytes) -> None:

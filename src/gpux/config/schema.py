@@ -31,7 +31,7 @@ CudaGraph = Literal["auto", "on", "off"]
 GraphOptimization = Literal["all", "extended", "basic", "disabled"]
 Missing = Literal["nan"]
 Provider = Literal["auto", "cpu", "cuda"]
-ServerName = Literal["waitress", "granian"]
+FormerServer = Literal["waitress", "granian"]
 
 
 Port = Annotated[int, Meta(ge=0, le=65535, description="an integer from 0 to 65535")]
@@ -40,6 +40,7 @@ Workers = Annotated[int, Meta(ge=1, le=256, description="an integer from 1 to 25
 Device = Annotated[int, Meta(ge=0, le=1023, description="an integer from 0 to 1023")]
 Bytes = Annotated[Size, Meta(description="a size such as 1000000, 64MiB or 10MB")]
 Seconds = Annotated[float, Meta(gt=0, le=86400, description="seconds above 0, at most 86400")]
+Delay = Annotated[float, Meta(ge=0, le=86400, description="seconds from 0 to 86400")]
 Microseconds = Annotated[int, Meta(ge=0, le=10**6, description="microseconds from 0 to 1000000")]
 Queue = Annotated[int, Meta(ge=0, le=10**6, description="an integer from 0 to 1000000")]
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1, description="an integer from 1 on")]
@@ -164,6 +165,7 @@ class ServingConfig(_Section, frozen=True):
     threads: Threads | None = None
     max_body: Bytes | None = None
     timeout: Seconds | None = None
+    drain_delay: Delay | None = None
     drain_timeout: Seconds | None = None
     max_queue: Queue | None = None
     max_queue_bytes: Bytes | None = None
@@ -172,7 +174,7 @@ class ServingConfig(_Section, frozen=True):
     batch_delay: Microseconds | None = None
     padding: dict[str, PadValue] | None = None
     buckets: Annotated[tuple[Bucket, ...] | None, Meta(description=_BUCKETS)] = None
-    server: ServerName | None = None
+    server: FormerServer | None = None
     workers: Workers | None = None
     cors_origins: Annotated[Origins | Literal["*"] | None, Meta(description=_ORIGINS)] = None
     access_log: AccessLog | None = None

@@ -1,5 +1,6 @@
 """Settings: command-line options override the environment, which overrides gpux.yml."""
 
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -15,7 +16,9 @@ from gpux.config.schema import (
     Bytes,
     Count,
     CudaGraph,
+    Delay,
     Device,
+    FormerServer,
     GraphOptimization,
     Host,
     Microseconds,
@@ -25,7 +28,6 @@ from gpux.config.schema import (
     Provider,
     Queue,
     Seconds,
-    ServerName,
     Threads,
     Workers,
     convert_text,
@@ -33,11 +35,12 @@ from gpux.config.schema import (
 )
 from gpux.errors import ConfigurationError, ModelError
 
+logger = logging.getLogger(__name__)
+
 _YAML = (".yml", ".yaml")
 PROVIDERS: tuple[str, ...] = get_args(Provider)
 BATCHING: tuple[str, ...] = get_args(BatchingMode)
 ACCESS_LOG: tuple[str, ...] = get_args(AccessLog)
-SERVERS: tuple[str, ...] = get_args(ServerName)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +61,14 @@ class Settings:
         session_options: further config entries of the session.
         free_dimensions: the size to which the axes of a name are fixed.
         custom_ops: shared libraries with operators of the model.
-        server: `waitress` or `granian`.
-        workers: serving processes, each with its own copy of the model (granian only).
+        workers: serving processes, each with its own copy of the model.
         host: the address to listen on; None for 127.0.0.1 and, where available, ::1.
         port: 0 for any free port.
-        threads: requests processed concurrently.
+        threads: native threads that run models; None for one per core of the worker.
         max_body_bytes: larger bodies are rejected with 413.
         timeout_seconds: a response that takes longer, queueing included, becomes 504.
+        drain_delay_seconds: how long requests are still served at shutdown, for those who send them
+            to notice that the server is not ready any more.
         drain_timeout_seconds: how long requests in flight may take to finish at shutdown.
         max_queue: requests that may wait, besides the running ones; more are rejected with 503.
         max_queue_bytes: total size of the bodies of all waiting and running requests.
@@ -89,13 +93,13 @@ class Settings:
     session_options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     free_dimensions: Mapping[str, int] = field(default_factory=dict)
     custom_ops: tuple[Path, ...] = ()
-    server: ServerName = "waitress"
     workers: int = 1
     host: str | None = None
     port: int = 8080
-    threads: int = 32
+    threads: int | None = None
     max_body_bytes: int = 64 * 2**20
     timeout_seconds: float = 60.0
+    drain_delay_seconds: float = 0.0
     drain_timeout_seconds: float = 30.0
     max_queue: int = 256
     max_queue_bytes: int = 2**30
@@ -112,6 +116,11 @@ class Settings:
         return max(1, cores() // self.workers)
 
     @property
+    def native_threads(self) -> int:
+        """Native threads that run models: no more than there are cores for them."""
+        return min(self.threads or self.cores, self.cores)
+
+    @property
     def name(self) -> str:
         """The model's name: from gpux.yml, else the folder's if `model.onnx`, else the file's."""
         is_named_by_folder = self.model.name == "model.onnx"
@@ -123,13 +132,13 @@ class Settings:
 _SETTINGS: dict[str, tuple[str, Any]] = {
     "provider": ("provider", Provider),
     "device": ("device", Device),
-    "server": ("server", ServerName),
     "workers": ("workers", Workers),
     "host": ("host", Host),
     "port": ("port", Port),
     "threads": ("threads", Threads),
     "max_body": ("max_body_bytes", Bytes),
     "timeout": ("timeout_seconds", Seconds),
+    "drain_delay": ("drain_delay_seconds", Delay),
     "drain_timeout": ("drain_timeout_seconds", Seconds),
     "max_queue": ("max_queue", Queue),
     "max_queue_bytes": ("max_queue_bytes", Bytes),
@@ -230,10 +239,19 @@ def read_settings(
         custom_ops=_find_custom_ops(config),
         **settings,
     )
-    if merged.workers > 1 and merged.server == "waitress":
-        raise ConfigurationError(
-            f"serving.workers is {merged.workers}, but waitress is one process; "
-            "serving.server: granian has several"
+    server = lookup("server")
+    if server is not None:
+        convert_text(server[0], FormerServer, server[1])
+    if server is not None or config.content.serving.server is not None:
+        name = server[1] if server else "serving.server"
+        logger.warning("%s has no effect: since 0.2.0 there is one server", name)
+    if merged.threads is not None and merged.threads > merged.cores:
+        threads = lookup("threads")
+        logger.warning(
+            "%s is %d, but a worker has %d of the cores: so many threads run models",
+            threads[1] if threads else "serving.threads",
+            merged.threads,
+            merged.cores,
         )
     return merged
 

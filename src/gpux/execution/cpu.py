@@ -43,7 +43,7 @@ class CpuExecution:
         try:
             return self._pipeline.run(request, deadline.at_seconds if deadline else math.inf)
         except (RuntimeError, TimeoutError) as error:
-            raise _explain(error, deadline) from error
+            raise explain(error, deadline) from error
 
     def respond(self, body: bytes, deadline: Deadline, stages: Stages) -> bytes | Request:
         """Responds to a request body in one call, without the GIL.
@@ -64,7 +64,7 @@ class CpuExecution:
         try:
             return self._pipeline.respond(body, deadline.at_seconds, stages)
         except (RuntimeError, TimeoutError) as error:
-            raise _explain(error, deadline) from error
+            raise explain(error, deadline) from error
 
     def uncaptured(self) -> contextlib.AbstractContextManager[None]:
         """Context for trial runs, whose shapes are not counted; no effect on the CPU."""
@@ -75,9 +75,11 @@ class CpuExecution:
         return {}
 
 
-def _explain(error: Exception, deadline: Deadline | None) -> Exception:
-    """The error of a run that the pipeline ended."""
+def explain(error: RuntimeError | TimeoutError, deadline: Deadline | None) -> Exception:
+    """The error of a request, of what its pipeline raised; the latter is its cause."""
     if isinstance(error, TimeoutError):
         assert deadline is not None
         return deadline.error()
-    return InferenceError(reason_of(error))
+    failure = InferenceError(reason_of(error))
+    failure.__cause__ = error
+    return failure

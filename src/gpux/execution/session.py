@@ -122,6 +122,13 @@ class Session:
         """
         self.native.run(binding, options)
 
+    def operators(self) -> set[tuple[str, str]] | None:
+        """Returns the type and the domain of each operator of the graph; None as of placement()."""
+        assignments = self.native.assignments()
+        if assignments is None:
+            return None
+        return {(op_type, domain) for _, op_type, domain, _ in assignments}
+
     def placement(self) -> dict[str, list[str]] | None:
         """Returns the nodes assigned to each provider, as `Type name`, by its short name.
 

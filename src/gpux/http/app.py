@@ -1,65 +1,63 @@
-"""The WSGI app's routes, from HTTP to the service; the only place that maps errors to statuses.
+"""The WSGI app: all routes, for any host. The only importer of falcon.
 
-The only importer of falcon.
+`gpux serve` responds to POST /predict itself (exchange.py); its other routes are this app's.
 """
 
 import io
-import json
-import logging
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import falcon
 
-from gpux.errors import (
-    BodyTooLargeError,
-    ClientError,
-    InvalidJSONError,
-    ServiceError,
-    UnavailableError,
-)
-from gpux.http.headers import MEDIA_TYPE, check_headers, read_timeout
-from gpux.observability.timings import Stages
+from gpux.errors import BodyTooLargeError, ClientError, InvalidJSONError
+from gpux.http.cross_origin import EXPOSED_HEADERS
+from gpux.http.error_responses import error_response, json_bytes
+from gpux.http.headers import MEDIA_TYPE
+from gpux.http.inference import Inference, refuse
+from gpux.http.responses import Response
 from gpux.serving.service import Service
 
-logger = logging.getLogger(__name__)
-
 _MAX_QUOTED_PATH = 100
-# WSGI environment key: arrival time of a request that the server has admitted already, on the
-# monotonic clock.
-ADMITTED = "gpux.admitted"
 # WSGI environment key: the Stages of a request to /predict.
 STAGES = "gpux.stages"
-# Response headers that pages of other origins may read (Access-Control-Expose-Headers).
-EXPOSED_HEADERS = "Retry-After, X-Request-Id"
+# What the loop is given beyond a request's own deadline before its caller gives up.
+_PATIENCE_SECONDS = 5.0
+_MAX_REFUSE_SECONDS = 60.0
+
+
+class Caller(Protocol):
+    """Calls a function in the thread of the service's loop: see Background.call()."""
+
+    def __call__(
+        self, function: Callable[[Callable[[Response], None]], object], timeout_seconds: float, /
+    ) -> Response: ...
 
 
 def create_app(
-    service: Service, max_body_bytes: int, cors_origins: Sequence[str] = ()
+    service: Service, call: Caller, max_body_bytes: int, cors_origins: Sequence[str] = ()
 ) -> falcon.App[falcon.Request, falcon.Response]:
     """Creates the WSGI app.
 
     Args:
         service: serves the requests.
+        call: calls the service.
         max_body_bytes: larger bodies are rejected with 413.
         cors_origins: origins whose pages may read the responses; `*` for all.
     """
     middleware = [CrossOrigin(cors_origins)] if cors_origins else []
     app = falcon.App(media_type=MEDIA_TYPE, middleware=middleware)
     health = Health(service)
-    app.add_route("/predict", Predict(service, max_body_bytes))
+    app.add_route("/predict", Predict(service, call, max_body_bytes))
     app.add_route("/health", health)
     app.add_route("/health/live", Live(service))
     app.add_route("/health/ready", health)
     app.add_route("/info", Info(service))
     # Last: compiles the router now, and not at the first request.
     app.add_route("/metrics", MetricsPage(service), compile=True)
-    app.add_error_handler(Exception, _handle_bug)
+    app.add_error_handler(Exception, _handle_error)
     app.add_error_handler(falcon.HTTPError, _handle_http_error)
     app.add_error_handler(falcon.HTTPStatus, _handle_http_status)
-    app.add_error_handler(ClientError, _handle_error)
-    app.add_error_handler(ServiceError, _handle_error)
     return app
 
 
@@ -87,45 +85,39 @@ class CrossOrigin(falcon.CORSMiddleware):  # type: ignore[type-arg]  # those of 
 class Predict:
     """POST /predict: runs the model on the body."""
 
-    def __init__(self, service: Service, max_body_bytes: int) -> None:
+    def __init__(self, service: Service, call: Caller, max_body_bytes: int) -> None:
         self._service = service
+        self._call = call
         self._max_body_bytes = max_body_bytes
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        arrival_seconds = req.env.get(ADMITTED)
-        if arrival_seconds is not None:
-            self._respond(req, resp, arrival_seconds)
-            return
-        nbytes = req.content_length or 0
-        with self._service.admit(nbytes):
-            self._respond(req, resp, time.monotonic())
+        response = self._respond(req)
+        resp.status = response.status
+        resp.data = bytes(response.body)
+        for name, value in response.headers:
+            resp.set_header(name, value)
 
-    def _respond(self, req: falcon.Request, resp: falcon.Response, arrival_seconds: float) -> None:
-        """Responds to a request that has been admitted."""
-        stages = req.env[STAGES] = Stages()
-        status = 500
+    def _respond(self, req: falcon.Request) -> Response:
+        get = req.env.get
+        service = self._service
         try:
-            encoding = req.env.get("HTTP_CONTENT_ENCODING")
-            check_headers(req.content_type, encoding)
-            timeout_seconds = read_timeout(req.env.get("HTTP_X_REQUEST_TIMEOUT"))
+            inference = Inference(
+                service,
+                req.content_type,
+                get("HTTP_CONTENT_ENCODING"),
+                get("HTTP_X_REQUEST_TIMEOUT"),
+            )
             start = time.perf_counter()
             body = read_body(req.env, req.content_length, self._max_body_bytes)
-            stages.read = time.perf_counter() - start
-            resp.data = self._service.engine.predict(
-                body,
-                arrival_seconds=arrival_seconds,
-                timeout_seconds=timeout_seconds,
-                is_gone=req.env.get("waitress.client_disconnected"),
-                stages=stages,
+        except ClientError as error:
+            refused = error  # which Python forgets at the end of this clause
+            return self._call(
+                lambda respond: respond(refuse(service, refused)), _MAX_REFUSE_SECONDS
             )
-            status = 200
-        except (ClientError, ServiceError) as error:
-            status = error.status
-            raise
-        finally:
-            seconds = time.monotonic() - arrival_seconds
-            self._service.metrics.request(status, seconds, stages)
-            resp.set_header("Server-Timing", stages.server_timing(seconds))
+        inference.stages.read = time.perf_counter() - start
+        req.env[STAGES] = inference.stages
+        patience_seconds = service.timeout_seconds + _PATIENCE_SECONDS
+        return self._call(lambda respond: inference.submit(body, respond), patience_seconds)
 
 
 class Health:
@@ -138,7 +130,7 @@ class Health:
         del req
         health = self._service.health()
         resp.status = 200 if health["status"] == "healthy" else 503
-        resp.data = _json(health)
+        resp.data = json_bytes(health)
 
 
 class Live:
@@ -149,7 +141,7 @@ class Live:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         del req
-        resp.data = _json(self._service.health())
+        resp.data = json_bytes(self._service.health())
 
 
 class MetricsPage:
@@ -175,7 +167,7 @@ class Info:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         del req
-        resp.data = _json(self._service.engine.info())
+        resp.data = json_bytes(self._service.engine.info())
 
 
 def read_body(environment: Mapping[str, Any], declared: int | None, limit_bytes: int) -> bytes:
@@ -217,13 +209,15 @@ def _read(stream: Any, max_bytes: int) -> bytes:
 
 
 def _handle_error(
-    req: falcon.Request, resp: falcon.Response, error: ClientError | ServiceError, params: object
+    req: falcon.Request, resp: falcon.Response, error: Exception, params: object
 ) -> None:
-    del req, params
-    resp.status = error.status
-    resp.data = _detail(str(error))
-    if isinstance(error, UnavailableError):
-        resp.set_header("Retry-After", str(error.retry_after_seconds))
+    """Handles our own errors, and unexpected exceptions."""
+    del params
+    response = error_response(error, f"{req.method} {req.path}")
+    resp.status = response.status
+    resp.data = bytes(response.body)
+    for name, value in response.headers:
+        resp.set_header(name, value)
 
 
 def _handle_http_error(
@@ -241,7 +235,7 @@ def _handle_http_error(
         detail = f"No such route: {_quote(req.path)}"
     else:
         detail = error.description or error.title or str(error.status)
-    resp.data = _detail(detail)
+    resp.data = json_bytes({"detail": detail})
 
 
 def _handle_http_status(
@@ -251,24 +245,6 @@ def _handle_http_status(
     del req, params
     resp.status = status.status
     resp.text = status.text
-
-
-def _handle_bug(
-    req: falcon.Request, resp: falcon.Response, error: Exception, params: object
-) -> None:
-    """Handles unexpected exceptions: the traceback goes to the log, no detail to the client."""
-    del params
-    logger.error("%s %s failed", req.method, req.path, exc_info=error)
-    resp.status = 500
-    resp.data = _detail("Internal server error")
-
-
-def _detail(text: str) -> bytes:
-    return _json({"detail": text})
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _quote(path: str) -> str:

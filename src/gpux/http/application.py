@@ -1,11 +1,11 @@
-"""Assembles the WSGI application of one process: service, routes, middleware."""
+"""Assembles what one process serves: service, routes, recorders."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gpux.config.settings import Settings
-from gpux.http.app import create_app
+from gpux.http.app import Caller, create_app
 from gpux.http.middleware import Recorders, create_recorders
 from gpux.observability.shared_counters import SharedCounters
 from gpux.serving.service import Service
@@ -13,30 +13,34 @@ from gpux.serving.service import Service
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """The WSGI application with its service and recorders.
+    """What one process serves.
 
     Attributes:
         service: its model is not loaded yet.
-        wsgi: the WSGI callable (PEP 3333), including the middleware.
+        app: the WSGI app (PEP 3333), which records no requests.
         recorders: of access log and traces; the server closes them after the last response.
     """
 
     service: Service
-    wsgi: Any
+    app: Any
     recorders: Recorders
 
 
 def build(
-    settings: Settings, environment: Mapping[str, str], counters: SharedCounters | None = None
+    settings: Settings,
+    environment: Mapping[str, str],
+    call: Caller,
+    counters: SharedCounters | None = None,
 ) -> Application:
     """Assembles the application. Loads no model: `service.load()` does.
 
     Args:
         settings: what to serve, and how.
         environment: OpenTelemetry's variables.
+        call: how the WSGI app calls the service, from a thread of its host.
         counters: where requests are counted; None for this process alone.
     """
     service = Service(settings, counters)
     recorders = create_recorders(settings, environment, service.metrics)
-    app = create_app(service, settings.max_body_bytes, settings.cors_origins)
-    return Application(service, recorders.wrap(app), recorders)
+    app = create_app(service, call, settings.max_body_bytes, settings.cors_origins)
+    return Application(service, app, recorders)

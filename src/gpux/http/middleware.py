@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gpux.config.settings import Settings
-from gpux.http.app import ADMITTED, STAGES
+from gpux.http.app import STAGES
 from gpux.observability.access_log import AccessLog
 from gpux.observability.logs import current_request_id
 from gpux.observability.metrics import Gauge, Metrics
@@ -96,7 +96,7 @@ class ObservabilityMiddleware:
         self._recorders = recorders
 
     def __call__(self, environment: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        record = begin(environment, environment.get(ADMITTED) or time.monotonic())
+        record = begin(environment, time.monotonic())
 
         def start(status: str, headers: Sequence[tuple[str, str]], *information: Any) -> Any:
             record.status = int(status[:3])

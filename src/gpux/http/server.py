@@ -1,258 +1,340 @@
-"""`gpux serve`: the app under waitress, from its sockets to its end.
+"""`gpux serve`: an event loop that owns its connections, from its listening sockets to its end.
 
-What is changed of waitress is told where it is done: in parser.py for requests, in tasks.py for
-answers, in channel.py for connections, and in dispatcher.py for threads. Here it is the loop, which
-the workers run, and the end: listening stops, what was read in full is answered, then the process
-ends.
+One thread runs the loop, on uvloop. It accepts connections, parses requests, admits and schedules
+them, and writes responses; see connection.py and serving/scheduler.py. The end loses nothing that
+the kernel has accepted: listening stops, what the kernel has queued is accepted, what was read in
+full is responded to, and then the process ends.
 """
 
+import asyncio
 import contextlib
+import logging
+import os
+import resource
 import signal
+import socket
+import sys
 import threading
 import time
-from typing import Any
-
-from waitress import wasyncore
-from waitress.adjustments import Adjustments
-from waitress.server import TcpWSGIServer
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from gpux.config.settings import Settings
 from gpux.http.application import Application
-from gpux.http.channel import Channel
-from gpux.http.dispatcher import Dispatcher
-from gpux.http.listen import bind, url
-from gpux.http.parser import NO_LIMIT
-from gpux.http.sockets import Sockets
-from gpux.http.tasks import IDENT
+from gpux.http.connection import Connection
+from gpux.http.exchange import LoopApplication
+from gpux.http.limits import Limits
+from gpux.http.listen import BACKLOG
+from gpux.http.responses import Response
+from gpux.observability.metrics import Gauge, single
+from gpux.serving.background import call_in_loop, new_event_loop
+from gpux.serving.service import LoadedModel
 
-# What is counted of the time between two looks at slow clients, which is about a second.
-_LONGEST_LOOK_SECONDS = 2.0
-# How long a worker keeps others waiting whose request takes longer than was foreseen.
-_RELIEF_SECONDS = 0.005
-_LONGEST_WAIT_SECONDS = 1.0
-# Connections that are taken before requests are: those of clients that have left again would fill
-# the queue.
-_MOST_ACCEPTED = 64
+logger = logging.getLogger(__name__)
 
-
-class Listener(TcpWSGIServer):
-    """One listening socket."""
-
-    channel_class = Channel
-    _map: Sockets
-    trigger: Any
-    active_channels: Any
-    adj: Any
-    socket: Any
-    _looked_at_seconds = 0.0  # when maintenance() was last called, on the monotonic clock
-
-    def handle_accept(self) -> None:
-        """Takes the connections that wait, where waitress takes one.
-
-        The next look at the sockets comes when all requests that were found are answered: of many
-        connections that come at once, the last would wait for all answers to those before it,
-        again and again.
-        """
-        for _ in range(_MOST_ACCEPTED):
-            before = len(self.active_channels)
-            super().handle_accept()
-            if len(self.active_channels) == before or not self.readable():
-                break
-
-    def add_task(self, task: Any) -> None:
-        """Called when a channel's next request has been read."""
-        task.add_task(self.task_dispatcher)
-
-    def pull_trigger(self) -> None:
-        """Does nothing, where waitress wakes its main thread: service() tells if there is need."""
-
-    def wake(self) -> None:
-        """Ends the wait for the sockets."""
-        self.trigger.pull_trigger()
-
-    def maintenance(self, now: int) -> None:
-        """Closes channels that are too slow, or lingered long enough; called every second."""
-        super().maintenance(now)
-        monotonic = time.monotonic()
-        # Clients are not to blame where this process stood still.
-        seconds = min(monotonic - self._looked_at_seconds, _LONGEST_LOOK_SECONDS)
-        self._looked_at_seconds = monotonic
-        for channel in list(self.active_channels.values()):
-            channel.hurry(seconds, now - self.adj.channel_timeout)
-            if channel.linger_until is not None and monotonic > channel.linger_until:
-                channel.will_close = True
-            if channel.will_close:
-                self._map.changed(channel)
-
-
-class Loop:
-    """The sockets, as the source of what the workers do.
-
-    Attributes:
-        is_over: after end(): all is answered, and nothing is read any more.
-    """
-
-    def __init__(self) -> None:
-        self.sockets = Sockets(wasyncore.readwrite)
-        self.listeners: list[Listener] = []
-        self._is_ending = False
-        self.is_over = False
-
-    def wait(self) -> list[tuple[int, int]]:
-        """Waits for what comes over the sockets."""
-        for listener in self.listeners:  # they look after their connections when they are asked
-            self.sockets.changed(listener)
-        return self.sockets.wait(_LONGEST_WAIT_SECONDS)
-
-    def handle(self, found: list[tuple[int, int]]) -> None:
-        """Reads and writes; requests that are complete are handed to the dispatcher."""
-        if self.is_over:
-            return
-        self.sockets.handle(found)
-        # Judged where requests are read: none comes between this and the end.
-        self.is_over = self._is_ending and not self._is_busy()
-
-    def wake(self) -> None:
-        """Ends a wait."""
-        self.listeners[0].wake()
-
-    def end(self) -> None:
-        """Takes no more connections, and is over when all that was read has been answered."""
-        self.listeners[0].trigger.pull_trigger(self._close_listeners)
-
-    def _close_listeners(self) -> None:
-        for listener in self.listeners:
-            listener.accepting = False
-            listener.del_channel(self.sockets)
-            listener.socket.close()
-        self._is_ending = True
-
-    def _is_busy(self) -> bool:
-        """Whether a request that was read in full has not been answered to its last byte."""
-        return any(
-            channel.requests or channel.total_outbufs_len
-            for channel in list(self.sockets.values())
-            if isinstance(channel, Channel)
-        )
-
-
-class Bell:
-    """Rung by any thread, or by a signal's handler, for one that waits."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards nothing: released to end the wait
-        self._lock.acquire()
-
-    def ring(self) -> None:
-        """Ends the wait, or the next one."""
-        with contextlib.suppress(RuntimeError):  # it rings already
-            self._lock.release()
-
-    def wait(self, timeout_seconds: float) -> None:
-        """Waits until it rings."""
-        self._lock.acquire(timeout=timeout_seconds)
+_TICK_SECONDS = 0.25
+_RECEIVE_BYTES = 2**18
+# Connections that are accepted at once.
+_BURST = 64
+# Descriptors that are not connections: of the process, its libraries and its model.
+_OWN_DESCRIPTORS = 64
+_MAX_CONNECTIONS = 1000
+# Threads of Python hold the interpreter for this long while the loop waits for it.
+_SWITCH_SECONDS = 0.0005
+_ANNOUNCED_SECONDS = 0.1
+# How long the end waits for the rest of requests that have come in part.
+_SENDING_SECONDS = 0.5
+# What the loop's lag of the past counts for after each tick.
+_LAG_FADES = 0.98
 
 
 class Server:
-    """The server: its sockets are bound when this returns, and requests are answered by run().
+    """A server in one process. run() is called by the main thread, stop() by any.
 
     Args:
         application: what it serves.
-        settings: host, port, threads, max_body_bytes, cors_origins, drain_timeout_seconds.
-
-    Raises:
-        ConfigurationError: the address cannot be listened on.
-
-    Attributes:
-        port: that it listens on.
-        url: of its root, as a client on this machine has it.
+        settings: max_body_bytes, cors_origins, drain_delay_seconds, drain_timeout_seconds.
+        sockets: that it listens on; listening already, and closed by it.
+        limits: what clients may do.
     """
 
-    def __init__(self, application: Application, settings: Settings) -> None:
-        service = application.service
-        sockets = bind(settings.host, settings.port)
-        adjustments: Any = Adjustments(
-            sockets=sockets,
-            threads=settings.threads,
-            ident=IDENT,
-            # A long body is received into its place; other things are short. The system's memory
-            # would be shredded by many large pieces of which little is kept.
-            recv_bytes=2**16,
-            # A body stays in memory, as does its answer.
-            inbuf_overflow=NO_LIMIT,
-            outbuf_overflow=NO_LIMIT,
-            max_request_body_size=NO_LIMIT,  # Parser judges it
-            max_request_header_size=2**16,
-            connection_limit=1000,
-            cleanup_interval=1,
-            # One request ahead is read while one is answered, so that a client that leaves is seen.
-            channel_request_lookahead=1,
-            # The app reads no header of a proxy.
-            clear_untrusted_proxy_headers=False,
-            # A closed connection is not worth a stack trace in the log.
-            log_socket_errors=False,
+    def __init__(
+        self,
+        application: Application,
+        settings: Settings,
+        sockets: Sequence[socket.socket],
+        limits: Limits,
+    ) -> None:
+        self._application = application
+        self._settings = settings
+        self._sockets = sockets
+        for bound in sockets:
+            bound.setblocking(False)
+        self._limits = limits
+        self._connections: set[Connection] = set()
+        self._receive_buffer = bytearray(_RECEIVE_BYTES)
+        self._max_connections = _connection_limit()
+        self._listeners: list[asyncio.Server] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()
+        self._accepting: set[asyncio.Task[None]] = set()
+        self._listens = False  # whether connections are to be accepted
+        self._is_stopping = False
+        self._lag_seconds = 0.0
+        application.service.metrics.add(
+            "gpux_loop_lag_seconds",
+            Gauge(
+                "How late the event loop's timers run: the longest delay, which fades within "
+                "a minute.",
+                single(lambda: self._lag_seconds),
+            ),
         )
-        adjustments.gpux_max_body_bytes = settings.max_body_bytes
-        adjustments.gpux_cors_origins = settings.cors_origins
-        adjustments.gpux_service = service
-        adjustments.gpux_recorders = application.recorders
-        self._loop = Loop()
-        self._service = service
-        self._drain_seconds = settings.drain_timeout_seconds
-        self._dispatcher = Dispatcher(service, settings.threads, self._loop)
-        dispatcher: Any = self._dispatcher  # has what waitress asks for
-        self._loop.listeners = [
-            Listener(
-                application.wsgi,
-                self._loop.sockets,
-                True,
-                bound,
-                dispatcher=dispatcher,
-                adj=adjustments,
-                sockinfo=(bound.family, bound.type, bound.proto, bound.getsockname()),
-                bind_socket=False,
-            )
-            for bound in sockets
+        application.service.metrics.add(
+            "gpux_open_connections",
+            Gauge("Connections of clients.", single(lambda: len(self._connections))),
+        )
+
+    def run(
+        self,
+        load: Callable[[], LoadedModel | None],
+        opened: Callable[[LoadedModel], None],
+        lifeline: int | None = None,
+        *,
+        starts_loaded: bool = False,
+    ) -> None:
+        """Responds to requests until a signal, then to those in flight.
+
+        Args:
+            load: loads the model, in a thread of its own. None if that failed, which stops the
+                server.
+            opened: called once the model is served.
+            lifeline: a descriptor that becomes readable when the server is to stop.
+            starts_loaded: whether connections wait until the model is loaded, as others serve it;
+                otherwise requests are responded to meanwhile.
+        """
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(self._run(load, opened, lifeline, starts_loaded=starts_loaded))
+
+    def call(
+        self, function: Callable[[Callable[[Response], None]], object], timeout_seconds: float
+    ) -> Response:
+        """Calls a function in the loop's thread, from another: see background.call_in_loop()."""
+        assert self._loop is not None
+        return call_in_loop(self._loop, function, timeout_seconds)
+
+    async def _run(
+        self,
+        load: Callable[[], LoadedModel | None],
+        opened: Callable[[LoadedModel], None],
+        lifeline: int | None,
+        *,
+        starts_loaded: bool,
+    ) -> None:
+        loop = self._loop = asyncio.get_running_loop()
+        settings, service = self._settings, self._application.service
+        application = LoopApplication(
+            service,
+            self._application.app,
+            self._application.recorders,
+            loop,
+            settings.max_body_bytes,
+            settings.cors_origins,
+            self._connections,
+        )
+
+        def make_connection() -> Connection:
+            made = Connection(application, self._limits, self._connections, self._receive_buffer)
+            if self._is_stopping:
+                made.announce_end()
+            elif len(self._connections) >= self._max_connections - 1:
+                self._stop_listening()
+            elif not self._accepting:
+                self._accept_waiting(_BURST)
+            return made
+
+        self._make_connection = make_connection
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(ValueError):  # not the main thread
+                loop.add_signal_handler(number, self._begin_end)
+        if lifeline is not None:
+            loop.add_reader(lifeline, self._begin_end)
+        self._listens = not starts_loaded
+        if self._listens:
+            await self._listen()
+        threading.Thread(target=self._load, args=(load, opened), name="loader", daemon=True).start()
+        ticks = loop.create_task(self._tick())
+        await self._stop.wait()
+        if lifeline is not None:
+            loop.remove_reader(lifeline)
+        await self._end()
+        ticks.cancel()
+        application.close()
+
+    def _load(
+        self, load: Callable[[], LoadedModel | None], opened: Callable[[LoadedModel], None]
+    ) -> None:
+        """Loads the model, in a thread of its own."""
+        loop = self._loop
+        assert loop is not None
+        loaded = load()
+
+        def open_service(loaded: LoadedModel) -> None:
+            self._application.service.open(loaded)
+            self._application.service.attach(loop)
+            self._listens = True
+            opened(loaded)
+
+        if loaded is None:
+            loop.call_soon_threadsafe(self._begin_end)
+        else:
+            loop.call_soon_threadsafe(open_service, loaded)
+
+    async def _listen(self) -> None:
+        """Accepts connections. What the sockets have queued stays theirs when this ends."""
+        loop = self._loop
+        assert loop is not None
+        self._listeners = [
+            # The loop's server owns the socket that it is given; closing it leaves ours open.
+            await loop.create_server(self._make_connection, sock=bound.dup(), backlog=BACKLOG)
+            for bound in self._sockets
         ]
-        self.port: int = sockets[0].getsockname()[1]
-        self.url = url(settings.host, sockets)
-        self._bell = Bell()
-        self._stopping = False
 
-    def run(self) -> None:
-        """Answers requests until stop() is called, then those in flight."""
-        self._dispatcher.start()
-        while not self._stopping:
-            self._attend()
-        self._service.drain()
-        deadline = time.monotonic() + self._drain_seconds
-        self._loop.end()
-        while not self._loop.is_over and time.monotonic() < deadline:
-            self._attend(0.05)
-            self._loop.wake()
-        self._dispatcher.shutdown()
-        wasyncore.close_all(self._loop.sockets)
-        self._loop.sockets.close()
+    def _accept_waiting(self, limit: int) -> None:
+        """Accepts connections that wait, up to a limit.
 
-    def stop(self) -> None:
-        """Begins the end. May be called by a signal handler or another thread."""
-        self._stopping = True
-        self._bell.ring()
+        The loop itself accepts one in each of its turns, in which it serves all: of many that
+        come at once, the last would wait for many responses to the first.
+        """
+        loop = self._loop
+        assert loop is not None
+        for bound in self._sockets:
+            for _ in range(limit):
+                try:
+                    accepted, _ = bound.accept()
+                except OSError:  # none waits, or there are no descriptors left
+                    break
+                task = loop.create_task(self._take(accepted))
+                self._accepting.add(task)
+                task.add_done_callback(self._accepting.discard)
 
-    def stop_on_signals(self) -> None:
-        """SIGTERM and SIGINT begin the end; a second one ends the process at once."""
+    async def _take(self, accepted: socket.socket) -> None:
+        loop = self._loop
+        assert loop is not None
+        with contextlib.suppress(OSError):  # it is gone again
+            await loop.connect_accepted_socket(self._make_connection, accepted)
 
-        def handle(number: int, frame: object) -> None:
-            del number, frame
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            self.stop()
+    def _stop_listening(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners = []
 
-        signal.signal(signal.SIGTERM, handle)
-        signal.signal(signal.SIGINT, handle)
+    async def _tick(self) -> None:
+        """What is done regularly: slow clients, the limit of connections, the loop's lag."""
+        loop = self._loop
+        assert loop is not None
+        looked_at = time.monotonic()
+        number = 0
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            now = time.monotonic()
+            lag = max(0.0, now - looked_at - _TICK_SECONDS)
+            self._lag_seconds = max(lag, self._lag_seconds * _LAG_FADES)
+            looked_at = now
+            number += 1
+            if self._is_stopping:
+                continue
+            if len(self._connections) >= self._max_connections:
+                self._stop_listening()
+            elif self._listens and not self._listeners:
+                await self._listen()
+            if number % 4 == 0:
+                for connection in list(self._connections):
+                    connection.tick(now)
+                self._application.service.metrics.publish()
 
-    def _attend(self, longest_seconds: float = _LONGEST_WAIT_SECONDS) -> None:
-        """Waits a little, and sees to it that no worker keeps the others waiting."""
-        is_quiet = self._dispatcher.workers.is_quiet(self._bell.ring)
-        self._bell.wait(longest_seconds if is_quiet else _RELIEF_SECONDS)
-        self._dispatcher.workers.relieve()
+    # The end.
+
+    def _begin_end(self) -> None:
+        if self._is_stopping:
+            return
+        self._is_stopping = True
+        assert self._loop is not None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(ValueError):
+                self._loop.remove_signal_handler(number)
+            with contextlib.suppress(ValueError):  # a second one ends the process at once
+                signal.signal(number, _exit_at_once if os.getpid() == 1 else signal.SIG_DFL)
+        self._stop.set()
+
+    async def _end(self) -> None:
+        settings, service = self._settings, self._application.service
+        deadline = time.monotonic() + settings.drain_delay_seconds + settings.drain_timeout_seconds
+        service.drain()
+        # Responses say from now on that their connection closes. Clients that send one request
+        # after the other have then left, or are heard, before idle connections are closed.
+        for connection in list(self._connections):
+            connection.announce_end()
+        await asyncio.sleep(max(settings.drain_delay_seconds, _ANNOUNCED_SECONDS))
+        service.reject()
+        self._stop_listening()
+        await self._accept_queued()
+        # One turn of the loop, so that what has come over these is read.
+        await asyncio.sleep(0.01)
+        for connection in list(self._connections):
+            connection.end()
+        await self._wait_for_responses(deadline)
+        service.stop()
+        await asyncio.sleep(0)
+        for connection in list(self._connections):
+            connection.abort()
+        await asyncio.sleep(0)
+
+    async def _wait_for_responses(self, deadline: float) -> None:
+        """Waits until all that has come in full is responded to.
+
+        Clients that are still sending are cut off once they alone have been left for a while.
+        """
+        alone_since = time.monotonic()
+        while self._connections:
+            await asyncio.sleep(0.01)
+            now = time.monotonic()
+            for connection in list(self._connections):
+                connection.tick(now)
+            if any(connection.owes_response for connection in self._connections):
+                alone_since = now
+            if now >= min(deadline, alone_since + _SENDING_SECONDS):
+                return
+
+    async def _accept_queued(self) -> None:
+        """Accepts what the kernel has accepted for us. Closing the sockets first would reset it."""
+        self._accept_waiting(sys.maxsize)
+        if self._accepting:
+            await asyncio.wait(self._accepting)
+        for bound in self._sockets:
+            bound.close()
+
+
+def _exit_at_once(number: int, frame: object) -> NoReturn:
+    """A signal's handler where it has no default action: as process 1 of a container."""
+    del frame
+    os._exit(128 + number)
+
+
+def _connection_limit() -> int:
+    """How many connections there may be: each takes a descriptor, and some are needed otherwise."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return _MAX_CONNECTIONS
+    return max(1, min(_MAX_CONNECTIONS, soft - _OWN_DESCRIPTORS))
+
+
+def end_process() -> NoReturn:
+    """Ends the process without Python's finalization.
+
+    That would pull threads and libraries from under ONNX Runtime, which cannot be stopped while it
+    loads a model, or runs a node for a client that has left.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(0)

@@ -7,7 +7,6 @@ Source: Prometheus' documentation, "Metric and label naming".
 """
 
 import os
-import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,7 +76,10 @@ ROW_SIZE = _GAUGES + _MAX_GAUGES
 
 
 class Metrics:
-    """The metrics of all processes, and this process' counters. Thread-safe.
+    """The metrics of all processes, and this process' counters.
+
+    One thread counts, that of the event loop; any may read. A value is a float64 that is loaded and
+    stored as a whole.
 
     Args:
         gauges: by metric name; evaluated at scrape time.
@@ -89,7 +91,6 @@ class Metrics:
     ) -> None:
         self._gauges = dict(gauges)
         self._counters = counters or SharedCounters(ROW_SIZE)
-        self._lock = threading.Lock()  # guards the row of this process
         self._row = self._counters.mine
         self._row[_PID] = os.getpid()
         for at in range(_LOAD_SECONDS, ROW_SIZE):  # left by the row's previous process
@@ -98,28 +99,25 @@ class Metrics:
     def request(self, status: int, seconds: float, stages: Stages) -> None:
         """Counts a completed request to /predict."""
         row = self._row
-        with self._lock:
-            row[_REQUESTS + status] += 1
-            at = _DURATION.at  # the stages' histograms follow it, with the same bounds
-            for duration in (seconds, *stages.seconds()):
-                if duration is not None:
-                    row[at + bisect_left(_DURATION_BOUNDS, duration)] += 1
-                    row[at + _SUM_OFFSET] += duration
-                at += _HISTOGRAM_SIZE
-            if stages.rows is not None:
-                _BATCH_ROWS.add(row, stages.rows)
+        row[_REQUESTS + status] += 1
+        at = _DURATION.at  # the stages' histograms follow it, with the same bounds
+        for duration in (seconds, *stages.seconds()):
+            if duration is not None:
+                row[at + bisect_left(_DURATION_BOUNDS, duration)] += 1
+                row[at + _SUM_OFFSET] += duration
+            at += _HISTOGRAM_SIZE
+        if stages.rows is not None:
+            _BATCH_ROWS.add(row, stages.rows)
 
     def rejected(self, reason: str) -> None:
         """Counts a rejected request, by one of the REJECTION_REASONS."""
-        with self._lock:
-            self._row[_REJECTED + REJECTION_REASONS.index(reason)] += 1
+        self._row[_REJECTED + REJECTION_REASONS.index(reason)] += 1
 
     def loaded(self, seconds: Mapping[str, float]) -> None:
         """Counts a model load, with the duration of each of the LOAD_STAGES."""
-        with self._lock:
-            self._row[_LOADS] += 1
-            for at, stage in enumerate(LOAD_STAGES, _LOAD_SECONDS):
-                self._row[at] = seconds[stage]
+        self._row[_LOADS] += 1
+        for at, stage in enumerate(LOAD_STAGES, _LOAD_SECONDS):
+            self._row[at] = seconds[stage]
 
     def all_others_loaded(self) -> bool:
         """Whether the process of each other row has loaded a model, even if it has exited since."""
@@ -142,8 +140,7 @@ class Metrics:
     def families(self) -> Iterator["Family"]:
         """Yields all metrics, summed over all processes."""
         self.publish()
-        with self._lock:
-            values = self._counters.sums()
+        values = self._counters.sums()
         statuses = enumerate(values[_REQUESTS:_REJECTED])
         yield Family(
             "counter",

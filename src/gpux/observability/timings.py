@@ -1,6 +1,5 @@
 """Durations of the stages of a request."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 STAGES = ("read", "decode", "queue", "run", "encode")
@@ -13,12 +12,11 @@ class Stages:
 
     Attributes:
         read: reading the body from the server's buffer.
-        decode: JSON to tensors.
-        queue: waiting for a thread, and for the model.
+        decode: JSON to tensors, and texts to token ids.
+        queue: waiting for the model.
         run: running the model, with the copies to and from a GPU.
         encode: tensors to JSON.
         rows: number of rows in the batch that it ran in.
-        thread: the part of `queue` spent waiting for a thread, before `read`.
     """
 
     read: float | None = None
@@ -27,7 +25,6 @@ class Stages:
     run: float | None = None
     encode: float | None = None
     rows: int | None = None
-    thread: float = 0.0
 
     def seconds(self) -> tuple[float | None, ...]:
         """Returns the duration of each of the STAGES."""
@@ -40,13 +37,6 @@ class Stages:
             for stage, seconds in zip(STAGES, self.seconds(), strict=True)
             if seconds is not None
         ]
-
-    def in_order(self) -> Iterator[tuple[str, float]]:
-        """Yields them in chronological order, with the wait for a thread as one of its own."""
-        if self.thread:
-            yield "thread", self.thread
-        for stage, seconds in self.reached():
-            yield stage, seconds - self.thread if stage == "queue" else seconds
 
     def server_timing(self, seconds: float) -> str:
         """Formats the value of a `Server-Timing` header, in milliseconds.

@@ -129,7 +129,7 @@ class Traces:
         if span.is_recording() and record.stages is not None:
             context = trace.set_span_in_context(span)
             stage_ns = arrival_ns
-            for stage, seconds in record.stages.in_order():
+            for stage, seconds in record.stages.reached():
                 rows = {"gpux.batch.rows": record.stages.rows} if stage == "run" else None
                 child = self._tracer.start_span(
                     stage, context, attributes=rows, start_time=stage_ns

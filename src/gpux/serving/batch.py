@@ -54,12 +54,23 @@ def collate(
     """
     if layout is None:
         return pipeline.gather(list(requests))
+    padded = padding_of(requests[0], layout)
+    return pipeline.gather(list(requests), padded, is_left=layout.padding.is_left)
+
+
+def padding_of(request: Request, layout: PaddedLayout) -> dict[str, tuple[tuple[int, ...], bytes]]:
+    """How inputs are padded: by name, the batch's shape and the bytes of the element that pads.
+
+    Args:
+        request: any of the batch.
+        layout: the padding of the batch.
+    """
     padded = {}
     for name, element in layout.padding.elements.items():
         if axes := layout.input_axes(name):
-            shape = layout.padded_shape(requests[0].form(name)[0], axes)
+            shape = layout.padded_shape(request.form(name)[0], axes)
             padded[name] = shape, element.tobytes()
-    return pipeline.gather(list(requests), padded, is_left=layout.padding.is_left)
+    return padded
 
 
 def split(

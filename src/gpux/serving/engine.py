@@ -1,32 +1,29 @@
-"""Serves one loaded model: request body in, response body out."""
+"""One loaded model, and how its requests run: batched or alone, inline or on other threads."""
 
-import contextlib
+import asyncio
 import logging
-import time
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gpux._engine import Request
 from gpux.config.settings import Settings
-from gpux.errors import ConfigurationError, InferenceError
+from gpux.errors import ConfigurationError
 from gpux.execution.deadline import Deadline, deadline_after
 from gpux.execution.gpu import GpuExecution
 from gpux.model import Model
-from gpux.observability.timings import Stages
 from gpux.serving.batch_plan import BatchLimits
 from gpux.serving.batching_check import Sample, find_obstacle, try_padding
+from gpux.serving.inline import DEFAULT_LIMITS, InlineLimits, may_run_inline
 from gpux.serving.padding import Padding, find_padding
-from gpux.serving.scheduler import DEFAULT_TUNING, Scheduler, SchedulerTuning
-from gpux.serving.turns import yield_turn
+from gpux.serving.scheduler import Scheduler
+from gpux.serving.threads import Threads
 
 logger = logging.getLogger(__name__)
 
 # On a GPU one run computes while the next one is copied in and launched.
 _RUNS_ON_GPU = 2
-# Larger bodies and tensors take longer to decode or encode than a context switch.
-_LONG_BYTES = 2**16
-_KEEP_TURN = contextlib.nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +44,21 @@ class BatchingDecision:
 
 
 class Engine:
-    """Serves one model. Thread-safe.
+    """One model, and how its requests run.
 
     Args:
         model: a loaded model.
         settings: timeout and batching; None for the defaults, without batching.
         recorded: rows to check batching with, in addition to generated ones.
-        tuning: the scheduler's.
 
     Raises:
         ConfigurationError: batching, or padding with it, is required, but the rows of the model
             cannot be batched.
 
     Attributes:
-        runs: maximum number of concurrent runs.
+        runs: maximum number of concurrent runs, but for inline ones.
         batching: the decision made at start-up.
-        scheduler: runs the requests.
+        scheduler: runs the requests; None before start().
     """
 
     def __init__(
@@ -70,116 +66,57 @@ class Engine:
         model: Model,
         settings: Settings | None = None,
         recorded: Sequence[Sample] = (),
-        tuning: SchedulerTuning = DEFAULT_TUNING,
     ) -> None:
         settings = settings or Settings(model=model.file, batching="off")
         self.model = model
-        is_on_gpu = isinstance(model.execution, GpuExecution)
+        self._is_on_gpu = isinstance(model.execution, GpuExecution)
         padding = find_padding(
-            model.signature, model.config, model.text_encoder, is_on_gpu=is_on_gpu
+            model.signature, model.config, model.text_encoder, is_on_gpu=self._is_on_gpu
         )
         check_deadline = deadline_after(settings.timeout_seconds)
         with model.execution.uncaptured():
             self.batching = _choose_batching(model, settings, padding, recorded, check_deadline)
-        self.runs = _RUNS_ON_GPU if is_on_gpu else 1 if self.batching.limits else settings.cores
-        self.scheduler = Scheduler(
-            model, self.runs, self.batching.limits, self.batching.padding, tuning
-        )
-        self._timeout_seconds = settings.timeout_seconds
+        self._threads = settings.native_threads
+        one_at_a_time = self.batching.limits is not None
+        self.runs = _RUNS_ON_GPU if self._is_on_gpu else 1 if one_at_a_time else self._threads
+        self.timeout_seconds = settings.timeout_seconds
+        self.scheduler: Scheduler | None = None
 
-    def predict(
-        self,
-        body: bytes,
-        *,
-        arrival_seconds: float | None = None,
-        timeout_seconds: float | None = None,
-        is_gone: Callable[[], bool] | None = None,
-        stages: Stages | None = None,
-    ) -> bytes:
-        """Responds to one request.
+    def start(
+        self, loop: asyncio.AbstractEventLoop, inline: InlineLimits = DEFAULT_LIMITS
+    ) -> Scheduler:
+        """Starts the threads and the scheduler. Called by the loop's thread, once.
 
         Args:
-            body: any bytes; see InputReader.decode.
-            arrival_seconds: when the request was received, on the monotonic clock; None for now.
-            timeout_seconds: the client's timeout, if it is below the configured one.
-            is_gone: whether the client has disconnected.
-            stages: receives the duration of each stage.
+            loop: requests are submitted in its thread.
+            inline: what may run inline.
+        """
+        threads = Threads(loop, self._threads, _RUNS_ON_GPU if self._is_on_gpu else 0)
+        self.scheduler = Scheduler(
+            self.model,
+            loop,
+            threads,
+            self.runs,
+            self.batching.limits,
+            self.batching.padding,
+            inline if may_run_inline(self.model) else None,
+        )
+        return self.scheduler
 
-        Returns:
-            The response body, as JSON.
+    def run(self, request: Request, timeout_seconds: float | None = None) -> None:
+        """Runs a request and drops its outputs, in the caller's thread: before start().
 
         Raises:
-            ClientError: the request is invalid.
-            ServiceError: the request may be valid but could not be served.
+            DeadlineError, InferenceError: as Model.respond().
         """
-        stages = stages if stages is not None else Stages()
-        deadline = self.deadline(timeout_seconds, arrival_seconds)
-        if arrival_seconds is not None:
-            stages.thread = max(0.0, time.monotonic() - arrival_seconds - (stages.read or 0.0))
-            if deadline.left_seconds() <= 0:
-                raise deadline.error()
-        try:
-            request = None
-            # A long body would keep the model waiting while it is decoded.
-            if len(body) <= _LONG_BYTES and not self.model.inputs.may_complete:
-                response = self.scheduler.respond(body, deadline, stages)
-                if isinstance(response, bytes):
-                    stages.queue = stages.thread
-                    return response
-                request = response
-            return self.respond(self._decode(body, request, stages), deadline, is_gone, stages)
-        except InferenceError as error:
-            logger.error("Inference failed: %s", error.__cause__)  # in full, for the operator
-            raise
-
-    def _decode(self, body: bytes, request: Request | None, stages: Stages) -> Request:
-        """The complete request of a body, as far as it is not decoded yet."""
-        start = time.perf_counter()
-        if request is not None:
-            request = self.model.inputs.complete(request)
-        else:
-            with yield_turn() if len(body) > _LONG_BYTES else _KEEP_TURN:
-                request = self.model.inputs.decode(body)
-        stages.decode = time.perf_counter() - start
-        return request
-
-    def deadline(
-        self, timeout_seconds: float | None = None, arrival_seconds: float | None = None
-    ) -> Deadline:
-        """The deadline of a request: the configured timeout, or the client's if that is shorter."""
-        limit = self._timeout_seconds
-        return deadline_after(min(limit, timeout_seconds or limit), arrival_seconds)
-
-    def respond(
-        self,
-        request: Request,
-        deadline: Deadline,
-        is_gone: Callable[[], bool] | None = None,
-        stages: Stages | None = None,
-    ) -> bytes:
-        """Runs a decoded request and encodes its outputs.
-
-        Args:
-            request: complete.
-            deadline: of the response.
-            is_gone: whether the client has disconnected.
-            stages: receives the duration of each stage.
-        """
-        stages = stages if stages is not None else Stages()
-        result = self.scheduler.run(request, deadline, is_gone)
-        stages.queue = stages.thread + result.queue_seconds
-        stages.run = result.run_seconds
-        stages.rows = result.rows
-        start = time.perf_counter()
-        with yield_turn() if result.outputs.nbytes > _LONG_BYTES else _KEEP_TURN:
-            response = result.outputs.encode(request.unbatched)
-        stages.encode = time.perf_counter() - start
-        return response
+        deadline = deadline_after(min(self.timeout_seconds, timeout_seconds or math.inf))
+        self.model.execution.run(request, deadline).encode(request.unbatched)
 
     def info(self) -> dict[str, Any]:
         """The contents of /info."""
-        limits = self.scheduler.limits
-        obstacle = self.scheduler.obstacle or self.batching.reason
+        limits, obstacle = self.batching.limits, self.batching.reason
+        if self.scheduler is not None:
+            limits, obstacle = self.scheduler.limits, self.scheduler.obstacle or obstacle
         padding = None if obstacle else self.batching.padding
         return {
             **self.model.describe(),

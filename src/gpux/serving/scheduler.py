@@ -1,66 +1,100 @@
-"""Runs requests on the model: inline while it is free, else queued and batched.
+"""Runs the requests of one model: inline, or queued and batched on other threads.
 
-A request that finds the model free runs in its caller's thread, as does one whose run is shorter
-than the context switches of queueing. Any other is queued; when a run ends, a scheduler thread
-takes the oldest request and all others with its batch key that fit (batch_plan.py), and runs them
-as one batch.
+The scheduler belongs to an event loop: its state is touched by the loop's thread only, so that it
+needs no locks. A request whose run is proven short runs at once, in that thread (inline.py). Any
+other is queued. Whenever the model is free, the oldest request and all others with its batch key
+that fit (batch_plan.py) go to a native thread as one batch; what comes back is encoded, and each
+request's callback is called.
 """
 
+import asyncio
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from typing import NamedTuple
+from concurrent.futures import Future
+from functools import partial
+from typing import NoReturn
 
-from gpux._engine import Outputs, Request
-from gpux.errors import ClientGoneError, DeadlineError, GpuxError, InferenceError
-from gpux.execution.cpu import CpuExecution
+from gpux._engine import Outputs, Request, ResponseText, Work
+from gpux.errors import DeadlineError, UnavailableError
+from gpux.execution.cpu import CpuExecution, explain
 from gpux.execution.deadline import Deadline
-from gpux.execution.gpu import GpuExecution
 from gpux.model import Model
 from gpux.observability.timings import Stages
-from gpux.serving.batch import (
-    MixedRowsError,
-    batch_key,
-    collate,
-    shapes_of,
-    split,
-)
+from gpux.serving.batch import MixedRowsError, batch_key, collate, padding_of, shapes_of, split
 from gpux.serving.batch_plan import BatchLimits, WaitingRequest, plan
-from gpux.serving.padding import Padding
-from gpux.serving.turns import waiter, yield_turn
+from gpux.serving.inline import DEFAULT_LIMITS, InlineLimits, InlinePolicy, read_clocks
+from gpux.serving.padding import PaddedLayout, Padding
+from gpux.serving.threads import Threads
 
 logger = logging.getLogger(__name__)
 
+# Reading or writing more would keep the loop for longer than a context switch.
+LONG_BYTES = 2**16
 
-@dataclass(frozen=True, slots=True)
-class SchedulerTuning:
-    """Which runs execute inline: without queueing, while their thread keeps its turn.
+Response = bytes | ResponseText
+Result = Response | Exception
+# Without batching each request runs alone.
+_ALONE = BatchLimits(max_rows=1)
+
+
+class Job:
+    """One request, from its body to its result. State of the scheduler that made it.
 
     Attributes:
-        short_run_seconds: runs shorter than this execute inline, as queueing would cost more.
-        max_busy_seconds: even those are queued once the model has been busy for longer.
+        body: until it is decoded.
+        nbytes: its length.
+        deadline: of the response.
+        stages: receives the duration of each stage.
     """
 
-    short_run_seconds: float = 0.0002
-    max_busy_seconds: float = 0.001
+    __slots__ = (
+        "began",
+        "body",
+        "deadline",
+        "is_over",
+        "nbytes",
+        "on_done",
+        "queued",
+        "request",
+        "stages",
+        "steps",
+        "waiting",
+    )
 
+    def __init__(
+        self, body: bytes, deadline: Deadline, stages: Stages, on_done: Callable[[Result], None]
+    ) -> None:
+        self.body: bytes | None = body
+        self.nbytes = len(body)
+        self.deadline = deadline
+        self.stages = stages
+        self.on_done = on_done
+        self.request: Request | None = None
+        self.queued = self.began = 0.0
+        # What is in progress for this request alone, and can be stopped or cancelled.
+        self.steps: Work | Future[Request] | None = None
+        self.waiting: WaitingRequest | None = None
+        self.is_over = False
 
-DEFAULT_TUNING = SchedulerTuning()
+    @property
+    def rows(self) -> int:
+        """Rows of the request, once it is queued."""
+        return self.waiting.rows if self.waiting is not None else 1
 
 
 class Scheduler:
-    """Queues requests and runs them, alone or batched. Thread-safe.
+    """Runs requests. Used by the thread of one loop only.
 
     Args:
         model: the model to run.
-        runs: maximum number of concurrent runs.
+        loop: its timers.
+        threads: what does not run inline goes to them.
+        runs: maximum number of concurrent runs that are not inline.
         limits: of batches; None to run each request alone.
         padding: for batches of requests of different lengths; None for no such batches.
-        tuning: which runs execute inline.
-        run_times: what is known of earlier runs.
+        inline: what may run inline; None if nothing may.
 
     Attributes:
         limits: of batches from now on; None if each request runs alone.
@@ -70,390 +104,427 @@ class Scheduler:
     def __init__(
         self,
         model: Model,
+        loop: asyncio.AbstractEventLoop,
+        threads: Threads,
         runs: int,
         limits: BatchLimits | None,
         padding: Padding | None = None,
-        tuning: SchedulerTuning = DEFAULT_TUNING,
-        run_times: "RunTimeEstimate | None" = None,
+        inline: InlineLimits | None = DEFAULT_LIMITS,
     ) -> None:
         self._model = model
-        self._tuning = tuning
+        self._loop = loop
+        self._threads = threads
         self._padding = padding
         self.limits = limits
         self.obstacle: str | None = None
-        # GPU runs use a scheduler thread, so that the caller can leave at its deadline.
-        is_on_gpu = isinstance(model.execution, GpuExecution)
-        self._may_run_inline = not is_on_gpu and (limits is None or limits.delay_seconds == 0)
-        self._inline_execution = (
-            model.execution
-            if self._may_run_inline and isinstance(model.execution, CpuExecution)
-            else None
-        )
-        self._lock = threading.Lock()  # guards the fields below
-        self._changed = threading.Condition(self._lock)  # guards the same fields
-        self._runs = runs
-        self._free = runs  # free run slots; below 0 while short runs exceed them
-        self._busy_since = 0.0  # when the first of the present runs began
-        self._waiting: list[_Entry] = []  # in order of arrival
-        self._threads = [
-            threading.Thread(target=self._work, name=f"scheduler-{number}", daemon=True)
-            for number in range(runs)
-        ]
-        self._started = False
-        self._run_times = run_times or RunTimeEstimate()  # by the number of elements
-        self._body_times = RunTimeEstimate()  # by the number of bytes
+        self._cpu = model.execution if isinstance(model.execution, CpuExecution) else None
+        is_held_back = limits is not None and limits.delay_seconds > 0
+        may_run_inline = self._cpu is not None and inline is not None and not is_held_back
+        self._bodies: InlinePolicy | None = None
+        self._requests: InlinePolicy | None = None
+        if may_run_inline and inline is not None:
+            # Those that another thread decodes, by their elements; all others by their bytes.
+            self._requests = InlinePolicy(inline)
+            if not model.inputs.may_complete:
+                self._bodies = InlinePolicy(inline)
+        # Whether one native call can take a request that runs alone from its body to its response.
+        self._is_one_call = self._cpu is not None and not model.inputs.may_complete
+        self._free = runs
+        self._waiting: list[Job] = []  # in order of arrival
+        self._open: dict[Job, None] = {}  # all that are not over
+        self._expiry: asyncio.TimerHandle | None = None  # at the first deadline of these
+        self._due: asyncio.TimerHandle | None = None  # when a request has been held back enough
+        self._thread = threading.get_ident()
 
     @property
     def queue_length(self) -> int:
-        """Number of waiting requests."""
+        """Number of requests that wait for the model."""
         return len(self._waiting)
 
-    def respond(self, body: bytes, deadline: Deadline, stages: Stages) -> bytes | Request | None:
-        """Responds to a body in one call, without the GIL, if the model is free.
+    def respond(self, body: bytes, deadline: Deadline, stages: Stages) -> Result | None:
+        """Responds to a request at once, if that takes less than its way to another thread.
 
         Args:
             body: any bytes.
-            deadline: of the response.
+            deadline: of the response; its run is stopped then.
             stages: receives the duration of each stage.
 
         Returns:
-            The response; the request, if an input is missing, to be completed and run; None if the
-            model is busy, or not to be run inline.
-
-        Raises:
-            ClientError: the request is invalid.
-            DeadlineError, InferenceError: as run().
+            The response or the error, as submit() passes them on; None to submit() the request.
         """
-        execution = self._inline_execution
-        if execution is None:
+        policy = self._bodies
+        if policy is None or len(body) > LONG_BYTES or not policy.allows(len(body)):
             return None
-        size = len(body)
-        is_short = self._body_times.seconds(size) < self._tuning.short_run_seconds
-        if not self._try_begin_inline(is_short=is_short):
-            return None
-        try:
-            if is_short:
-                response = execution.respond(body, deadline, stages)
+        assert threading.get_ident() == self._thread, "not the loop's thread"
+        return self._respond_inline(policy, body, deadline, stages)
+
+    def submit(
+        self, body: bytes, deadline: Deadline, stages: Stages, on_done: Callable[[Result], None]
+    ) -> Job | None:
+        """Takes a request from its body to its response.
+
+        Args:
+            body: any bytes.
+            deadline: of the response. Its run is stopped then; one that has not begun never does.
+            stages: receives the duration of each stage.
+            on_done: called once, with the response or with the error: a ClientError, a
+                ServiceError, a MemoryError, or a bug's exception. Not if the job is cancelled.
+
+        Returns:
+            The job, for cancel(); None if on_done has been called already.
+        """
+        assert threading.get_ident() == self._thread, "not the loop's thread"
+        job = Job(body, deadline, stages, on_done)
+        self._open[job] = None
+        self._expire_at(deadline.at_seconds)
+        if self._is_one_call and self.limits is None:
+            self._enqueue(job, None)
+        elif len(body) <= LONG_BYTES:
+            start = time.perf_counter()
+            try:
+                request, is_complete = self._model.pipeline.decode(body)
+            except Exception as error:
+                self._finish(job, error)
             else:
-                with yield_turn():  # other threads can decode and queue requests: the next batch
-                    response = execution.respond(body, deadline, stages)
-        finally:
-            self._end_run()
-        if stages.run is not None:
-            self._body_times.note(size, stages.run)
+                stages.decode = time.perf_counter() - start
+                self._complete(job, request, is_complete=is_complete)
+        else:
+            work = self._model.pipeline.decode_work(body)
+            self._threads.submit(work, partial(self._decoded, job))
+        return None if job.is_over else job
+
+    def cancel(self, job: Job) -> None:
+        """Drops a request whose client has left: it does not run, or its run is stopped."""
+        if not job.is_over:
+            steps = job.steps
+            self._end(job)
+            if isinstance(steps, Work):
+                steps.stop()
+            elif steps is not None:
+                steps.cancel()
+
+    def stop(self) -> None:
+        """Ends all requests with an error, and stops their runs."""
+        for job in list(self._open):
+            self.cancel(job)
+            job.on_done(UnavailableError("The server has stopped: it could not wait any longer"))
+
+    # From the body to the queue.
+
+    def _respond_inline(
+        self, policy: InlinePolicy, body: bytes, deadline: Deadline, stages: Stages
+    ) -> Result:
+        assert self._cpu is not None
+        clocks = read_clocks()
+        try:
+            response = self._cpu.respond(body, deadline, stages)
+            if isinstance(response, Request):
+                self._refuse(response)
+        except Exception as error:
+            return error
+        policy.note_inline(len(body), clocks)
+        stages.queue = 0.0
         if self.limits is None:
             stages.rows = 1
         return response
 
-    def run(
-        self,
-        request: Request,
-        deadline: Deadline | None = None,
-        is_gone: Callable[[], bool] | None = None,
-    ) -> "RunResult":
-        """Runs a request, alone or batched, and returns its outputs.
+    def _refuse(self, request: Request) -> NoReturn:
+        """Raises the error of a request that lacks an input, where none can be completed."""
+        self._model.inputs.complete(request)
+        raise AssertionError("a request is incomplete without a missing input")
 
-        Args:
-            request: complete.
-            deadline: once it has passed, this raises even if the run continues.
-            is_gone: whether the client has disconnected; checked before a run.
+    def _decoded(self, job: Job, work: Work) -> None:
+        if job.is_over:
+            return
+        try:
+            request, is_complete = work.request()
+        except Exception as error:
+            self._finish(job, error)
+            return
+        job.stages.decode = work.decode_seconds
+        self._complete(job, request, is_complete=is_complete)
 
-        Raises:
-            DeadlineError: the deadline has passed. A request that is still queued is never run; one
-                that runs alone is stopped.
-            ClientGoneError: the client has disconnected.
-            InferenceError: ONNX Runtime failed.
-        """
-        size = request.elements
-        is_short = self._run_times.seconds(size) < self._tuning.short_run_seconds
-        if not self._try_begin_inline(is_short=is_short):
-            rows, key = 1, None
+    def _complete(self, job: Job, request: Request, *, is_complete: bool) -> None:
+        """Has missing inputs completed, if that is possible."""
+        inputs = self._model.inputs
+        if is_complete:
+            self._enqueue(job, request)
+        elif self._model.text_encoder is not None:
+            job.began = time.monotonic()
+            job.steps = self._threads.preprocess(
+                partial(inputs.complete, request), partial(self._completed, job)
+            )
+        else:
+            try:
+                request = inputs.complete(request)
+            except Exception as error:
+                self._finish(job, error)
+            else:
+                self._enqueue(job, request)
+
+    def _completed(self, job: Job, future: "Future[Request]") -> None:
+        if job.is_over:
+            return
+        job.steps = None
+        try:
+            request = future.result()
+        except Exception as error:
+            self._finish(job, error)
+        else:
+            job.stages.decode = (job.stages.decode or 0.0) + time.monotonic() - job.began
+            self._enqueue(job, request)
+
+    def _enqueue(self, job: Job, request: Request | None) -> None:
+        """Queues a request, decoded or, if None, as its body."""
+        now = time.monotonic()
+        job.queued = job.began = now
+        rows: int = 1
+        key: Hashable | None = None
+        if request is not None:
+            job.request, job.body = request, None
+            policy = self._policy(job)
+            if policy is self._requests and policy and policy.allows(request.elements):
+                self._run_inline(policy, job, request)
+                return
             if self.limits is not None:
                 rows = request.rows
                 key = batch_key(request, self._model.signature, self._padding)
-            entry = _Entry(request, deadline, is_gone, rows, key)
-            with self._lock:
-                self._start()
-                self._waiting.append(entry)
-                if self._free > 0:
-                    self._changed.notify()
-            return entry.wait(self._cancel)
-        try:
-            if is_short:
-                outputs = self._model.execution.run(request, deadline)
-            else:
-                with yield_turn():  # other threads can decode and queue requests: the next batch
-                    outputs = self._model.execution.run(request, deadline)
-        finally:
-            self._end_run()
-        self._run_times.note(size, outputs.run_seconds)
-        rows = 1 if self.limits is None else request.rows
-        return RunResult(outputs, 0.0, outputs.run_seconds, rows)
+        # Without a batch key it only matches itself.
+        job.waiting = WaitingRequest(job if key is None else key, rows, now)
+        self._waiting.append(job)
+        self._dispatch()
 
-    def _try_begin_inline(self, *, is_short: bool) -> bool:
-        """Claims a run slot for the calling thread, if one is free or a short run needs none."""
-        if not self._may_run_inline:
-            return False
-        now = time.monotonic()
-        with self._lock:
-            is_free = self._free > 0 and not self._waiting
-            # Run time may depend on values, not only on size: runs that still go on show that.
-            is_busy_briefly = now - self._busy_since < self._tuning.max_busy_seconds
-            if not is_free and not (is_short and is_busy_briefly):
-                return False
-            self._begin_run(now)
-            return True
+    # From the queue to a run.
 
-    def _begin_run(self, now: float) -> None:
-        """Claims a run slot; the caller holds the lock."""
-        if self._free == self._runs:
-            self._busy_since = now
-        self._free -= 1
+    def _policy(self, job: Job) -> InlinePolicy | None:
+        """The policy that judges whether such requests run inline; None if none does."""
+        return self._bodies if job.nbytes <= LONG_BYTES and self._bodies else self._requests
 
-    def _start(self) -> None:
-        if not self._started:
-            for thread in self._threads:
-                thread.start()
-            self._started = True
-
-    def _end_run(self) -> None:
-        with self._lock:
-            self._free += 1
-            if self._waiting:
-                self._changed.notify()
-
-    def _cancel(self, entry: "_Entry") -> bool:
-        """Removes an entry from the queue; returns False if it is no longer queued."""
-        with self._lock:
+    def _dispatch(self) -> None:
+        """Starts as many runs as the model is free for."""
+        while self._waiting and self._free > 0:
+            now = time.monotonic()
+            waiting = [job.waiting for job in self._waiting if job.waiting is not None]
+            chosen = plan(waiting, self.limits or _ALONE, now)
+            if not chosen.batch:
+                if self._due is None and chosen.until_seconds is not None:
+                    self._due = self._loop.call_later(chosen.until_seconds - now, self._is_due)
+                return
+            batch = [self._waiting[index] for index in chosen.batch]
+            for index in reversed(chosen.batch):
+                del self._waiting[index]
+            for job in batch:
+                job.began = now
+            self._free -= 1
             try:
-                self._waiting.remove(entry)
-            except ValueError:
-                return False
-            return True
+                self._run(batch)
+            except Exception as error:
+                self._free += 1
+                for job in batch:
+                    self._finish(job, error)
 
-    # Below, the scheduler's own threads.
+    def _is_due(self) -> None:
+        self._due = None
+        self._dispatch()
 
-    def _work(self) -> None:
-        while True:
-            self._run_next()  # in a frame that keeps no request alive while this thread waits
+    def _run(self, batch: list[Job]) -> None:
+        """Has a batch run by another thread."""
+        pipeline = self._model.pipeline
+        first = batch[0]
+        if first.request is None:
+            assert first.body is not None
+            first.steps = pipeline.respond_work(first.body, first.deadline.at_seconds)
+            self._threads.submit(first.steps, partial(self._responded, first))
+            return
+        requests = [job.request for job in batch if job.request is not None]
+        layout = self._lay_out(requests)
+        deadline = max((job.deadline for job in batch), key=lambda deadline: deadline.at_seconds)
+        if self._cpu is None:
+            self._threads.run_on_gpu(
+                partial(self._run_on_gpu, requests, layout, deadline),
+                lambda future: self._ran(batch, layout, future.result),
+            )
+            return
+        padded = padding_of(requests[0], layout) if layout else None
+        is_left = layout is not None and layout.padding.is_left
+        work = pipeline.run_work(requests, deadline.at_seconds, padded, is_left)
+        if len(batch) == 1:
+            first.steps = work
+        self._threads.submit(work, partial(self._ran_natively, batch, layout))
 
-    def _run_next(self) -> None:
-        batch = self._take()
+    def _lay_out(self, requests: list[Request]) -> PaddedLayout | None:
+        if self._padding is None or len(requests) == 1:
+            return None
+        return self._padding.lay_out(
+            [shapes_of(request, self._model.signature) for request in requests]
+        )
+
+    def _run_on_gpu(
+        self, requests: list[Request], layout: PaddedLayout | None, deadline: Deadline
+    ) -> Outputs:
+        """Runs a batch, in a thread that waits for it."""
+        merged = requests[0]
+        if len(requests) > 1:
+            merged = collate(requests, self._model.pipeline, layout)
+        return self._model.execution.run(merged, deadline)
+
+    def _run_inline(self, policy: InlinePolicy, job: Job, request: Request) -> None:
+        clocks = read_clocks()
         try:
-            if len(batch) == 1:
-                self._run_alone(batch[0])
+            outputs = self._model.execution.run(request, job.deadline)
+        except Exception as error:
+            self._finish(job, error)
+            return
+        policy.note_inline(request.elements, clocks)
+        self._encode(job, outputs, 1 if self.limits is None else request.rows)
+
+    # From a run to the response.
+
+    def _responded(self, job: Job, work: Work) -> None:
+        """Called when one call has taken a request to its response."""
+        self._free += 1
+        self._dispatch()
+        if job.is_over:
+            return
+        try:
+            response = work.response()
+            if isinstance(response, Request):
+                self._refuse(response)
+        except Exception as error:
+            self._finish(job, _explain(error, job.deadline))
+            return
+        if self._bodies is not None and job.nbytes <= LONG_BYTES:
+            self._bodies.note_elsewhere(job.nbytes, work.cpu_seconds)
+        stages = job.stages
+        stages.decode, stages.run = work.decode_seconds, work.run_seconds
+        stages.encode, stages.rows = work.encode_seconds, 1
+        stages.queue = job.began - job.queued
+        self._finish(job, response)
+
+    def _ran_natively(self, batch: list[Job], layout: PaddedLayout | None, work: Work) -> None:
+        job = batch[0]
+        if len(batch) == 1 and job.request is not None and (policy := self._policy(job)):
+            if policy is self._requests:
+                policy.note_elsewhere(job.request.elements, work.cpu_seconds)
             else:
-                self._run_batch(batch)
-        except BaseException as error:  # a bug, which must not leave callers waiting
-            logger.exception("a run ended unexpectedly")
-            for entry in batch:
-                failure = InferenceError("internal error")
-                failure.__cause__ = error
-                entry.fail(failure)
-                del failure  # it refers to this frame
-        finally:
-            self._end_run()
+                decode_seconds = job.stages.decode or 0.0
+                policy.note_elsewhere(job.nbytes, decode_seconds + work.cpu_seconds)
+        self._ran(batch, layout, work.outputs)
 
-    def _take(self) -> "list[_Entry]":
-        """Waits for the next batch and claims its run slot."""
-        with self._lock:
-            while True:
-                if self._free > 0:
-                    self._drop_disconnected()
-                    now = time.monotonic()
-                    chosen = plan(
-                        [entry.waiting for entry in self._waiting], self.limits or _ALONE, now
-                    )
-                    if chosen.batch:
-                        self._begin_run(now)
-                        batch = [self._waiting[index] for index in chosen.batch]
-                        for index in reversed(chosen.batch):
-                            del self._waiting[index]
-                        for entry in batch:
-                            entry.began = now
-                        if self._waiting and self._free > 0:
-                            self._changed.notify()
-                        return batch
-                    if chosen.until_seconds is not None:
-                        self._changed.wait(chosen.until_seconds - now)
-                        continue
-                self._changed.wait()
+    def _ran(
+        self, batch: list[Job], layout: PaddedLayout | None, outputs: Callable[[], Outputs]
+    ) -> None:
+        """Called when a batch has run.
 
-    def _drop_disconnected(self) -> None:
-        for entry in [entry for entry in self._waiting if entry.client_is_gone()]:
-            self._waiting.remove(entry)
-            entry.fail(ClientGoneError())
-
-    def _run_alone(self, entry: "_Entry") -> None:
-        if entry.client_is_gone():
-            entry.fail(ClientGoneError())
-            return
-        if entry.deadline is not None and entry.deadline.left_seconds() <= 0:
-            entry.fail(entry.deadline.error())
-            return
+        If it failed, each request runs alone, so that only a faulty one fails.
+        """
+        self._free += 1
         try:
-            outputs = self._model.execution.run(entry.request, entry.deadline)
-        except GpuxError as error:
-            entry.fail(error)
-        else:
-            self._run_times.note(entry.request.elements, outputs.run_seconds)
-            entry.finish(outputs, entry.rows)
+            together = outputs()
+            parts = [together]
+            if len(batch) > 1:
+                parts = split(together, [job.rows for job in batch], layout)
+        except Exception as error:
+            self._failed(batch, error)
+            self._dispatch()
+            return
+        self._dispatch()
+        rows_together = sum(job.rows for job in batch)
+        for job, part in zip(batch, parts, strict=True):
+            self._encode(job, part, rows_together)
 
-    def _run_batch(self, batch: "list[_Entry]") -> None:
-        """Runs a batch. If it fails, runs each request alone, so that only a faulty one fails."""
-        model = self._model
-        requests = [entry.request for entry in batch]
-        layout = None
-        if self._padding:
-            layout = self._padding.lay_out([shapes_of(each, model.signature) for each in requests])
-        try:
-            merged = collate(requests, model.pipeline, layout)
-        except MemoryError as error:
-            logger.warning("no room for a batch: %s", error)
-            for entry in batch:
-                self._run_alone(entry)
+    def _failed(self, batch: list[Job], error: Exception) -> None:
+        if len(batch) == 1:
+            self._finish(batch[0], _explain(error, batch[0].deadline))
             return
-        try:
-            outputs = model.execution.run(merged, _latest(batch))
-            parts = split(outputs, [entry.rows for entry in batch], layout)
-        except DeadlineError as error:  # the latest of the batch
-            for entry in batch:
-                entry.fail(entry.deadline.error() if entry.deadline else error)
+        if isinstance(error, (TimeoutError, DeadlineError)):  # at the latest deadline of all
+            for job in batch:
+                self._finish(job, job.deadline.error())
             return
-        except MixedRowsError as error:
+        if isinstance(error, MixedRowsError):
             self.obstacle = f"rows together gave {error}"
             self.limits = None
             logger.error("Batching is off from now on: %s", self.obstacle)
-            for entry in batch:
-                self._run_alone(entry)
-            return
-        except Exception as error:
+        elif isinstance(error, MemoryError):
+            logger.warning("no room for a batch: %s", error)
+        else:
             logger.warning("a batch of %d requests failed, each runs alone: %s", len(batch), error)
-            for entry in batch:
-                self._run_alone(entry)
+        again = [job for job in batch if not job.is_over]
+        for job in again:
+            job.waiting = WaitingRequest(job, job.rows, job.queued)
+        self._waiting[:0] = again
+
+    def _encode(self, job: Job, outputs: Outputs, rows: int) -> None:
+        """Writes the response of a request."""
+        if job.is_over or job.request is None:
             return
-        rows = sum(entry.rows for entry in batch)
-        for entry, part in zip(batch, parts, strict=True):
-            entry.finish(part, rows)
+        job.steps = None
+        stages = job.stages
+        stages.queue = job.began - job.queued
+        stages.run = outputs.run_seconds
+        stages.rows = rows
+        unbatched = job.request.unbatched
+        if outputs.nbytes > LONG_BYTES:
+            work = self._model.pipeline.encode_work(outputs, unbatched)
+            self._threads.submit(work, partial(self._encoded, job))
+            return
+        start = time.perf_counter()
+        try:
+            response = outputs.encode(unbatched)
+        except Exception as error:
+            self._finish(job, _explain(error, job.deadline))
+            return
+        stages.encode = time.perf_counter() - start
+        self._finish(job, response)
+
+    def _encoded(self, job: Job, work: Work) -> None:
+        if job.is_over:
+            return
+        try:
+            response = work.response()
+        except Exception as error:
+            self._finish(job, _explain(error, job.deadline))
+            return
+        assert not isinstance(response, Request)
+        job.stages.encode = work.encode_seconds
+        self._finish(job, response)
+
+    # The end of a request.
+
+    def _finish(self, job: Job, result: Result) -> None:
+        if not job.is_over:
+            self._end(job)
+            job.on_done(result)
+
+    def _end(self, job: Job) -> None:
+        job.is_over = True
+        job.body = job.request = job.steps = None  # whoever keeps the job keeps no memory of it
+        del self._open[job]
+        if job in self._waiting:
+            self._waiting.remove(job)
+
+    def _expire_at(self, at_seconds: float) -> None:
+        """Sees to it that deadlines are looked at then. One timer serves all requests."""
+        delay = max(at_seconds - time.monotonic(), 0.0)
+        if self._expiry is not None:
+            if self._expiry.when() <= self._loop.time() + delay:
+                return
+            self._expiry.cancel()
+        self._expiry = self._loop.call_later(delay, self._expire)
+
+    def _expire(self) -> None:
+        self._expiry = None
+        # Timers have whole milliseconds: one may be a little early.
+        now = time.monotonic() + 0.001
+        for job in [job for job in self._open if job.deadline.at_seconds <= now]:
+            steps = job.steps
+            self._finish(job, job.deadline.error())
+            if isinstance(steps, Future):
+                steps.cancel()
+        if self._open:
+            self._expire_at(min(job.deadline.at_seconds for job in self._open))
 
 
-# Without batching each request runs alone.
-_ALONE = BatchLimits(max_rows=1)
-
-
-def _latest(batch: "list[_Entry]") -> Deadline | None:
-    """The latest deadline of a batch: past it no caller waits."""
-    deadlines = [entry.deadline for entry in batch]
-    known = [deadline for deadline in deadlines if deadline is not None]
-    if len(known) < len(deadlines):
-        return None
-    return max(known, key=lambda deadline: deadline.at_seconds)
-
-
-class RunTimeEstimate:
-    """Estimates run times by request size. Thread-safe.
-
-    Keeps the minimum: time spent waiting for a core or the GIL says nothing about the model. An old
-    minimum fades, as each run can raise it by a tenth.
-    """
-
-    def __init__(self) -> None:
-        self._seconds: dict[int, float] = {}  # by the size's bit length
-
-    def seconds(self, size: int) -> float:
-        """Estimate for a request of `size` elements; infinite before the first run."""
-        return self._seconds.get(size.bit_length(), math.inf)
-
-    def note(self, size: int, seconds: float) -> None:
-        """Records the duration of a run."""
-        bits = size.bit_length()
-        raised = 1.1 * self._seconds.get(bits, math.inf)
-        self._seconds[bits] = seconds if seconds < raised else raised
-
-
-class RunResult(NamedTuple):
-    """The result of a run.
-
-    Attributes:
-        outputs: of the request.
-        queue_seconds, run_seconds: how long the request waited, and how long it ran.
-        rows: row count of the whole batch.
-    """
-
-    outputs: Outputs
-    queue_seconds: float
-    run_seconds: float
-    rows: int
-
-
-class _Entry:
-    """A queued request, shared by the thread that waits for it and the thread that runs it.
-
-    Its lock decides what ends it first, the deadline or the run.
-    """
-
-    def __init__(
-        self,
-        request: Request,
-        deadline: Deadline | None,
-        is_gone: Callable[[], bool] | None,
-        rows: int,
-        key: Hashable | None,
-    ) -> None:
-        self.request = request
-        self.deadline = deadline
-        self.is_gone = is_gone
-        self.rows = rows
-        # Without a batch key it only matches itself.
-        self.queued = self.began = time.monotonic()
-        self.waiting = WaitingRequest(id(self) if key is None else key, self.rows, self.queued)
-        self._lock = threading.Lock()  # guards the fields below
-        self._has_ended = False
-        self._result: RunResult | GpuxError | None = None
-        self._waiter = waiter()
-
-    def client_is_gone(self) -> bool:
-        """Whether the client has disconnected."""
-        return self.is_gone is not None and self.is_gone()
-
-    def wait(self, cancel: Callable[["_Entry"], bool]) -> RunResult:
-        """Waits for the result, in the thread of the caller.
-
-        Args:
-            cancel: removes the entry from the queue, if it is still queued.
-        """
-        left_seconds = -1.0 if self.deadline is None else max(self.deadline.left_seconds(), 0.0)
-        if not self._waiter.wait(left_seconds):
-            assert self.deadline is not None
-            if cancel(self):
-                raise self.deadline.error()
-            with self._lock:
-                if not self._has_ended:
-                    self._has_ended = True
-                    self._result = self.deadline.error()
-        result, self._result = self._result, None
-        if isinstance(result, GpuxError):
-            try:
-                raise result
-            finally:
-                del result  # the error refers to this frame: both would keep the request alive
-        assert result is not None
-        return result
-
-    def finish(self, outputs: Outputs, rows: int) -> None:
-        """Ends it with the outputs of its run."""
-        now = time.monotonic()
-        self._end(RunResult(outputs, self.began - self.queued, now - self.began, rows))
-
-    def fail(self, error: GpuxError) -> None:
-        """Ends it with the error of its run, or without a run."""
-        self._end(error)
-
-    def _end(self, result: RunResult | GpuxError) -> None:
-        """Stores the result and wakes the caller, unless it has ended."""
-        with self._lock:
-            if self._has_ended:
-                return  # the caller has left, or a bug occurred after the end
-            self._has_ended = True
-            self._result = result
-        self._waiter.wake()
+def _explain(error: Exception, deadline: Deadline) -> Exception:
+    """The error of a request, of what its run raised."""
+    return explain(error, deadline) if isinstance(error, RuntimeError | TimeoutError) else error

@@ -3,25 +3,46 @@
 Exists before the model does; its status goes from loading to healthy to draining.
 """
 
+import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from gpux.config.settings import Settings
 from gpux.errors import UnavailableError
+from gpux.execution.deadline import Deadline
 from gpux.model import load_model
 from gpux.observability.metrics import Gauge, Metrics, single
 from gpux.observability.shared_counters import SharedCounters
+from gpux.observability.timings import Stages
 from gpux.serving.admission import Admission, Permit
 from gpux.serving.engine import Engine
+from gpux.serving.scheduler import Job, Result, Scheduler
 from gpux.serving.warmup import read_recorded, warm_up
 
 Status = Literal["loading", "healthy", "draining"]
 _LOADING = "The server is loading its model"
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that is ready to be served.
+
+    Attributes:
+        engine: of the model; warmed up.
+        seconds: what it took, by stage.
+    """
+
+    engine: Engine
+    seconds: Mapping[str, float]
+
+
 class Service:
-    """Serves one model, from before it is loaded until shutdown. Thread-safe.
+    """Serves one model, from before it is loaded until shutdown.
+
+    It belongs to the event loop in which requests run: once it is attached, only that thread uses
+    it. Any thread may read `status` and call health(), and read the metrics.
 
     Args:
         settings: what to serve, and the limits of the queue.
@@ -30,21 +51,22 @@ class Service:
     Attributes:
         admission: bounds the requests in flight.
         metrics: counts requests by their results.
+        timeout_seconds: of a request, unless its client asks for less.
     """
 
     def __init__(self, settings: Settings, counters: SharedCounters | None = None) -> None:
         self._settings = settings
         self._name = settings.name
         self._engine: Engine | None = None
-        self._drains_since = float("inf")  # on the monotonic clock
+        self._scheduler: Scheduler | None = None
+        self._is_draining = False
+        self._rejects = False
+        self.timeout_seconds = settings.timeout_seconds
         self.admission = Admission(0, 0)  # admits nothing before open()
         self.metrics = Metrics(self._gauges(), counters)
 
-    def load(self) -> Engine:
-        """Loads the model; requests are admitted once this returns. Call it once.
-
-        The server is healthy only when all processes that share the counters have loaded theirs: a
-        client that checks the health of one process may reach another with its next request.
+    def load(self) -> "LoadedModel":
+        """Loads the model, for open(). Called by any thread.
 
         Raises:
             StartError: nothing can be served, and why.
@@ -57,15 +79,23 @@ class Service:
         engine = Engine(model, self._settings, recorded.rows if recorded else ())
         warm_up(engine, recorded)
         seconds = {"load": loaded - start, "warmup": time.monotonic() - loaded}
-        self.open(engine)
-        self.metrics.loaded(seconds)  # last: other processes may now report healthy
-        return engine
+        return LoadedModel(engine, seconds)
 
-    def open(self, engine: Engine) -> None:
-        """Admits requests to this engine from now on."""
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Has requests run in a loop, whose thread calls this. Called once, after open()."""
+        self._scheduler = self.engine.start(loop)
+
+    def open(self, loaded: "LoadedModel") -> None:
+        """Admits requests from now on; attach() comes before the first.
+
+        The server is healthy only when all processes that share the counters have loaded theirs: a
+        client that checks the health of one process may reach another with its next request.
+        """
+        engine = loaded.engine
         settings = self._settings
         self.admission = Admission(settings.max_queue + engine.runs, settings.max_queue_bytes)
-        self._engine = engine  # last: the engine must not be visible before the admission
+        self._engine = engine
+        self.metrics.loaded(loaded.seconds)  # last: other processes may now report healthy
 
     @property
     def engine(self) -> Engine:
@@ -81,25 +111,43 @@ class Service:
     @property
     def status(self) -> Status:
         """`healthy` while requests are admitted; `loading` before, `draining` at shutdown."""
-        if self._drains_since < float("inf"):
+        if self._is_draining:
             return "draining"
         if self._engine is None or not self.metrics.all_others_loaded():
             return "loading"
         return "healthy"
 
     def drain(self) -> None:
-        """Rejects requests from now on; those in flight still get their responses."""
-        self._drains_since = time.monotonic()
+        """Reports that the server is about to end. Requests are still admitted."""
+        self._is_draining = True
 
-    def admit(self, nbytes: int, arrival_seconds: float | None = None) -> Permit:
-        """Admits a request.
+    def reject(self) -> None:
+        """Rejects requests from now on; those in flight still get their responses."""
+        self._is_draining = self._rejects = True
+
+    def admit(self, nbytes: int) -> Permit:
+        """Admits a request that has come.
 
         Args:
             nbytes: length of its body.
-            arrival_seconds: when it was received, on the monotonic clock; None for now.
 
         Returns:
             A permit, which the caller releases once the response is complete.
+
+        Raises:
+            UnavailableError: as check().
+        """
+        self.check()
+        permit = self.admission.admit(nbytes)
+        if permit is None:
+            raise self._busy()
+        return permit
+
+    def check(self, coming_bytes: int = 0) -> None:
+        """Checks whether a request would be admitted, before its body comes.
+
+        Args:
+            coming_bytes: what has come of other requests that are not admitted yet.
 
         Raises:
             UnavailableError: the model is loading, the server is draining, or the queue is full.
@@ -107,16 +155,41 @@ class Service:
         if self._engine is None:
             self.metrics.rejected("loading")
             raise UnavailableError(_LOADING)
-        if (time.monotonic() if arrival_seconds is None else arrival_seconds) >= self._drains_since:
+        if self._rejects:
             self.metrics.rejected("draining")
             raise UnavailableError("The server is draining: it takes no new requests")
-        permit = self.admission.admit(nbytes)
-        if permit is None:
-            self.metrics.rejected("queue_full")
-            raise UnavailableError(
-                f"The server is busy: {self.admission.max_requests} requests are here already"
-            )
-        return permit
+        if not self.admission.has_room(coming_bytes):
+            raise self._busy()
+
+    def _busy(self) -> UnavailableError:
+        """The error of a request for which there is no room; counts it."""
+        self.metrics.rejected("queue_full")
+        return UnavailableError(
+            f"The server is busy: {self.admission.requests} requests are being processed or wait"
+        )
+
+    def respond(self, body: bytes, deadline: Deadline, stages: Stages) -> Result | None:
+        """Responds to a request at once, if that is best: see Scheduler.respond()."""
+        if self._scheduler is None or self._rejects:
+            return None
+        return self._scheduler.respond(body, deadline, stages)
+
+    def submit(
+        self, body: bytes, deadline: Deadline, stages: Stages, on_done: Callable[[Result], None]
+    ) -> Job | None:
+        """Takes an admitted request to its result: see Scheduler.submit()."""
+        assert self._scheduler is not None, "not before attach()"
+        return self._scheduler.submit(body, deadline, stages, on_done)
+
+    def cancel(self, job: Job) -> None:
+        """Drops a request whose client has left."""
+        assert self._scheduler is not None
+        self._scheduler.cancel(job)
+
+    def stop(self) -> None:
+        """Ends all requests in flight with an error."""
+        if self._scheduler is not None:
+            self._scheduler.stop()
 
     def health(self) -> dict[str, str]:
         """The contents of /health."""
@@ -140,7 +213,7 @@ class Service:
         return {
             "gpux_queue_requests": Gauge(
                 "Requests that wait for the model.",
-                single(lambda: self._engine.scheduler.queue_length if self._engine else 0),
+                single(lambda: self._scheduler.queue_length if self._scheduler else 0),
             ),
             "gpux_in_flight_requests": Gauge(
                 "Requests that were let in and are not answered yet.",

@@ -84,8 +84,7 @@ def warm_up(engine: Engine, recorded: Recorded | None, max_seconds: float = _MAX
     if recorded is not None:
         with _errors_naming(recorded.file):
             for _ in range(execution.runs_until_warm):
-                request = engine.model.inputs.decode(recorded.body)
-                engine.respond(request, engine.deadline())
+                engine.run(engine.model.inputs.decode(recorded.body))
         _run_in_all_sizes(engine, recorded.rows, time.monotonic() + max_seconds)
         return
     with execution.uncaptured():
@@ -149,7 +148,7 @@ def _run(engine: Engine, values: Sample, give_up_at: float) -> None:
     left_seconds = give_up_at - time.monotonic()
     if left_seconds <= 0:
         raise DeadlineError(0.0)
-    engine.respond(engine.model.inputs.collect(values), engine.deadline(left_seconds))
+    engine.run(engine.model.inputs.collect(values), left_seconds)
 
 
 def _batch_sizes(limits: BatchLimits | None) -> Sequence[int]:

@@ -18,7 +18,6 @@ from gpux.errors import DeadlineError, InferenceError, InvalidShapeError
 from gpux.execution.deadline import deadline_after
 from gpux.execution.gpu import GpuExecution
 from gpux.model import Model, load
-from gpux.serving.engine import Engine
 from gpux.tensors.memory import PINNED, Tensor
 from gpux.tensors.request import tensors_of
 from gpux.tensors.signature import BY_CODE
@@ -99,14 +98,13 @@ def allocations(model: Model) -> int:
 
 @pytest.mark.parametrize("name", LOADED)
 def test_the_answers_are_those_of_the_cpu(name: str, model_file: Find, on_fake_gpu: Load) -> None:
-    engine = Engine(load(model_file(name), "cpu"))
+    on_cpu = load(model_file(name), "cpu")
     model, _, _ = on_fake_gpu(name)
-    other = Engine(model)
-    examples = find_examples(engine)
+    examples = find_examples(on_cpu)
     assert examples
     for _ in range(6):  # the last ones are replays
         for example in examples.values():
-            assert other.predict(example.body) == engine.predict(example.body)
+            assert model.respond(example.body) == on_cpu.respond(example.body)
     assert used_bytes(model)[0] == 0
 
 
@@ -148,7 +146,7 @@ def test_names_that_promise_what_the_nodes_do_not_keep(on_fake_gpu: Load) -> Non
 def test_strings_go_through_the_executor_too(on_fake_gpu: Load) -> None:
     model, stream, _ = on_fake_gpu("mixed")
     assert model.describe()["cuda_graph"]["reason"].startswith("the model takes or answers strings")
-    examples = find_examples(Engine(model))
+    examples = find_examples(model)
     assert examples
     assert stream.adopted == ["gpux-executor_0"]
     assert used_bytes(model) == (0, 0)
@@ -206,12 +204,11 @@ def test_one_event_for_a_request_and_no_other_wait(on_fake_gpu: Load) -> None:
 def test_nothing_is_allocated_in_the_steady_state(on_fake_gpu: Load) -> None:
     for name in ("sentiment", "numbers", "boxes"):
         model, _, _ = on_fake_gpu(name, cuda_graph="off")
-        engine = Engine(model)
-        body = next(iter(find_examples(engine).values())).body
+        body = next(iter(find_examples(model).values())).body
         gc.collect()  # what tried the examples
         before = allocations(model)
         for _ in range(50):
-            engine.predict(body)
+            model.respond(body)
         # The thread that ran a request may drop its blocks only after the next one has begun.
         blocks = len(model.signature.inputs) + len(model.signature.outputs) + 2
         assert allocations(model) <= before + blocks
@@ -442,7 +439,7 @@ def test_another_type_or_gpu_goes_through_the_host(on_fake_gpu: Load, index: int
 
 def test_the_tensors_of_a_request_are_there_for_other_libraries(on_fake_gpu: Load) -> None:
     model, _, _ = on_fake_gpu("numbers")
-    body = next(iter(find_examples(Engine(model)).values())).body
+    body = next(iter(find_examples(model).values())).body
     request = model.inputs.decode(body)
     inputs = {
         name: numpy.asarray(tensor).copy()

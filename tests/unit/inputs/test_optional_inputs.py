@@ -13,7 +13,6 @@ import gpux
 from gpux.errors import ClientError, ConfigurationError
 from gpux.model import Model
 from gpux.serving.batch import batch_key
-from gpux.serving.engine import Engine
 
 
 def write(folder: Path, constants: Mapping[str, Any]) -> Path:
@@ -51,7 +50,7 @@ def model(tmp_path: Path) -> Model:
 
 
 def answer(model: Model, **inputs: Any) -> Any:
-    return json.loads(Engine(model).predict(json.dumps(inputs).encode()))["y"]
+    return json.loads(model.respond(json.dumps(inputs).encode()))["y"]
 
 
 def test_the_models_value_stands_for_one_that_is_left_out(model: Model) -> None:

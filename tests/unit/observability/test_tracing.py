@@ -10,6 +10,7 @@ import pytest
 
 from gpux.config.settings import Settings
 from gpux.http.app import create_app
+from gpux.http.responses import Response
 from gpux.observability.record import begin
 from gpux.observability.tracing import ROUTES, create_sink, describe
 from gpux.serving.service import Service
@@ -99,12 +100,16 @@ def test_the_address_is_the_one_that_the_client_asked_for(
     assert "user_agent.original" not in attributes
 
 
+def call_nobody(*_: object) -> Response:
+    raise AssertionError("no request is for the model")
+
+
 @pytest.mark.parametrize("route", ROUTES)
 def test_the_routes_are_the_apps(route: str) -> None:
     environment: dict[str, object] = {"PATH_INFO": route}
     setup_testing_defaults(environment)
     statuses: list[str] = []
-    app: Any = create_app(Service(Settings(model=Path("none.onnx"))), 1)
+    app: Any = create_app(Service(Settings(model=Path("none.onnx"))), call_nobody, 1)
     app(environment, lambda status, *_: statuses.append(status))
     assert statuses
     assert not statuses[0].startswith("404")

@@ -4,7 +4,6 @@ import json
 import math
 import random
 import re
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -28,23 +27,18 @@ from gpux.serving.batch import MixedRowsError, batch_key, collate, shapes_of, sp
 from gpux.serving.batch_plan import BatchLimits, WaitingRequest, plan
 from gpux.serving.engine import Engine
 from gpux.serving.padding import PaddedLayout, Padding, find_padding
-from gpux.serving.scheduler import SchedulerTuning
 from gpux.tensors.memory import Tensor, array_of
 from gpux.tensors.request import tensors_of
 from gpux.tensors.signature import BY_CODE, BY_NAME, Signature, TensorSpec
 from tests.support.bert_models import edit_tokenizer, remove_pad_token, write_echo, write_folder
 from tests.support.fake_gpu import load_on_fake_gpu
-from tests.support.model_runs import check_64_threads, observe_runs
-from tests.support.servers import wait_until
+from tests.support.model_runs import check_64_threads
+from tests.support.served_engine import Scheduled, ServedEngine
 
 Find = Callable[[str, str], Path]
 Dims = tuple[int | str | None, ...]
 
 _MASKED = "serving: {padding: {ids: 0, mask: 0}, buckets: [4, 8, 12]}"
-
-
-# Models of microseconds are queued, too, so that there are batches.
-NO_SHORT_RUNS = SchedulerTuning(short_run_seconds=0.0)
 
 
 def settings_of(folder: Path, **changed: Any) -> Settings:
@@ -54,7 +48,7 @@ def settings_of(folder: Path, **changed: Any) -> Settings:
 
 def engine_of(folder: Path, **changed: Any) -> Engine:
     settings = settings_of(folder, **changed)
-    return Engine(load_model(settings), settings, tuning=NO_SHORT_RUNS)
+    return Engine(load_model(settings), settings)
 
 
 # Buckets and layout.
@@ -234,8 +228,8 @@ def test_64_threads_get_their_own_answers(
     batches = record_batches(monkeypatch)
     rng = random.Random(0)
     bodies = [json.dumps(body_of(alone.model, _Lengths(rng), rng)).encode() for _ in range(60)]
-    expected = [alone.predict(body) for body in bodies]
-    check_64_threads(engine.predict, list(zip(bodies, expected, strict=True)), 10)
+    expected = [alone.model.respond(body) for body in bodies]
+    check_64_threads(ServedEngine(engine).predict, list(zip(bodies, expected, strict=True)), 10)
     batches.clear()
     responses = predict_queued(engine, bodies[:30])  # some of these always need padding
     assert responses == [json.loads(response) for response in expected[:30]]
@@ -279,30 +273,23 @@ def test_a_request_that_finds_the_model_free_is_not_padded(
 ) -> None:
     engine = engine_of(folder_for("masked", _MASKED))
     batches = record_batches(monkeypatch)
-    widths: list[tuple[int, ...]] = []
-    observe_runs(engine.model, lambda request: widths.append(request.form("ids")[0]))
-    assert json.loads(engine.predict(b'{"ids":[5,6,7],"mask":[1,1,1]}'))["sum"] == 18
-    assert (batches, widths) == ([], [(1, 3)])
+    response = ServedEngine(engine).predict(b'{"ids":[5,6,7],"mask":[1,1,1]}')
+    assert (json.loads(response)["sum"], batches) == (18, [])
 
 
 def predict_queued(engine: Engine, bodies: Sequence[bytes]) -> list[Any]:
     """The responses to requests that queue while the model is busy."""
-    start, may_run = threading.Event(), threading.Event()
-
-    def block(_: Request) -> None:
-        start.set()
-        assert may_run.wait(60)
-
-    observe_runs(engine.model, block)
-    with ThreadPoolExecutor(1 + len(bodies)) as callers:
-        callers.submit(engine.predict, bodies[0])
-        assert start.wait(60)
-        futures = []
-        for body in bodies:
-            futures.append(callers.submit(engine.predict, body))
-            wait_until(lambda: engine.scheduler.queue_length == len(futures), "it waits")
-        may_run.set()
-        return [json.loads(future.result(60)) for future in futures]
+    scheduled = Scheduled(engine)
+    scheduled.submit(bodies[0])
+    while scheduled.threads.calls:  # the tokenizer
+        scheduled.threads.step_call()
+    asked = []
+    for body in bodies:
+        asked.append(scheduled.submit(body))
+        while scheduled.threads.calls:
+            scheduled.threads.step_call()
+    scheduled.threads.run_all()
+    return [json.loads(submitted.result) for submitted in asked]
 
 
 def test_sizes_over_the_largest_bucket_are_not_padded(
@@ -333,14 +320,14 @@ def test_a_batch_of_different_lengths_on_a_gpu(folder_for: Find) -> None:
     """On the fake GPU: padded in pinned memory, which returns to the pool."""
     settings = settings_of(folder_for("masked", _MASKED))
     model, stream, _ = load_on_fake_gpu(settings.model, config=settings.config, cuda_graph="off")
-    engine = Engine(model, settings, tuning=NO_SHORT_RUNS)
+    engine = Engine(model, settings)
     assert engine.batching.padding is not None
-    before = stream.log.count("run")
+    served, before = ServedEngine(engine), stream.log.count("run")
 
     def work(number: int) -> bool:
         ids = [number] * (1 + number % 14)
         body = json.dumps({"ids": ids, "mask": [1] * len(ids)}).encode()
-        response = json.loads(engine.predict(body))
+        response = json.loads(served.predict(body))
         return bool(response["kept"] == ids and response["sum"] == number * len(ids))
 
     with ThreadPoolExecutor(32) as callers:
@@ -469,7 +456,7 @@ def test_a_tokenizer_says_with_what(tmp_path: Path) -> None:
     counts = (1, 5, 9, 13, 2, 30, 22, 6, 8, 28)
     bodies = [json.dumps({"text": "good " * count}).encode() for count in counts]
     actual = [response["sentiment"] for response in predict_queued(engine, bodies)]
-    expected = [json.loads(alone.predict(body))["sentiment"] for body in bodies]
+    expected = [json.loads(alone.model.respond(body))["sentiment"] for body in bodies]
     assert numpy.allclose(actual, expected, rtol=0, atol=1e-5)
 
 
@@ -480,18 +467,17 @@ def test_texts_are_padded_on_the_tokenizers_side(tmp_path: Path, side: str) -> N
     alone, engine = engine_of(folder, batching="off"), engine_of(folder)
     values = {"input_ids": 103, "attention_mask": 0, "token_type_ids": 1}
     assert engine.info()["batching"]["padding"]["values"] == values
-    runs: list[Any] = []
-
-    def record(request: Request) -> None:
-        tensors = tensors_of(request, engine.model.signature.inputs).values()
-        runs.append([numpy.asarray(tensor).tolist() for tensor in tensors])
-
-    observe_runs(engine.model, record)
     texts = ("a b c", "a b c d", ["a", "b b b b b"])
     bodies = [json.dumps({"text": text}).encode() for text in texts]
-    expected = [json.loads(alone.predict(body)) for body in bodies]
+    expected = [json.loads(alone.model.respond(body)) for body in bodies]
     assert predict_queued(engine, bodies) == expected
-    batched = next(tensors for tensors in runs if len(tensors[0]) == 4)
+    model, padding = engine.model, engine.batching.padding
+    assert padding is not None
+    requests = [model.inputs.decode(body) for body in bodies]
+    layout = padding.lay_out([shapes_of(request, model.signature) for request in requests])
+    merged = collate(requests, model.pipeline, layout)
+    tensors = tensors_of(merged, model.signature.inputs).values()
+    batched = [numpy.asarray(tensor).tolist() for tensor in tensors]
     own = [expected[0][name] for name in ("ids", "mask", "types")]
     for tensor, row, pad_value in zip(batched, own, (103, 0, 1), strict=True):
         pads = [pad_value] * (8 - len(row))

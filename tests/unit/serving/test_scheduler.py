@@ -1,13 +1,10 @@
-"""scheduler: each caller gets its own rows, and one that leaves harms no other."""
+"""scheduler: each request gets its own rows, and one that leaves harms no other."""
 
 import json
 import logging
 import random
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,85 +12,43 @@ from typing import Any
 import numpy
 import pytest
 
-from gpux._engine import Request
 from gpux.config.settings import Settings
-from gpux.errors import ClientGoneError, ConfigurationError, DeadlineError, InferenceError
-from gpux.execution.deadline import deadline_after
+from gpux.errors import (
+    ConfigurationError,
+    DeadlineError,
+    InferenceError,
+    InvalidBodyError,
+    MissingInputError,
+    UnavailableError,
+)
 from gpux.model import Model, load
-from gpux.serving.batch_plan import BatchLimits
 from gpux.serving.batching_check import find_obstacle
 from gpux.serving.engine import Engine
-from gpux.serving.scheduler import RunTimeEstimate, Scheduler, SchedulerTuning
+from gpux.serving.inline import InlineLimits
 from tests.support import bert_models, onnx_models
 from tests.support.fake_gpu import FakeSession, load_on_fake_gpu
-from tests.support.model_runs import check_64_threads, is_all_returned, observe_runs
+from tests.support.model_runs import check_64_threads, is_all_returned
 from tests.support.ort import needs_placement
-from tests.support.servers import wait_until
+from tests.support.served_engine import Scheduled, ServedEngine
 
 Find = Callable[[str], Path]
-_Callers = tuple[ThreadPoolExecutor, Future[Any]]
-_BATCHED = BatchLimits(max_rows=8)
-# Models of microseconds are queued, too, so that there are batches.
-NO_SHORT_RUNS = SchedulerTuning(short_run_seconds=0.0)
 
 
-class Gate:
-    """Blocks a model's runs, records their rows, and can make the next ones fail."""
-
-    def __init__(self, model: Model) -> None:
-        self.open = threading.Event()
-        self.open.set()
-        self.rows: list[int] = []
-        self.failures: list[Exception] = []
-        observe_runs(model, self._pass)
-
-    def _pass(self, request: Request) -> None:
-        self.rows.append(request.rows)
-        assert self.open.wait(60)
-        if self.failures:
-            raise self.failures.pop(0)
-
-    @contextmanager
-    def occupied(self, call: Callable[..., Any], *arguments: Any) -> Iterator[_Callers]:
-        """Closes the gate, and submits a call whose run blocks there.
-
-        Yields:
-            The thread pool, and the future of the call.
-        """
-        before = len(self.rows)
-        self.open.clear()
-        with ThreadPoolExecutor(8) as callers:
-            first = callers.submit(call, *arguments)
-            wait_until(lambda: len(self.rows) > before, "the first one runs")
-            yield callers, first
+def settings_of(file: Path, **changed: Any) -> Settings:
+    return Settings(model=file, provider="cpu", **({"max_batch_size": 8} | changed))
 
 
-def ask(scheduler: Scheduler, model: Model, rows: list[list[float]], **options: Any) -> Any:
-    """Runs rows through a model of one input and one output; returns its output rows."""
-    (spec,) = model.signature.inputs
-    request = model.inputs.decode(json.dumps({spec.name: rows}).encode())
-    response = scheduler.run(request, **options).outputs.encode(False)
-    return next(iter(json.loads(response).values()))
+def scheduled(model: Model, inline: InlineLimits | None = None, **changed: Any) -> Scheduled:
+    """One run at a time, which the test has done."""
+    return Scheduled(Engine(model, settings_of(model.file, **changed)), inline)
 
 
-def scheduler_of(model: Model, limits: BatchLimits | None) -> Scheduler:
-    """One run at a time, none of them short."""
-    return Scheduler(model, 1, limits, tuning=NO_SHORT_RUNS)
+def body_of(*rows: list[float]) -> bytes:
+    return json.dumps({"x": rows}).encode()
 
 
-def engine_of(model: Model, settings: Settings | None = None) -> Engine:
-    return Engine(model, settings, tuning=NO_SHORT_RUNS)
-
-
-def short_run_times() -> RunTimeEstimate:
-    """Requests of one element are known to run in a microsecond."""
-    run_times = RunTimeEstimate()
-    run_times.note(1, 1e-6)
-    return run_times
-
-
-def wait_for_queue(scheduler: Scheduler, length: int) -> None:
-    wait_until(lambda: scheduler.queue_length == length, f"{length} are queued")
+def answer_of(*rows: list[float]) -> bytes:
+    return json.dumps({"y": rows}, separators=(",", ":")).encode()
 
 
 @pytest.fixture
@@ -113,237 +68,243 @@ def without_logs() -> Iterator[None]:
 
 
 def test_what_waits_runs_together_and_gets_its_own_rows(model: Model) -> None:
-    scheduler, gate = scheduler_of(model, _BATCHED), Gate(model)
-    with gate.occupied(ask, scheduler, model, [[0.0, 0.5]]) as (callers, first):
-        others = []
-        for number in range(1, 5):
-            others.append(callers.submit(ask, scheduler, model, [[float(number), 0.5]] * number))
-            wait_for_queue(scheduler, number)
-        gate.open.set()
-        assert first.result(60) == [[0.0, 0.5]]
-        for number, other in enumerate(others, 1):
-            assert other.result(60) == [[float(number), 0.5]] * number
+    one = scheduled(model)
+    bodies = [[[float(number), 0.5]] * max(number, 1) for number in range(5)]
+    asked = [one.submit(body_of(*rows)) for rows in bodies]
+    assert one.scheduler.queue_length == 4
+    one.threads.run_all()
+    for submitted, rows in zip(asked, bodies, strict=True):
+        assert submitted.result == answer_of(*rows)
     # Requests of one to three rows fit in one batch of 8; the last, of four rows, does not.
-    assert gate.rows == [1, 6, 4]
+    assert [submitted.stages.rows for submitted in asked] == [1, 6, 6, 6, 4]
+    assert one.scheduler.queue_length == 0
 
 
 def test_without_limits_each_runs_alone(model: Model) -> None:
-    scheduler, gate = scheduler_of(model, None), Gate(model)
-    with ThreadPoolExecutor(8) as callers:
-        answers = callers.map(lambda n: ask(scheduler, model, [[float(n)]]), range(50), timeout=60)
-        outputs = list(answers)
-    assert outputs == [[[float(n)]] for n in range(50)]
-    assert gate.rows == [1] * 50
+    one = scheduled(model, batching="off")
+    asked = [one.submit(body_of([float(number)])) for number in range(50)]
+    one.threads.run_all()
+    assert [submitted.result for submitted in asked] == [
+        answer_of([float(number)]) for number in range(50)
+    ]
+    assert {submitted.stages.rows for submitted in asked} == {1}
 
 
-def test_a_free_model_is_run_by_the_callers_own_thread(model: Model) -> None:
-    scheduler = scheduler_of(model, _BATCHED)
-    ran_in: list[str] = []
-    observe_runs(model, lambda _: ran_in.append(threading.current_thread().name))
-    ask(scheduler, model, [[1.0]])
-    assert ran_in == [threading.current_thread().name]
+def test_no_more_runs_than_the_model_is_free_for(model: Model) -> None:
+    engine = Engine(model, settings_of(model.file, batching="off"))
+    several = Scheduled(engine, None, runs=3)
+    for number in range(10):
+        several.submit(body_of([float(number)]))
+    assert len(several.threads.works) == 3
+    several.threads.step()
+    assert len(several.threads.works) == 3
+    assert several.scheduler.queue_length == 6
+    several.threads.run_all()
+    assert len(several.results) == 10
 
 
-def test_a_short_run_waits_for_no_other_one(model: Model) -> None:
-    tuning = SchedulerTuning(max_busy_seconds=60.0)
-    scheduler = Scheduler(model, 1, _BATCHED, None, tuning, short_run_times())
-    gate = Gate(model)
-    ran_in: list[str] = []
-    others: list[Any] = []
-
-    def record(_: Request) -> None:
-        ran_in.append(threading.current_thread().name)
-        if len(ran_in) == 1:  # another run starts during this one
-            others.append(second.submit(ask, scheduler, model, [[2.0]]).result(60))
-
-    observe_runs(model, record)
-    with ThreadPoolExecutor(1, "second") as second:
-        assert ask(scheduler, model, [[1.0]]) == [[1.0]]
-    assert others == [[[2.0]]]
-    assert ran_in == [threading.current_thread().name, "second_0"]
-    assert gate.rows == [1, 1]
+@pytest.mark.parametrize("batching", ["off", "on"])
+def test_a_run_that_is_proven_short_is_inline(model: Model, batching: str) -> None:
+    one = scheduled(model, InlineLimits(run_seconds=5.0, first_proof=3), batching=batching)
+    for _ in range(3):
+        one.submit(body_of([1.0]))
+        one.threads.run_all()
+    inline = one.submit(body_of([2.0]))
+    assert inline.result == answer_of([2.0])
+    assert (inline.job, inline.stages.rows, one.threads.works) == (None, 1, [])
+    # Another size is not known yet.
+    assert not one.submit(body_of([3.0] * 200)).results
+    for body, error in ((b"{}        ", MissingInputError), (b"[]        ", InvalidBodyError)):
+        one.submit(body)
+        assert isinstance(one.results[-1], error), body
+    one.threads.run_all()
 
 
-def test_a_run_that_was_thought_short_is_waited_for(model: Model) -> None:
-    """The run time may depend on the values."""
-    scheduler = Scheduler(model, 1, _BATCHED, None, SchedulerTuning(), short_run_times())
-    gate = Gate(model)
-    with gate.occupied(ask, scheduler, model, [[1.0]]) as (callers, first):
-        time.sleep(0.01)
-        others = [callers.submit(ask, scheduler, model, [[float(number)]]) for number in range(5)]
-        wait_for_queue(scheduler, 5)
-        gate.open.set()
-        assert first.result(60) == [[1.0]]
-        assert [other.result(60) for other in others] == [[[float(n)]] for n in range(5)]
-    assert gate.rows == [1, 5]
-
-
-def test_the_pace_is_that_of_the_fastest_run_of_a_size() -> None:
-    estimate = RunTimeEstimate()
-    assert estimate.seconds(1000) == float("inf")
-    for seconds in (0.5, 0.001, 0.5, 0.5):
-        estimate.note(1000, seconds)
-    assert estimate.seconds(1000) == pytest.approx(0.001 * 1.1**2)
-    assert estimate.seconds(1023) == estimate.seconds(1000)
-    assert estimate.seconds(100) == estimate.seconds(2000) == float("inf")
-    for _ in range(100):  # an old fast run is forgotten
-        estimate.note(1000, 0.5)
-    assert estimate.seconds(1000) == 0.5
+def test_a_decoded_request_may_be_inline(tmp_path: Path) -> None:
+    """With a text encoder, which needs Python, the run alone is."""
+    model = load(bert_models.write_folder(tmp_path), "cpu")
+    one = scheduled(model, InlineLimits(run_seconds=5.0, first_proof=2))
+    for _ in range(2):
+        one.submit(b'{"text":"good"}')
+        one.threads.run_all()
+    inline = one.submit(b'{"text":"good"}')
+    one.threads.step()  # the tokenizer
+    assert inline.result == model.respond(b'{"text":"good"}')
+    assert one.threads.works == []
 
 
 @pytest.mark.usefixtures("without_logs")
 def test_a_batch_that_fails_is_run_one_by_one(model_file: Find) -> None:
     """`table` fails for ids over 3: of four requests, only the invalid one fails."""
     model = load(model_file("table"), "cpu")
-    scheduler, gate = scheduler_of(model, _BATCHED), Gate(model)
-    with gate.occupied(ask, scheduler, model, [[0]]) as (callers, first):
-        others = [callers.submit(ask, scheduler, model, [[value]]) for value in (1, 9, 2)]
-        wait_for_queue(scheduler, 3)
-        gate.open.set()
-        assert first.result(60) == [[[0.0, 1.0]]]
-        assert others[0].result(60) == [[[2.0, 3.0]]]
-        with pytest.raises(InferenceError, match="out of data bounds"):
-            others[1].result(60)
-        assert others[2].result(60) == [[[4.0, 5.0]]]
-    assert gate.rows == [1, 3, 1, 1, 1]
-    del others
+    one = scheduled(model)
+    (spec,) = model.signature.inputs
+    asked = [one.submit(json.dumps({spec.name: [[value]]}).encode()) for value in (0, 1, 9, 2)]
+    one.threads.run_all()
+    answers = [submitted.result for submitted in asked]
+    assert isinstance(answers[2], InferenceError)
+    assert "out of data bounds" in str(answers[2])
+    found = [next(iter(json.loads(answers[index]).values())) for index in (0, 1, 3)]
+    assert found == [[[[0.0, 1.0]]], [[[2.0, 3.0]]], [[[4.0, 5.0]]]]
+    del answers, asked
+    one.results.clear()
     assert is_all_returned(model)
 
 
 def test_requests_with_unequal_inputs_run_alone(model_file: Find) -> None:
     """Only the model can pair their rows: in a batch they would meet rows of other requests."""
-    settings = Settings(model=model_file("unequal"), provider="cpu", batching="on")
-    engine = engine_of(load(model_file("unequal"), "cpu"), settings)
-    gate = Gate(engine.model)
-
-    def add(x: list[list[float]], y: list[list[float]]) -> Any:
-        return json.loads(engine.predict(json.dumps({"x": x, "y": y}).encode()))["z"]
-
-    with gate.occupied(add, [[0.0, 0.0]], [[1.0, 1.0]]) as (callers, first):
-        others = [
-            callers.submit(add, [[1.0, 1.0]], [[10.0, 10.0], [20.0, 20.0]]),
-            callers.submit(add, [[700.0, 700.0], [701.0, 701.0]], [[3.0, 3.0]]),
-        ]
-        wait_for_queue(engine.scheduler, 2)
-        gate.open.set()
-        assert first.result(60) == [[1.0, 1.0]]
-        assert others[0].result(60) == [[11.0, 11.0], [21.0, 21.0]]
-        assert others[1].result(60) == [[703.0, 703.0], [704.0, 704.0]]
-    assert len(gate.rows) == 3
+    one = scheduled(load(model_file("unequal"), "cpu"), batching="on")
+    asked = [
+        one.submit(json.dumps({"x": x, "y": y}).encode())
+        for x, y in (
+            ([[0.0, 0.0]], [[1.0, 1.0]]),
+            ([[1.0, 1.0]], [[10.0, 10.0], [20.0, 20.0]]),
+            ([[700.0, 700.0], [701.0, 701.0]], [[3.0, 3.0]]),
+        )
+    ]
+    one.threads.run_all()
+    assert [json.loads(submitted.result)["z"] for submitted in asked] == [
+        [[1.0, 1.0]],
+        [[11.0, 11.0], [21.0, 21.0]],
+        [[703.0, 703.0], [704.0, 704.0]],
+    ]
 
 
 def test_a_model_that_mixes_rows_after_all_is_batched_no_more(
-    model_file: Find, caplog: pytest.LogCaptureFixture
+    model_file: Find, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even if the trial missed it, no caller gets another's row or memory out of bounds."""
+    """Even if the trial missed it, no request gets another's row or memory out of bounds."""
+    monkeypatch.setattr("gpux.serving.engine.find_obstacle", lambda *_: None)
     model = load(model_file("distinct"), "cpu")
-    scheduler, gate = scheduler_of(model, _BATCHED), Gate(model)
-    for turn in range(2):
-        with gate.occupied(ask, scheduler, model, [[1.0, 1.0]]) as (callers, first):
-            others = [callers.submit(ask, scheduler, model, [[1.0, 1.0]]) for _ in range(3)]
-            wait_for_queue(scheduler, 3)
-            gate.open.set()
-            for future in (first, *others):
-                assert future.result(60) == [[1.0, 1.0]]
-        assert gate.rows == [1, 3, 1, 1, 1] + [1] * 4 * turn
+    one = scheduled(model)
+    for _ in range(2):
+        asked = [one.submit(body_of([1.0, 1.0])) for _ in range(4)]
+        one.threads.run_all()
+        assert [submitted.stages.rows for submitted in asked] == [1] * 4
+        (name,) = json.loads(asked[0].result)
+        assert all(json.loads(each.result)[name] == [[1.0, 1.0]] for each in asked)
     assert "Batching is off from now on" in caplog.text
-    assert scheduler.limits is None
-    assert scheduler.obstacle == "rows together gave an output of shape [1, 2] for 3 rows"
-    assert model.pool.used_bytes == 0
-
-
-def test_a_batch_past_its_deadline_is_not_run_again(model: Model) -> None:
-    scheduler, gate = scheduler_of(model, _BATCHED), Gate(model)
-    with gate.occupied(ask, scheduler, model, [[1.0]]) as (callers, first):
-        deadline = deadline_after(60)
-        late = [callers.submit(ask, scheduler, model, [[2.0]], deadline=deadline) for _ in range(4)]
-        wait_for_queue(scheduler, 4)
-        gate.failures = [ValueError("of the first"), deadline.error()]
-        gate.open.set()
-        with pytest.raises(ValueError, match="of the first"):
-            first.result(60)
-        for future in late:
-            with pytest.raises(DeadlineError):
-                future.result(60)
-    assert gate.rows == [1, 4]
-
-
-@pytest.mark.usefixtures("without_logs")
-def test_a_bug_in_a_run_leaves_nobody_waiting(model: Model) -> None:
-    scheduler, gate = scheduler_of(model, None), Gate(model)
-    with gate.occupied(ask, scheduler, model, [[1.0]]) as (callers, first):
-        second = callers.submit(ask, scheduler, model, [[2.0]])
-        wait_for_queue(scheduler, 1)
-        gate.failures = [ValueError("a bug"), ValueError("another")]
-        gate.open.set()
-        with pytest.raises(ValueError, match="a bug"):
-            first.result(60)
-        with pytest.raises(InferenceError, match="internal error") as caught:
-            second.result(60)
-        assert str(caught.value.__cause__) == "another"
-    assert ask(scheduler, model, [[3.0]]) == [[3.0]]
+    assert one.scheduler.limits is None
+    assert one.scheduler.obstacle == "rows together gave an output of shape [1, 2] for 3 rows"
+    assert is_all_returned(model)
 
 
 def test_a_request_that_waits_past_its_deadline_is_never_run(model: Model) -> None:
-    scheduler, gate = scheduler_of(model, _BATCHED), Gate(model)
-    with gate.occupied(ask, scheduler, model, [[1.0]]) as (_, first):
-        start = time.monotonic()
-        with pytest.raises(DeadlineError):
-            ask(scheduler, model, [[2.0]], deadline=deadline_after(0.2))
-        assert 0.2 <= time.monotonic() - start < 5
-        assert scheduler.queue_length == 0
-        gate.open.set()
-        assert first.result(60) == [[1.0]]
-    assert gate.rows == [1]
+    one = scheduled(model)
+    first, late = one.submit(body_of([1.0])), one.submit(body_of([2.0]), timeout_seconds=-1.0)
+    one.loop.advance(0.0)
+    assert isinstance(late.result, DeadlineError)
+    assert one.scheduler.queue_length == 0
+    one.threads.run_all()
+    assert first.result == answer_of([1.0])
+    assert len(one.results) == 2
 
 
-def test_a_caller_answered_during_a_shared_run(model: Model) -> None:
-    scheduler, gate = scheduler_of(model, _BATCHED), Gate(model)
-    second = threading.Event()
-
-    def slow_down_batch(request: Request) -> None:
-        if request.rows == 2:
-            second.set()
-            time.sleep(0.5)
-
-    observe_runs(model, slow_down_batch)
-    with gate.occupied(ask, scheduler, model, [[1.0]]) as (callers, first):
-        patient = callers.submit(ask, scheduler, model, [[2.0]])
-        wait_for_queue(scheduler, 1)
-        hasty = callers.submit(ask, scheduler, model, [[3.0]], deadline=deadline_after(0.3))
-        wait_for_queue(scheduler, 2)
-        gate.open.set()
-        assert second.wait(60)
-        with pytest.raises(DeadlineError):
-            hasty.result(60)
-        assert patient.result(60) == [[2.0]]
-        assert first.result(60) == [[1.0]]
-    del hasty
-    wait_until(lambda: is_all_returned(model), "the blocks are back")
+def test_a_request_is_answered_at_its_deadline_whatever_its_run_does(model: Model) -> None:
+    one = scheduled(model)
+    hasty = one.submit(body_of([1.0]), timeout_seconds=-1.0)
+    patient = one.submit(body_of([2.0]))
+    one.loop.advance(0.0)
+    assert isinstance(hasty.result, DeadlineError)
+    one.threads.run_all()
+    assert patient.result == answer_of([2.0])
+    assert len(hasty.results) == 1
 
 
-def test_nobody_computes_for_a_client_that_has_left(model: Model) -> None:
-    scheduler, gate = scheduler_of(model, _BATCHED), Gate(model)
-    has_left = threading.Event()
-    with gate.occupied(ask, scheduler, model, [[1.0]]) as (callers, first):
-        abandoned = callers.submit(ask, scheduler, model, [[2.0]], is_gone=has_left.is_set)
-        connected = callers.submit(ask, scheduler, model, [[3.0]], is_gone=lambda: False)
-        wait_for_queue(scheduler, 2)
-        has_left.set()
-        gate.open.set()
-        assert first.result(60) == [[1.0]]
-        with pytest.raises(ClientGoneError):
-            abandoned.result(60)
-        assert connected.result(60) == [[3.0]]
-    assert gate.rows == [1, 1]
+def test_later_deadlines_have_a_timer_too(model: Model) -> None:
+    one = scheduled(model)
+    for seconds in (30.0, -1.0, 20.0):
+        one.submit(body_of([1.0]), timeout_seconds=seconds)
+    one.loop.advance(0.0)
+    assert len(one.results) == 1
+    assert [timer.at for timer in one.loop.timers if not timer.is_cancelled] == [
+        pytest.approx(20.0, abs=5)
+    ]
+    one.threads.run_all()
+
+
+def test_nothing_runs_for_a_client_that_has_left(model: Model) -> None:
+    one = scheduled(model)
+    asked = [one.submit(body_of([float(number)])) for number in range(4)]
+    one.scheduler.cancel(asked[0].job)  # in the model
+    one.scheduler.cancel(asked[2].job)  # in the queue
+    one.scheduler.cancel(asked[2].job)
+    one.threads.run_all()
+    assert [submitted.results for submitted in asked] == [
+        [],
+        [answer_of([1.0])],
+        [],
+        [answer_of([3.0])],
+    ]
+    assert asked[1].stages.rows == 2
+
+
+def test_a_run_for_a_client_that_has_left_is_stopped(model_file: Find) -> None:
+    """Without an end, this test has none."""
+    model = load(model_file("slow"), "cpu")
+    one = scheduled(model, batching="off")
+    gone = one.submit(b'{"steps":1000000000000}')
+    one.scheduler.cancel(gone.job)
+    one.threads.run_all()
+    assert gone.results == []
+    asked = one.submit(b'{"steps":1}')
+    one.threads.run_all()
+    assert asked.result == b'{"sum":128.0}'
+
+
+def test_the_end_answers_all(model: Model) -> None:
+    one = scheduled(model)
+    asked = [one.submit(body_of([float(number)])) for number in range(3)]
+    one.scheduler.stop()
+    assert all(isinstance(submitted.result, UnavailableError) for submitted in asked)
+    one.threads.run_all()
+    assert len(one.results) == 3
 
 
 def test_a_delay_waits_for_company(model: Model) -> None:
-    scheduler, gate = scheduler_of(model, BatchLimits(2, delay_seconds=30)), Gate(model)
-    with ThreadPoolExecutor(2) as callers:
-        futures = [callers.submit(ask, scheduler, model, [[float(n)]]) for n in range(2)]
-        assert [future.result(20) for future in futures] == [[[0.0]], [[1.0]]]
-    assert gate.rows == [2]
+    one = scheduled(model, batch_delay_us=10**6, max_batch_size=2)
+    first = one.submit(body_of([0.0]))
+    assert one.threads.works == []
+    second = one.submit(body_of([1.0]))
+    one.threads.run_all()
+    assert (first.result, second.result) == (answer_of([0.0]), answer_of([1.0]))
+    assert first.stages.rows == 2
+
+
+def test_a_delay_ends(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = scheduled(model, batch_delay_us=10**6, max_batch_size=2)
+    alone = one.submit(body_of([0.0]))
+    monkeypatch.setattr("gpux.serving.scheduler.time.monotonic", lambda: 10.0**9)
+    one.loop.advance(2.0)
+    one.threads.run_all()
+    assert alone.stages.rows == 1
+
+
+def test_long_bodies_and_responses_are_read_and_written_elsewhere(model: Model) -> None:
+    one = scheduled(model, InlineLimits(run_seconds=5.0, first_proof=1))
+    rows = [[0.5] * 20_000]
+    for _ in range(2):
+        long = one.submit(body_of(*rows))
+        assert [work for work, _ in one.threads.works] == [
+            long.job.steps or one.threads.works[0][0]
+        ]
+        one.threads.run_all()
+        assert long.result == answer_of(*rows)
+    assert long.stages.decode
+    assert long.stages.encode
+
+
+def test_a_bug_in_a_run_leaves_nobody_waiting(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = scheduled(model)
+    monkeypatch.setattr(one.scheduler, "_lay_out", lambda _: 1 / 0)
+    asked = one.submit(body_of([1.0]))
+    assert isinstance(asked.result, ZeroDivisionError)
+    monkeypatch.undo()
+    again = one.submit(body_of([1.0]))
+    one.threads.run_all()
+    assert again.result == answer_of([1.0])
 
 
 @pytest.mark.usefixtures("eager_threads")
@@ -351,11 +312,12 @@ def test_a_delay_waits_for_company(model: Model) -> None:
 def test_64_threads_get_their_own_answers(name: str, model_file: Find) -> None:
     """In random order with random pauses, batched and unbatched values are equal."""
     settings = Settings(model=model_file(name), provider="cpu", batching="on", max_batch_size=16)
-    alone = engine_of(load(model_file(name), "cpu"))
-    engine = engine_of(load(model_file(name), "cpu"), settings)
+    alone = load(model_file(name), "cpu")
+    engine = Engine(load(model_file(name), "cpu"), settings)
     assert engine.batching.limits is not None
-    bodies = [_body(alone.model, number) for number in range(40)]
-    check_64_threads(engine.predict, [(body, alone.predict(body)) for body in bodies], 12)
+    bodies = [_body(alone, number) for number in range(40)]
+    predict = ServedEngine(engine).predict
+    check_64_threads(predict, [(body, alone.respond(body)) for body in bodies], 12)
     assert engine.model.pool.used_bytes == 0
 
 
@@ -373,12 +335,12 @@ def test_64_threads_get_their_own_of_what_is_computed(name: str, tmp_path: Path)
         path = onnx_models.write_folder(tmp_path, name, gpux_yml)
         values = [_ids(load(path, "cpu").signature.inputs, n, rng) for n in range(36)]
     settings = Settings(model=path, provider="cpu", batching="on", max_batch_size=16)
-    alone, engine = engine_of(load(path, "cpu")), engine_of(load(path, "cpu"), settings)
+    alone, engine = load(path, "cpu"), Engine(load(path, "cpu"), settings)
     assert engine.batching.limits is not None
     assert (engine.batching.padding is not None) == (name != "sentiment")
     bodies = [json.dumps(value).encode() for value in values]
-    cases = [(body, alone.predict(body)) for body in bodies]
-    check_64_threads(engine.predict, cases, 12, _is_close)
+    cases = [(body, alone.respond(body)) for body in bodies]
+    check_64_threads(ServedEngine(engine).predict, cases, 12, _is_close)
     assert engine.model.pool.used_bytes == 0
 
 
@@ -421,15 +383,16 @@ def _body(model: Model, number: int) -> bytes:
 
 
 def test_batches_on_a_gpu(model_file: Find) -> None:
-    """On the fake GPU: two runs at once, none of them in the caller's thread."""
+    """On the fake GPU: two runs at once, none of them in the loop's thread."""
     model, stream, session = load_on_fake_gpu(model_file("matrix"), cuda_graph="off")
     assert isinstance(session, FakeSession)
-    engine = engine_of(model, Settings(model=model.file, batching="on", max_batch_size=16))
+    engine = Engine(model, Settings(model=model.file, batching="on", max_batch_size=16))
+    served = ServedEngine(engine)
     with ThreadPoolExecutor(32) as callers:
 
         def work(number: int) -> bool:
             body = f'{{"x":[[{number}.0,0.5]]}}'.encode()
-            return engine.predict(body) == f'{{"y":[[{number}.0,0.5]]}}'.encode()
+            return served.predict(body) == f'{{"y":[[{number}.0,0.5]]}}'.encode()
 
         assert all(callers.map(work, range(300)))
     assert stream.log.count("run") < 300, "some ran together"
@@ -469,7 +432,7 @@ def test_models_whose_rows_are_not(name: str, reason: str, model_file: Find) -> 
     assert obstacle is not None
     assert reason in obstacle
     settings = Settings(model=file, provider="cpu")
-    engine = engine_of(load(file, "cpu"), settings)
+    engine = Engine(load(file, "cpu"), settings)
     assert engine.info()["batching"] == {
         "enabled": False,
         "max_batch_size": None,
@@ -477,4 +440,4 @@ def test_models_whose_rows_are_not(name: str, reason: str, model_file: Find) -> 
         "padding": {"enabled": False, "reason": obstacle},
     }
     with pytest.raises(ConfigurationError, match=r"serving\.batching is on, but"):
-        engine_of(load(file, "cpu"), replace(settings, batching="on"))
+        Engine(load(file, "cpu"), replace(settings, batching="on"))

@@ -11,10 +11,11 @@ from gpux.observability.exposition import text_of
 from gpux.observability.metrics import ROW_SIZE
 from gpux.observability.shared_counters import CounterMemory
 from gpux.serving.engine import Engine
-from gpux.serving.service import Service
+from gpux.serving.service import LoadedModel, Service
 from tests.support.fake_gpu import load_on_fake_gpu
 
 Find = Callable[[str], Path]
+SECONDS = {"load": 0.1, "warmup": 0.2}
 
 
 def gpu_memory(service: Service) -> dict[str, float]:
@@ -30,7 +31,7 @@ def test_the_memory_of_the_gpu(model_file: Find, monkeypatch: pytest.MonkeyPatch
     model, stream, _ = load_on_fake_gpu(model_file("matrix"))
     service = Service(Settings(model=model.file))
     assert gpu_memory(service) == {}, "there is no model yet"
-    service.open(Engine(model))
+    service.open(LoadedModel(Engine(model), SECONDS))
     assert gpu_memory(service) == {"used": 2**30, "free": 3 * 2**30}
 
     def fail() -> tuple[int, int]:
@@ -46,10 +47,10 @@ def test_of_several_processes_none_is_healthy_before_all_have_loaded(model_file:
     memory = CounterMemory(ROW_SIZE, 2)
     settings = Settings(model=model_file("matrix"))
     one, other = (Service(settings, memory.counters(index)) for index in range(2))
-    one.load()
+    one.open(one.load())
     assert one.admit(1), "it takes requests all the same"
     assert (one.status, other.status) == ("loading", "loading")
-    other.load()
+    other.open(other.load())
     assert (one.status, other.status) == ("healthy", "healthy")
     replacement = Service(settings, memory.counters(1))
     assert (one.status, replacement.status) == ("healthy", "loading")

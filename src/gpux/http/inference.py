@@ -1,0 +1,129 @@
+"""What a request to POST /predict means, whoever hosts it: the server's loop, WSGI or ASGI."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from gpux.errors import ClientError, ClientGoneError, InferenceError, UnavailableError
+from gpux.execution.deadline import Deadline
+from gpux.http.error_responses import JSON, error_response
+from gpux.http.headers import check_headers, read_timeout
+from gpux.http.responses import Response
+from gpux.observability.timings import Stages
+from gpux.serving.admission import Permit
+from gpux.serving.scheduler import Job, Result
+from gpux.serving.service import Service
+
+logger = logging.getLogger(__name__)
+
+Respond = Callable[[Response], None]
+
+
+class Inference:
+    """One request to POST /predict, from its headers to its response.
+
+    Args:
+        service: takes the request.
+        content_type, content_encoding, timeout: the values of the headers Content-Type,
+            Content-Encoding and X-Request-Timeout; None without them.
+
+    Raises:
+        ClientError: by its headers, the request is invalid. Nothing has been counted.
+
+    Made by any thread; used by the service's loop then.
+
+    Attributes:
+        stages: the durations of its stages.
+    """
+
+    __slots__ = (
+        "_arrival_seconds",
+        "_job",
+        "_permit",
+        "_respond",
+        "_service",
+        "_timeout",
+        "stages",
+    )
+
+    def __init__(
+        self,
+        service: Service,
+        content_type: str | None,
+        content_encoding: str | None,
+        timeout: str | None,
+    ) -> None:
+        check_headers(content_type, content_encoding)
+        self._timeout = read_timeout(timeout)
+        self._service = service
+        self._permit: Permit | None = None
+        self._job: Job | None = None
+        self._respond: Respond | None = None
+        self._arrival_seconds = 0.0
+        self.stages = Stages(read=0.0)
+
+    def submit(self, body: bytes, respond: Respond) -> None:
+        """Runs the model on the body.
+
+        Args:
+            body: any bytes.
+            respond: called once, with the response, unless abandon() is called before.
+        """
+        self._respond = respond
+        service = self._service
+        arrival_seconds = self._arrival_seconds = time.monotonic()
+        limit = service.timeout_seconds
+        if self._timeout is not None:
+            limit = min(limit, self._timeout)
+        deadline = Deadline(limit, arrival_seconds + limit)
+        result = service.respond(body, deadline, self.stages)
+        if result is not None:
+            self._done(result)
+            return
+        try:
+            self._permit = service.admit(len(body))
+        except UnavailableError as error:
+            self._respond = None
+            respond(error_response(error))
+            return
+        self._job = service.submit(body, deadline, self.stages, self._done)
+
+    def abandon(self) -> None:
+        """Drops the request: its client has left."""
+        self._respond = None
+        job, self._job = self._job, None
+        if job is not None and not job.is_over:
+            self._service.cancel(job)
+            self._count(ClientGoneError.status)
+        self._release()
+
+    def _done(self, result: Result) -> None:
+        """Responds with a result."""
+        self._release()
+        if isinstance(result, Exception):
+            if isinstance(result, InferenceError):  # in full, for the operator
+                logger.error("Inference failed: %s", result.__cause__ or result)
+            response = error_response(result, "POST /predict")
+        else:
+            response = Response(200, [JSON], result)
+        seconds = self._count(response.status)
+        response.headers.append(("Server-Timing", self.stages.server_timing(seconds)))
+        respond, self._respond = self._respond, None  # which may refer to this object
+        assert respond is not None
+        respond(response)
+
+    def _count(self, status: int) -> float:
+        """Counts the request; returns the seconds that it took."""
+        seconds = time.monotonic() - self._arrival_seconds
+        self._service.metrics.request(status, seconds, self.stages)
+        return seconds
+
+    def _release(self) -> None:
+        if self._permit is not None:
+            self._permit.release()
+
+
+def refuse(service: Service, error: ClientError) -> Response:
+    """Counts a request to /predict that is invalid by its headers; returns its response."""
+    service.metrics.request(error.status, 0.0, Stages())
+    return error_response(error)
