@@ -123,6 +123,20 @@ def test_a_refused_request_leaves_its_connection_usable(narrow: ServerProcess) -
                 assert client.exchange(post(QUICK)).status in (200, 503)
 
 
+def test_slow_senders_take_no_place_in_the_queue(model_file: Find) -> None:
+    request = post(b'{"x": [[1.0]]}')
+    with (
+        serve(model_file("matrix"), "--max-queue", "0") as server,
+        connect(server, cores() + 8) as slow,
+    ):
+        for client in slow:
+            client.send(request[:-1])
+        assert server.post(b'{"x": [[1.0]]}').status == 200
+        for client in slow:
+            client.send(request[-1:])
+            assert client.read().status == 200
+
+
 def test_a_sequential_client_is_never_too_many(model_file: Find) -> None:
     """A client that has read its response is admitted with the next request."""
     with (

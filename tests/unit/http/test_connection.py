@@ -763,6 +763,17 @@ def test_the_time_in_which_requests_are_answered_does_not_count() -> None:
     assert client.statuses() == [200, 200]
 
 
+def test_a_silent_sender_is_cut_off_however_much_it_has_sent() -> None:
+    client = Client(limits=Limits(request_bytes_per_second=1.0, idle_seconds=30.0))
+    client.send(request(b"x" * 100_000)[:90_000])
+    client.pass_time(29)
+    client.send(b"x")
+    client.pass_time(29)
+    assert client.statuses() == []
+    client.pass_time(3)
+    assert client.statuses() == [408]
+
+
 def test_the_time_in_which_the_process_stood_still_does_not_count() -> None:
     client = Client()
     client.send(b"P")
