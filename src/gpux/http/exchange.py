@@ -264,7 +264,8 @@ def call_app(app: Callable[..., Any], environment: dict[str, Any]) -> Response:
         if hasattr(iterable, "close"):
             iterable.close()
     status, headers = started[-1]
-    own = [header for header in headers if header[0].lower() != "content-length"]
+    # Names as they are mostly written, whatever the app has.
+    own = [(name.title(), value) for name, value in headers if name.lower() != "content-length"]
     return Response(int(status[:3]), own, body)
 
 
