@@ -4,6 +4,7 @@ Source: the ASGI specification, "HTTP & WebSocket ASGI Message Format" and "Life
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -17,6 +18,8 @@ from gpux.http.exchange import LoopApplication
 from gpux.http.head import RequestHead, make_head
 from gpux.http.responses import Response
 from gpux.serving.background import call_in_loop
+
+logger = logging.getLogger(__name__)
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -59,6 +62,10 @@ class AsgiApp:
             exchanges = await self._start()
         except StartError as error:
             await send({"type": "lifespan.startup.failed", "message": f"gpux: {error}"})
+            return
+        except Exception as error:  # raised, it would mean that there is no lifespan
+            logger.exception("The model was not loaded")
+            await send({"type": "lifespan.startup.failed", "message": f"gpux: {error!r}"})
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -104,18 +111,18 @@ class AsgiApp:
         if isinstance(begun, Response):
             return begun
         connection.exchange = begun
-        body = await connection.read_body(limit)
-        if body is None:
-            begun.abandon()
-            return None
-        if len(body) > limit:
-            begun.abandon()
-            return application.reject(head, 413, str(BodyTooLargeError(limit)), connection)
-        begun.receive(body)
-        response = await connection.wait_for_response()
-        if response is None:
-            begun.abandon()
-        return response
+        response: Response | None = None
+        try:
+            body = await connection.read_body(limit)
+            if body is not None and len(body) > limit:
+                return application.reject(head, 413, str(BodyTooLargeError(limit)), connection)
+            if body is not None:
+                begun.receive(body)
+                response = await connection.wait_for_response()
+            return response
+        finally:
+            if response is None:  # the client has left, or the server has cancelled this
+                begun.abandon()
 
 
 class AsgiConnection:
@@ -151,17 +158,21 @@ class AsgiConnection:
 
     async def read_body(self, limit_bytes: int) -> bytes | None:
         """Reads the body, but not much more than the limit; None if the client has left."""
-        pieces: list[bytes] = []
-        while self.buffered_bytes <= limit_bytes:
+        body = bytearray()
+        while len(body) <= limit_bytes:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 return None
-            pieces.append(message.get("body", b""))
-            self.buffered_bytes += len(pieces[-1])
-            if not message.get("more_body", False):
+            piece: bytes = message.get("body", b"")
+            is_last = not message.get("more_body", False)
+            if is_last and not body:
+                return piece
+            body += piece
+            self.buffered_bytes = len(body)
+            if is_last:
                 break
         self.buffered_bytes = 0
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return bytes(body)
 
     async def wait_for_response(self) -> Response | None:
         """Waits for the response; None if the client leaves before it."""

@@ -265,7 +265,13 @@ def call_app(app: Callable[..., Any], environment: dict[str, Any]) -> Response:
             iterable.close()
     status, headers = started[-1]
     # Names as they are mostly written, whatever the app has.
-    own = [(name.title(), value) for name, value in headers if name.lower() != "content-length"]
+    # The length is the server's to state, but for HEAD, whose response has no body.
+    is_head = environment["REQUEST_METHOD"] == "HEAD"
+    own = [
+        (name.title(), value)
+        for name, value in headers
+        if is_head or name.lower() != "content-length"
+    ]
     return Response(int(status[:3]), own, body)
 
 

@@ -35,6 +35,7 @@ class Background:
 
         Raises:
             DeadlineError: it took longer.
+            Exception: what the function raised.
         """
         return call_in_loop(self._loop or self._start(), function, timeout_seconds)
 
@@ -62,7 +63,14 @@ def call_in_loop(
 ) -> T:
     """Calls a function in a loop's thread, from another thread: see Background.call()."""
     result = _Result[T]()
-    loop.call_soon_threadsafe(function, result.put)
+
+    def call() -> None:
+        try:
+            function(result.put)
+        except Exception as error:
+            result.fail(error)
+
+    loop.call_soon_threadsafe(call)
     return result.wait(timeout_seconds)
 
 
@@ -73,14 +81,21 @@ class _Result(Generic[T]):
         self._signal = threading.Lock()  # guards nothing: released when the result is there
         self._signal.acquire()
         self._value: T | None = None
+        self._error: Exception | None = None
 
     def put(self, value: T) -> None:
         self._value = value
         self._signal.release()
 
+    def fail(self, error: Exception) -> None:
+        self._error = error
+        self._signal.release()
+
     def wait(self, timeout_seconds: float) -> T:
         if not self._signal.acquire(timeout=timeout_seconds):
             raise DeadlineError(timeout_seconds)
+        if self._error is not None:
+            raise self._error
         assert self._value is not None
         return self._value
 

@@ -34,6 +34,11 @@ def test_the_result_may_come_later() -> None:
     assert background.call(later, 60.0) == 7
 
 
+def test_a_callers_function_may_fail() -> None:
+    with pytest.raises(ZeroDivisionError):
+        Background(lambda _: None).call(lambda _: 1 / 0, 60.0)
+
+
 def test_a_caller_waits_no_longer_than_it_said() -> None:
     with pytest.raises(DeadlineError):
         Background(lambda _: None).call(lambda _: None, 0.01)
