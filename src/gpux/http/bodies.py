@@ -7,6 +7,7 @@ from typing import Protocol
 
 from gpux._fastpath import Body, Chunks
 from gpux.errors import BodyTooLargeError
+from gpux.http.head import MessageError
 from gpux.http.limits import Limits
 
 # From here on a body is received into its place; copying a shorter one costs less than a read more.
@@ -15,20 +16,6 @@ _FAULTS = {
     "malformed": "Malformed chunk",
     "too_verbose": "The chunks of the body carry too much beside the body",
 }
-
-
-class BodyError(Exception):
-    """A body that is refused.
-
-    Attributes:
-        status: of the response.
-        detail: its message.
-    """
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
 
 
 class ComingBody(Protocol):
@@ -55,7 +42,7 @@ class ComingBody(Protocol):
             The body, if it is complete.
 
         Raises:
-            BodyError: it is refused.
+            MessageError: it is refused.
         """
 
 
@@ -118,9 +105,9 @@ class ChunkedBody(_Copied):
             raise _out_of_memory() from None
         del data[:consumed]
         if self._chunks.fault == "too_large":
-            raise BodyError(413, str(BodyTooLargeError(self._max_bytes)))
+            raise MessageError(413, str(BodyTooLargeError(self._max_bytes)))
         if self._chunks.fault is not None:
-            raise BodyError(400, _FAULTS[self._chunks.fault])
+            raise MessageError(400, _FAULTS[self._chunks.fault])
         return self._chunks.take() if self._chunks.is_complete else None
 
 
@@ -136,7 +123,7 @@ class LongBody:
             the whole body.
 
     Raises:
-        BodyError: there is no memory for it.
+        MessageError: there is no memory for it.
     """
 
     def __init__(self, nbytes: int, data: bytearray) -> None:
@@ -165,5 +152,5 @@ class LongBody:
         return self._body.take()
 
 
-def _out_of_memory() -> BodyError:
-    return BodyError(503, "There is no memory for the body of the request")
+def _out_of_memory() -> MessageError:
+    return MessageError(503, "There is no memory for the body of the request")

@@ -31,13 +31,12 @@ from typing import TYPE_CHECKING, Protocol, cast
 from gpux.errors import BodyTooLargeError
 from gpux.http.bodies import (
     LONG_BODY_BYTES,
-    BodyError,
     ChunkedBody,
     ComingBody,
     LongBody,
     ShortBody,
 )
-from gpux.http.head import HeadError, RequestHead, parse_head
+from gpux.http.head import MessageError, RequestHead, parse_head
 from gpux.http.limits import Limits
 from gpux.http.outgoing import Outgoing
 from gpux.http.responses import Response
@@ -436,7 +435,7 @@ class Connection(asyncio.BufferedProtocol):
         del ahead[:end]
         try:
             head = self._head = parse_head(section, self._began_seconds, self._limits.header_fields)
-        except HeadError as error:
+        except MessageError as error:
             self._refuse(error.status, self._too_large() if error.status == 413 else error.detail)
             return False
         self._begin(head)
@@ -486,7 +485,7 @@ class Connection(asyncio.BufferedProtocol):
         else:
             try:
                 self._body = LongBody(nbytes, self._ahead)
-            except BodyError as error:
+            except MessageError as error:
                 self._refuse(error.status, error.detail)
 
     def _take_body(self) -> bool:
@@ -494,7 +493,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             assert self._body is not None
             body = self._body.take_from(self._ahead)
-        except BodyError as error:
+        except MessageError as error:
             self._refuse(error.status, error.detail)
             return False
         if body is None:

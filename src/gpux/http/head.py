@@ -126,8 +126,8 @@ def make_head(
     return head
 
 
-class HeadError(Exception):
-    """A header section that is refused.
+class MessageError(Exception):
+    """A request whose header section or body is refused.
 
     Attributes:
         status: of the response.
@@ -149,14 +149,14 @@ def parse_head(section: bytes, began_seconds: float, max_fields: int) -> Request
         max_fields: how many fields it may have.
 
     Raises:
-        HeadError: it is refused.
+        MessageError: it is refused.
 
     Source: RFC 9112.
     """
     if not section.endswith(b"\r\n\r\n"):  # but with line feeds alone
-        raise HeadError(400, "Malformed request line or header")
+        raise MessageError(400, "Malformed request line or header")
     if section.count(b"\n") - 2 > max_fields:
-        raise HeadError(431, f"The header section has more than {max_fields} fields")
+        raise MessageError(431, f"The header section has more than {max_fields} fields")
     parse = _parse_remembered if len(section) <= _REMEMBERED_BYTES else _parse
     return parse(section).begun_at(began_seconds)
 
@@ -183,7 +183,7 @@ def _parse(section: bytes) -> RequestHead:
         raise _explain(error, section, found.headers) from error
     words = section[: section.index(b"\r\n")].split(b" ")
     if len(words) != 3:  # llhttp takes several blanks
-        raise HeadError(400, "Malformed request line")
+        raise MessageError(400, "Malformed request line")
     method, target, version = words
     if version not in _VERSIONS:
         raise _refuse_version(version)
@@ -219,52 +219,52 @@ def _joined(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 def _explain(
     error: httptools.HttpParserError, section: bytes, headers: list[tuple[bytes, bytes]]
-) -> HeadError:
+) -> MessageError:
     """What is wrong with a section that llhttp refuses."""
     line = _REQUEST_LINE.fullmatch(section.partition(b"\r\n")[0])
     if line is None:
-        return HeadError(400, "Malformed request line or header")
+        return MessageError(400, "Malformed request line or header")
     method, major, minor = line.groups()
     if major + b"." + minor not in (b"1.1", b"1.0"):
         return _refuse_version(b"HTTP/" + major + b"." + minor)
     if isinstance(error, httptools.HttpParserInvalidMethodError) and _METHOD.fullmatch(method):
-        return HeadError(501, "The method is not known")
+        return MessageError(501, "The method is not known")
     codings = b",".join(value for name, value in headers if name == b"transfer-encoding")
     if codings and _has_other_coding(codings):
-        return HeadError(501, "The only transfer coding is chunked")
+        return MessageError(501, "The only transfer coding is chunked")
     if _LONG_LENGTH.search(section):
-        return HeadError(413, "The declared length of the body is larger than any limit")
-    return HeadError(400, "Malformed request line or header")
+        return MessageError(413, "The declared length of the body is larger than any limit")
+    return MessageError(400, "Malformed request line or header")
 
 
-def _refuse_version(version: bytes) -> HeadError:
+def _refuse_version(version: bytes) -> MessageError:
     protocol, _, number = version.partition(b"/")
     numbers = number.split(b".")
     is_later = len(numbers) == 2 and all(map(bytes.isdigit, numbers)) and numbers > [b"1", b"1"]
     if protocol == b"HTTP" and is_later:
-        return HeadError(505, "The HTTP version is not supported: use HTTP/1.1")
-    return HeadError(400, "Malformed request line: the protocol is HTTP/1.1 or HTTP/1.0")
+        return MessageError(505, "The HTTP version is not supported: use HTTP/1.1")
+    return MessageError(400, "Malformed request line: the protocol is HTTP/1.1 or HTTP/1.0")
 
 
 def _judge_host(head: RequestHead) -> None:
     """RFC 9112, 3.2."""
     hosts = sum(name == b"host" for name, _ in head.headers)
     if hosts > 1 or (hosts == 0 and head.version == "1.1"):
-        raise HeadError(400, f"The request needs one Host header, and has {hosts}")
+        raise MessageError(400, f"The request needs one Host header, and has {hosts}")
 
 
 def _split_target(method: str, target: bytes) -> tuple[str, str]:
     """The path and the query of a target in one of the forms of RFC 9112, 3.2."""
     if method == "CONNECT":
-        raise HeadError(501, "CONNECT is not supported: this is no proxy")
+        raise MessageError(501, "CONNECT is not supported: this is no proxy")
     if b"#" in target:
-        raise HeadError(400, "The request target has a fragment")
+        raise MessageError(400, "The request target has a fragment")
     if target == b"*" and method == "OPTIONS":
         return "*", ""
     if not target.startswith(b"/"):
         authority = _ABSOLUTE.match(target)
         if authority is None:
-            raise HeadError(400, "Malformed request target")
+            raise MessageError(400, "Malformed request target")
         target = target[authority.end() :]
     path, _, query = target.partition(b"?")
     if b"%" in path:
@@ -278,13 +278,13 @@ def _judge_coding(head: RequestHead) -> bool:
     if codings is None:
         return False
     if head.version == "1.0":
-        raise HeadError(400, "HTTP/1.0 has no transfer codings")
+        raise MessageError(400, "HTTP/1.0 has no transfer codings")
     if head.get(b"content-length") is not None:
-        raise HeadError(400, "The request has both Transfer-Encoding and Content-Length")
+        raise MessageError(400, "The request has both Transfer-Encoding and Content-Length")
     if codings.lower() != b"chunked":
         if _has_other_coding(codings):
-            raise HeadError(501, "The only transfer coding is chunked")
-        raise HeadError(400, "Transfer-Encoding must be chunked, once")
+            raise MessageError(501, "The only transfer coding is chunked")
+        raise MessageError(400, "Transfer-Encoding must be chunked, once")
     return True
 
 

@@ -1,6 +1,5 @@
 """`gpux serve`: one process, or a supervisor of several. The command line calls it."""
 
-import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +16,6 @@ from gpux.observability.metrics import ROW_SIZE
 from gpux.observability.shared_counters import CounterMemory, SharedCounters
 from gpux.serving.engine import Engine
 from gpux.serving.service import LoadedModel
-
-logger = logging.getLogger(__name__)
 
 Describe = Callable[[Engine], str]
 

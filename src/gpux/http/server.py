@@ -8,7 +8,6 @@ full is responded to, and then the process ends.
 
 import asyncio
 import contextlib
-import logging
 import os
 import resource
 import signal
@@ -29,8 +28,6 @@ from gpux.http.responses import Response
 from gpux.observability.metrics import Gauge, single
 from gpux.serving.background import call_in_loop, new_event_loop
 from gpux.serving.service import LoadedModel
-
-logger = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.25
 _RECEIVE_BYTES = 2**18

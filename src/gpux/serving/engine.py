@@ -1,7 +1,6 @@
 """One loaded model, and how its requests run: batched or alone, inline or on other threads."""
 
 import asyncio
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +18,6 @@ from gpux.serving.inline import DEFAULT_LIMITS, InlineLimits, may_run_inline
 from gpux.serving.padding import Padding, find_padding
 from gpux.serving.scheduler import Scheduler
 from gpux.serving.threads import Threads
-
-logger = logging.getLogger(__name__)
 
 # On a GPU one run computes while the next one is copied in and launched.
 _RUNS_ON_GPU = 2
