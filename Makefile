@@ -75,7 +75,7 @@ sanitize: $(VENV)/sanitize.stamp
 # them, against float(). The tests themselves are not optimized, which would take four times as long as the core.
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all
 CORE_FLAGS := -std=c++17 -g -Wall -Wextra -Wpedantic -pthread -Isrc/_fastpath -MMD
-CORE_PARTS := activation base64 chunked float32s number ort outputs pool reader request shortest sink strided writer
+CORE_PARTS := activation base64 chunked float32s known number ort outputs pool reader request shortest sink strided writer
 CORE_TESTS := $(notdir $(basename $(wildcard tests/core/*_tests.cpp))) fuzz_reader
 CORE_OBJECTS := $(patsubst %,%.o,$(CORE_PARTS) $(CORE_TESTS))
 core: $(VENV)/dev.stamp build/core/core_tests build/core/core_tests_portable build/core/ort_slots build/core/shortest

@@ -6,9 +6,11 @@ model holds in another encoding than UTF-8 come with replacement characters.
 cimport cython
 from cpython.object cimport PyObject
 from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int64_t, uintptr_t
+from libc.stdio cimport snprintf
 from libc.stdlib cimport free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from libcpp cimport bool as boolean
 from libcpp.memory cimport make_shared, shared_ptr, unique_ptr
 from libcpp.optional cimport optional
@@ -24,10 +26,10 @@ from gpux._fastpath cimport (
     Block, InputSpec, InputTable, Pool, device_of_block, number_text, sizes_tuple, value_error,
 )
 from pipeline cimport (
-    Call, Disagreement, InputRule, InputTensor, NativeOutputs, NativePipeline, NativeRequest,
-    NativeThreadPool, NativeWork, Output, OutputRule, PaddedInput, Result, Step, Strings, Text, Unbatch,
-    ValueKind, WatchedRun, agree, are_close, elements_of, gather, is_informative, is_unbatched, kNever,
-    part_of,
+    Call, Disagreement, InputRule, InputTensor, KnownSection, KnownSections, NativeOutputs, NativePipeline,
+    NativeRequest, NativeThreadPool, NativeWork, Output, OutputRule, OwnText, PaddedInput, Result, Step,
+    Strings, Text, Unbatch, ValueKind, WatchedRun, agree, are_close, elements_of, gather, is_informative,
+    is_unbatched, kNever, now, part_of,
 )
 
 import contextlib
@@ -41,8 +43,9 @@ from gpux.errors import (
 )
 
 __all__ = [
-    "Binding", "Declared", "Outputs", "Pipeline", "Request", "ResponseText", "RunOptions", "Session",
-    "SessionOptions", "ThreadPool", "Value", "Work", "available_providers", "load_library", "runtime_version",
+    "Binding", "Declared", "InlinePolicy", "Outputs", "Pipeline", "Request", "RequestCounts", "Responder",
+    "ResponseText", "RunOptions", "Session", "SessionOptions", "ThreadPool", "Value", "Work",
+    "available_providers", "load_library", "runtime_version",
 ]
 
 
@@ -54,8 +57,22 @@ cdef extern from "Python.h":
     void* PyMem_RawMalloc(size_t)
     void PyMem_RawFree(void*)
     void Py_XDECREF(PyObject*)
+    char* PyByteArray_AS_STRING(PyObject*) noexcept nogil
+    Py_ssize_t PyByteArray_GET_SIZE(PyObject*) noexcept nogil
+
+
+cdef extern from "<time.h>" nogil:
+    ctypedef int clockid_t
+    clockid_t CLOCK_THREAD_CPUTIME_ID
+    cdef struct timespec:
+        int64_t tv_sec
+        long tv_nsec
+    int clock_gettime(clockid_t clock, timespec* time)
+    int64_t unix_time "time"(int64_t* time)
 
 
 include "session.pxi"
 include "pipeline.pxi"
 include "work.pxi"
+include "inline.pxi"
+include "responder.pxi"

@@ -20,6 +20,7 @@ cdef extern from "ort.hpp" namespace "gpux::ort" nogil:
 
 cdef extern from "watchdog.hpp" namespace "gpux" nogil:
     int64_t kNever
+    int64_t now() noexcept
 
     cdef cppclass WatchedRun:
         WatchedRun(OrtRunOptions* options, int64_t deadline) except +
@@ -160,6 +161,7 @@ cdef extern from "work.hpp" namespace "gpux" nogil:
         void request() noexcept
 
     cdef cppclass OwnText:
+        OwnText() except +
         char* release() noexcept
         Text text
 
@@ -188,3 +190,14 @@ cdef extern from "work.hpp" namespace "gpux" nogil:
         NativeThreadPool(int threads, int descriptor) except +
         void submit(NativeWork* work) except +
         vector[NativeWork*] completed() noexcept
+
+
+cdef extern from "known.hpp" namespace "gpux" nogil:
+    cdef cppclass KnownSection:
+        cpp_string before
+        cpp_string after
+        int64_t timeout
+
+    cdef cppclass KnownSections:
+        void remember(KnownSection section) except +
+        const KnownSection* find(const char* data, size_t size, size_t* body_at) noexcept

@@ -10,9 +10,12 @@ from gpux.tensors.signature import ElementType
 __all__ = [
     "Binding",
     "Declared",
+    "InlinePolicy",
     "Outputs",
     "Pipeline",
     "Request",
+    "RequestCounts",
+    "Responder",
     "ResponseText",
     "RunOptions",
     "Session",
@@ -135,6 +138,66 @@ class _Stages(Protocol):
     run: float | None
     encode: float | None
     rows: int | None
+
+class InlinePolicy:
+    """What is known of the runs of one model, by size. Used by the loop's thread only."""
+
+    def __init__(
+        self, *, run_seconds: float, budget_seconds: float, threads: int, first_proof: int
+    ) -> None: ...
+    def allows(self, size: int) -> bool:
+        """Whether a request of this size runs inline."""
+
+    def note_inline(self, size: int, seconds: float, cpu_seconds: float) -> None:
+        """Records that an inline request has just run."""
+
+    def note_elsewhere(self, size: int, cpu_seconds: float) -> None:
+        """Records the CPU time of a request in another thread."""
+
+class RequestCounts:
+    """Counts requests: by status, and in a histogram of each of their durations."""
+
+    def __init__(
+        self,
+        row: memoryview[float],
+        *,
+        statuses_at: int,
+        durations_at: int,
+        bounds: Sequence[float],
+        stages: int,
+        rows_at: int,
+        row_bounds: Sequence[float],
+    ) -> None: ...
+    def count(
+        self,
+        status: int,
+        seconds: float,
+        stage_seconds: tuple[float | None, ...],
+        rows: int | None = None,
+    ) -> None:
+        """Counts a request."""
+
+class Responder:
+    """Responds to known requests in one call, from the bytes that came to those that go out."""
+
+    @property
+    def is_batched(self) -> bool: ...
+    @is_batched.setter
+    def is_batched(self, value: bool) -> None: ...
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        policy: InlinePolicy,
+        counts: RequestCounts,
+        start: Callable[[int], bytes],
+        rest: bytes,
+        is_batched: bool,
+    ) -> None: ...
+    def remember(self, before: bytes, after: bytes, timeout_seconds: float) -> None:
+        """Makes a request known."""
+
+    def respond(self, received: bytearray, nbytes: int) -> bytes | None:
+        """Responds to a request, if it is known."""
 
 class Request:
     """The inputs of one run. Owns its memory, or keeps what it borrows alive."""

@@ -96,5 +96,6 @@ void test_strided();
 void test_activations();
 void test_requests();
 void test_chunks();
+void test_known_sections();
 
 }  // namespace gpux::tests

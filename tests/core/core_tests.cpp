@@ -69,6 +69,7 @@ int main(int argc, char** argv) {
     run("activations", test_activations);
     run("requests", test_requests);
     run("chunks", test_chunks);
+    run("known sections", test_known_sections);
     run("corpus", [&] { check(replay(argv[1]), "there is a corpus"); });
     if (count.wrong != 0) {
         std::fprintf(stderr, "%lu of %lu cases are wrong\n", count.wrong, count.cases);

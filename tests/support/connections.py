@@ -130,7 +130,8 @@ def echo(exchange: FakeExchange) -> Response:
 class FakeApplication:
     """Responds by `respond` at once, or later where that is None.
 
-    `refusals` has the responses to requests that are refused by their path.
+    `refusals` has the responses to requests that are refused by their path; `known` may respond to
+    what comes whole.
     """
 
     respond: Callable[[FakeExchange], Response] | None = echo
@@ -138,6 +139,10 @@ class FakeApplication:
     max_body_bytes: int = MAX_BODY_BYTES
     exchanges: list[FakeExchange] = field(default_factory=list)
     rejected: list[tuple[str | None, int, str]] = field(default_factory=list)
+    known: Callable[[bytes], bytes | None] | None = None
+
+    def respond_known(self, received: bytearray, nbytes: int) -> bytes | None:
+        return None if self.known is None else self.known(bytes(received[:nbytes]))
 
     def begin(self, head: RequestHead, connection: Connection) -> Exchange | Response:
         if head.path in self.refusals:

@@ -53,14 +53,14 @@ ORDER: dict[str, list[str]] = {
     ],
     "inputs": ["reader", "pipeline", "tokenizer", "model_io"],
     "tensors": ["request", "outputs", "cuda", "memory", "signature"],
-    "_engine": [],
-    "_fastpath": [],
-    "_dlpack": [],
     "config": ["settings", "custom_ops", "schema", "diagnosis", "values", "yaml"],
     "observability": [
         *("access_log", "tracing", "sinks", "record", "logs", "exposition", "metrics", "timings"),
         "shared_counters",
     ],
+    "_engine": [],
+    "_fastpath": [],
+    "_dlpack": [],
     "errors": [],
 }
 MODULES_IN_ORDER = [

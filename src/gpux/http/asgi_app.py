@@ -5,7 +5,6 @@ Source: the ASGI specification, "HTTP & WebSocket ASGI Message Format" and "Life
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
@@ -144,7 +143,6 @@ class AsgiConnection:
         self.head: RequestHead = make_head(
             scope["method"], path, query, scope["http_version"], list(scope["headers"])
         )
-        self.head.began_seconds = time.monotonic()
         self.peer: str = (scope.get("client") or ("",))[0]
         self.exchange: object = None
         self.buffered_bytes = 0

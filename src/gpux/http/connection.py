@@ -22,7 +22,6 @@ in full, so what lies in memory for a client is one response and the bytes read 
 import asyncio
 import socket
 import struct
-import time
 from collections.abc import MutableSet
 from contextlib import suppress
 from enum import Enum, auto
@@ -73,6 +72,14 @@ class Application(Protocol):
     """
 
     max_body_bytes: int
+
+    def respond_known(self, received: bytearray, nbytes: int) -> bytes | None:
+        """Responds to one request of so many bytes at once, if that needs nothing of begin().
+
+        Returns:
+            The response with its header section, behind which the connection goes on; None if
+            nothing was done. The byte of `received` behind the request may be overwritten.
+        """
 
     def begin(self, head: RequestHead, connection: "Connection") -> Exchange | Response:
         """Takes a request whose header section is complete. A Response refuses it."""
@@ -142,7 +149,7 @@ class Connection(asyncio.BufferedProtocol):
         self._application = application
         self._limits = limits
         self._connections = connections
-        self._receive_buffer = memoryview(receive_buffer)
+        self._receive_buffer = receive_buffer
         self._transport: asyncio.Transport
         self.peer = ""
         self._state = WAITING
@@ -154,7 +161,6 @@ class Connection(asyncio.BufferedProtocol):
         self._is_paused = False
         self._has_ended = False  # the client has ended its side
         # The present request.
-        self._began_seconds = 0.0
         self._before_bytes = 0  # that were read before its first
         self._head: RequestHead | None = None
         self._exchange: Exchange | None = None
@@ -204,8 +210,15 @@ class Connection(asyncio.BufferedProtocol):
         if self._state is CLOSING:
             return
         if not self._ahead and self._state is WAITING:
+            if not (self._is_held or self._is_ending):
+                response = self._application.respond_known(self._receive_buffer, nbytes)
+                if response is not None:
+                    self._phase_seconds = None
+                    self._outgoing.put(response, len(response))
+                    self._outgoing.flush()
+                    return
             self._expect_request(nbytes)
-        self._ahead += self._receive_buffer[:nbytes]
+        self._ahead += memoryview(self._receive_buffer)[:nbytes]
         self._advance()
 
     def eof_received(self) -> bool:
@@ -356,8 +369,7 @@ class Connection(asyncio.BufferedProtocol):
             self._expect_request(len(self._ahead))
 
     def _expect_request(self, nbytes: int) -> None:
-        """Notes when a request begins, of which so many bytes have been read."""
-        self._began_seconds = time.monotonic()
+        """Notes that a request begins, of which so many bytes have been read."""
         self._before_bytes = self._read_bytes - nbytes
         self._phase_seconds = None
         self._scanned_bytes = 0
@@ -434,7 +446,7 @@ class Connection(asyncio.BufferedProtocol):
         section = bytes(ahead[:end])
         del ahead[:end]
         try:
-            head = self._head = parse_head(section, self._began_seconds, self._limits.header_fields)
+            head = self._head = parse_head(section, self._limits.header_fields)
         except MessageError as error:
             self._refuse(error.status, self._too_large() if error.status == 413 else error.detail)
             return False

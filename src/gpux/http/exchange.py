@@ -12,17 +12,18 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
+from gpux._engine import Responder
 from gpux.errors import ClientError, ClientGoneError, GpuxError, UnavailableError
 from gpux.http.connection import Exchange
 from gpux.http.cross_origin import cross_origin_headers
-from gpux.http.error_responses import detail_response, error_response
+from gpux.http.error_responses import JSON, detail_response, error_response
 from gpux.http.head import RequestHead
 from gpux.http.inference import Inference, refuse
 from gpux.http.middleware import REQUEST_ID_HEADER, Recorders
-from gpux.http.responses import Response
+from gpux.http.responses import Response, common_part
 from gpux.observability.logs import current_request_id
 from gpux.observability.record import RequestRecord, begin
-from gpux.observability.timings import Stages
+from gpux.observability.timings import FULL_SERVER_TIMING, Stages
 from gpux.serving.scheduler import Result
 from gpux.serving.service import Service
 
@@ -30,6 +31,10 @@ _PREDICT = "/predict"
 _SCHEME = "http"
 # Shorter bodies are negligible beside those that count against the limit of all.
 _LONG_BYTES = 2**16
+# Behind what common_part() writes, the header section of a model's response, as printf's format.
+_MODEL_HEADERS = (
+    f"{': '.join(JSON)}\r\nServer-Timing: {FULL_SERVER_TIMING}\r\nContent-Length: %zu\r\n\r\n"
+).encode()
 
 
 class ClientConnection(Protocol):
@@ -80,6 +85,19 @@ class LoopApplication:
         self.max_body_bytes = max_body_bytes
         self.cors_origins = cors_origins
         self.routes = ThreadPoolExecutor(1, "routes")
+        self._responder: Responder | None = None
+
+    def respond_known(self, received: bytearray, nbytes: int) -> bytes | None:
+        """Responds to one request whose header section has been judged before, if that is best.
+
+        Args:
+            received: the request. The byte behind it is overwritten.
+            nbytes: its length.
+
+        Returns:
+            The response with its header section; None if nothing was done.
+        """
+        return None if self._responder is None else self._responder.respond(received, nbytes)
 
     def begin(self, head: RequestHead, connection: ClientConnection) -> Exchange | Response:
         """Judges a request by its header section; a Response rejects it."""
@@ -93,8 +111,19 @@ class LoopApplication:
         except UnavailableError as error:
             response = error_response(error)
         else:
+            self._remember(head, exchange.timeout_seconds)
             return exchange
         return self.finished(response, head, self.record(head, connection, head.content_length))
+
+    def _remember(self, head: RequestHead, timeout_seconds: float) -> None:
+        """Has respond_known() know the header section, if its requests need nothing beside."""
+        around = head.around_length
+        if around is None or self.recorders or self.cors_origins:
+            return
+        if self._responder is None:
+            self._responder = self.service.responder(_start_response, _MODEL_HEADERS)
+        if self._responder is not None:
+            self._responder.remember(*around, timeout_seconds)
 
     def _coming_bytes(self) -> int:
         """What has come of bodies that are not complete."""
@@ -321,6 +350,10 @@ def environment_of(
     if nbytes is not None:
         environment["CONTENT_LENGTH"] = str(nbytes)
     return environment
+
+
+def _start_response(epoch_seconds: int) -> bytes:
+    return common_part(200, None, epoch_seconds).encode("latin-1")
 
 
 def _is_for_model(head: RequestHead) -> bool:

@@ -9,7 +9,6 @@ llhttp would take the body for bytes of the other protocol.
 
 import re
 from functools import lru_cache
-from typing import Self
 from urllib.parse import unquote_to_bytes
 
 import httptools
@@ -17,6 +16,7 @@ import httptools
 _VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
 _REQUEST_LINE = re.compile(rb"([!-~]+) [!-~]+ HTTP/(\d+)\.(\d+)")
 _METHOD = re.compile(rb"[A-Z][A-Z-]*")
+_LENGTH = re.compile(rb"\ncontent-length:[ \t]*(\d+)[ \t]*\r\n", re.IGNORECASE)
 _LONG_LENGTH = re.compile(rb"\ncontent-length:[ \t]*0*[1-9]\d{18,}[ \t]*\r\n", re.IGNORECASE)
 # RFC 3986, 3.2, without user names, which RFC 9110, 4.2.4 has refused.
 _ABSOLUTE = re.compile(rb"https?://(?:\[[0-9A-Fa-f:.]+\]|[^][/?#@:]+)(?::\d*)?(?=[/?]|$)", re.I)
@@ -39,13 +39,13 @@ class RequestHead:
         is_chunked: whether the body comes in chunks.
         keeps_alive: whether the client expects the connection to go on.
         expects_continue: whether it waits for 100 (Continue) before it sends the body.
-        began_seconds: when its first byte was seen, or, if earlier requests of its connection were
-            in flight then, when the connection came to it; on the monotonic clock.
+        around_length: the section before and behind the digits of Content-Length, if nothing but
+            these tells such requests apart: HTTP/1.1, keeps_alive, not expects_continue. Else None.
     """
 
     __slots__ = (
         "_fields",
-        "began_seconds",
+        "around_length",
         "content_length",
         "expects_continue",
         "headers",
@@ -68,7 +68,7 @@ class RequestHead:
     is_chunked: bool
     keeps_alive: bool
     expects_continue: bool
-    began_seconds: float
+    around_length: tuple[bytes, bytes] | None
     _fields: dict[bytes, bytes]  # several of one name are joined
 
     def get(self, name: bytes) -> bytes | None:
@@ -83,23 +83,6 @@ class RequestHead:
     def has_body_over(self, nbytes: int) -> bool:
         """Whether its body may be longer than that."""
         return self.is_chunked or (self.content_length or 0) > nbytes
-
-    def begun_at(self, seconds: float) -> Self:
-        """The same head, of another request."""
-        head = type(self)()
-        head._fields = self._fields
-        head.began_seconds = seconds
-        head.content_length = self.content_length
-        head.expects_continue = self.expects_continue
-        head.headers = self.headers
-        head.is_chunked = self.is_chunked
-        head.keeps_alive = self.keeps_alive
-        head.method = self.method
-        head.path = self.path
-        head.query = self.query
-        head.target = self.target
-        head.version = self.version
-        return head
 
 
 def make_head(
@@ -122,7 +105,7 @@ def make_head(
     head.content_length = int(length) if length.isdigit() else None
     head.is_chunked = b"transfer-encoding" in head._fields
     head.keeps_alive, head.expects_continue = True, False
-    head.began_seconds = 0.0
+    head.around_length = None
     return head
 
 
@@ -140,12 +123,11 @@ class MessageError(Exception):
         self.detail = detail
 
 
-def parse_head(section: bytes, began_seconds: float, max_fields: int) -> RequestHead:
+def parse_head(section: bytes, max_fields: int) -> RequestHead:
     """Parses a header section.
 
     Args:
         section: from the request line to the empty line, both included.
-        began_seconds: when its first byte was seen.
         max_fields: how many fields it may have.
 
     Raises:
@@ -158,7 +140,7 @@ def parse_head(section: bytes, began_seconds: float, max_fields: int) -> Request
     if section.count(b"\n") - 2 > max_fields:
         raise MessageError(431, f"The header section has more than {max_fields} fields")
     parse = _parse_remembered if len(section) <= _REMEMBERED_BYTES else _parse
-    return parse(section).begun_at(began_seconds)
+    return parse(section)
 
 
 class _Fields:
@@ -201,6 +183,7 @@ def _parse(section: bytes) -> RequestHead:
     head.keeps_alive = _keeps_alive(head)
     expects = fields.get(b"expect", b"").lower() == b"100-continue"
     head.expects_continue = expects and head.version == "1.1"
+    head.around_length = _around_length(head, section)
     return head
 
 
@@ -290,6 +273,13 @@ def _judge_coding(head: RequestHead) -> bool:
 
 def _has_other_coding(codings: bytes) -> bool:
     return any(coding.strip() not in (b"chunked", b"") for coding in codings.lower().split(b","))
+
+
+def _around_length(head: RequestHead, section: bytes) -> tuple[bytes, bytes] | None:
+    if head.version == "1.0" or not head.keeps_alive or head.expects_continue:
+        return None
+    found = _LENGTH.search(section)
+    return None if found is None else (section[: found.start(1)], section[found.end(1) :])
 
 
 def _keeps_alive(head: RequestHead) -> bool:

@@ -34,6 +34,7 @@ class Inference:
 
     Attributes:
         stages: the durations of its stages.
+        timeout_seconds: of the request.
     """
 
     __slots__ = (
@@ -42,8 +43,8 @@ class Inference:
         "_permit",
         "_respond",
         "_service",
-        "_timeout",
         "stages",
+        "timeout_seconds",
     )
 
     def __init__(
@@ -54,8 +55,11 @@ class Inference:
         timeout: str | None,
     ) -> None:
         check_headers(content_type, content_encoding)
-        self._timeout = read_timeout(timeout)
+        limit = read_timeout(timeout)
         self._service = service
+        self.timeout_seconds = service.timeout_seconds
+        if limit is not None:
+            self.timeout_seconds = min(limit, service.timeout_seconds)
         self._permit: Permit | None = None
         self._job: Job | None = None
         self._respond: Respond | None = None
@@ -72,10 +76,7 @@ class Inference:
         self._respond = respond
         service = self._service
         arrival_seconds = self._arrival_seconds = time.monotonic()
-        limit = service.timeout_seconds
-        if self._timeout is not None:
-            limit = min(limit, self._timeout)
-        deadline = Deadline(limit, arrival_seconds + limit)
+        deadline = Deadline(self.timeout_seconds, arrival_seconds + self.timeout_seconds)
         result = service.respond(body, deadline, self.stages)
         if result is not None:
             self._done(result)

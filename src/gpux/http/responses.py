@@ -51,7 +51,7 @@ def write_head(response: Response, nbytes: int, connection: str | None, *, is_he
     between = max(len(headers) - 1, 0)
     if fields.count("\n") != between or fields.count("\r") != between:
         raise ValueError("a header of the response has a line end")
-    common = _common_part(response.status, connection, int(time.time()))
+    common = common_part(response.status, connection, int(time.time()))
     if headers:
         fields += "\r\n"
     if response.status in _BODILESS or (is_head and _has_length(response)):
@@ -64,8 +64,8 @@ def _has_length(response: Response) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _common_part(status: int, connection: str | None, epoch_seconds: int) -> str:
-    """What all responses of a status have in common within a second."""
+def common_part(status: int, connection: str | None, epoch_seconds: int) -> str:
+    """The status line and the headers that all responses of a status share within a second."""
     try:
         reason = HTTPStatus(status).phrase
     except ValueError:  # a status of the application's own

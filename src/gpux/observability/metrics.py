@@ -7,12 +7,12 @@ Source: Prometheus' documentation, "Metric and label naming".
 """
 
 import os
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from gpux.observability.shared_counters import CounterRow, SharedCounters
+from gpux._engine import RequestCounts
+from gpux.observability.shared_counters import SharedCounters
 from gpux.observability.timings import STAGES, Stages
 
 # Bucket bounds, in seconds: from the run time of a small model to the default deadline.
@@ -39,10 +39,6 @@ class _Histogram:
         self.total_at = at + len(bounds) + 1
         self.end = self.total_at + 1
 
-    def add(self, row: CounterRow, value: float) -> None:
-        row[self.at + bisect_left(self.bounds, value)] += 1
-        row[self.total_at] += value
-
     def distribution(self, values: Sequence[float]) -> "Distribution":
         """The histogram in a row of values."""
         cumulative, buckets = 0.0, []
@@ -60,8 +56,6 @@ _STATUSES = 600
 REJECTION_REASONS = ("loading", "queue_full", "draining")
 _REJECTED = _REQUESTS + _STATUSES
 _DURATION = _Histogram(_REJECTED + len(REJECTION_REASONS), _DURATION_BOUNDS)
-_SUM_OFFSET = _DURATION.total_at - _DURATION.at
-_HISTOGRAM_SIZE = _DURATION.end - _DURATION.at
 _STAGES: dict[str, _Histogram] = {}
 for _stage in STAGES:
     _previous = [_DURATION, *_STAGES.values()][-1]
@@ -84,6 +78,9 @@ class Metrics:
     Args:
         gauges: by metric name; evaluated at scrape time.
         counters: storage of the values, ROW_SIZE in a row; by default this process' own.
+
+    Attributes:
+        requests: counts requests to /predict.
     """
 
     def __init__(
@@ -92,22 +89,22 @@ class Metrics:
         self._gauges = dict(gauges)
         self._counters = counters or SharedCounters(ROW_SIZE)
         self._row = self._counters.mine
+        self.requests = RequestCounts(
+            self._row,
+            statuses_at=_REQUESTS,
+            durations_at=_DURATION.at,
+            bounds=_DURATION_BOUNDS,
+            stages=len(STAGES),
+            rows_at=_BATCH_ROWS.at,
+            row_bounds=_BATCH_ROWS_BOUNDS,
+        )
         self._row[_PID] = os.getpid()
         for at in range(_LOAD_SECONDS, ROW_SIZE):  # left by the row's previous process
             self._row[at] = 0.0
 
     def request(self, status: int, seconds: float, stages: Stages) -> None:
         """Counts a completed request to /predict."""
-        row = self._row
-        row[_REQUESTS + status] += 1
-        at = _DURATION.at  # the stages' histograms follow it, with the same bounds
-        for duration in (seconds, *stages.seconds()):
-            if duration is not None:
-                row[at + bisect_left(_DURATION_BOUNDS, duration)] += 1
-                row[at + _SUM_OFFSET] += duration
-            at += _HISTOGRAM_SIZE
-        if stages.rows is not None:
-            _BATCH_ROWS.add(row, stages.rows)
+        self.requests.count(status, seconds, stages.seconds(), stages.rows)
 
     def rejected(self, reason: str) -> None:
         """Counts a rejected request, by one of the REJECTION_REASONS."""

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 STAGES = ("read", "decode", "queue", "run", "encode")
-_FULL_HEADER = ", ".join(f"{name};dur=%.3f" for name in (*STAGES, "total"))
+# printf's format of a `Server-Timing` header with all stages, in milliseconds.
+FULL_SERVER_TIMING = ", ".join(f"{name};dur=%.3f" for name in (*STAGES, "total"))
 
 
 @dataclass(slots=True)
@@ -48,6 +49,8 @@ class Stages:
         """
         durations = [duration for duration in self.seconds() if duration is not None]
         if len(durations) == len(STAGES):  # the common case
-            return _FULL_HEADER % tuple([duration * 1e3 for duration in (*durations, seconds)])
+            return FULL_SERVER_TIMING % tuple(
+                [duration * 1e3 for duration in (*durations, seconds)]
+            )
         entries = [f"{name};dur={duration * 1e3:.3f}" for name, duration in self.reached()]
         return ", ".join([*entries, f"total;dur={seconds * 1e3:.3f}"])

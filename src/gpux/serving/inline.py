@@ -7,9 +7,9 @@ machine did meanwhile: a thread that is interrupted has used next to no CPU time
 """
 
 import os
-import time
 from dataclasses import dataclass
 
+from gpux._engine import InlinePolicy
 from gpux.execution.cpu import CpuExecution
 from gpux.model import Model
 
@@ -40,7 +40,6 @@ class InlineLimits:
 
 
 DEFAULT_LIMITS = InlineLimits()
-_MAX_PROOF = 2**30
 
 
 def may_run_inline(model: Model) -> bool:
@@ -57,75 +56,11 @@ def may_run_inline(model: Model) -> bool:
     )
 
 
-class InlinePolicy:
-    """What is known of the runs of one model, by size. Used by the loop's thread only.
-
-    A size is a number of bytes or of elements; sizes of the same bit length are one class.
-    """
-
-    def __init__(self, limits: InlineLimits = DEFAULT_LIMITS) -> None:
-        self._limits = limits
-        self._classes: dict[int, _Class] = {}
-
-    def allows(self, size: int) -> bool:
-        """Whether a request of this size runs inline."""
-        known = self._classes.get(size.bit_length())
-        return known is not None and known.missing_proof <= 0
-
-    def note_inline(self, size: int, before: "Clocks") -> None:
-        """Records that an inline request has just run.
-
-        Args:
-            size: of the request.
-            before: what read_clocks() returned when it began.
-        """
-        known = self._classes[size.bit_length()]
-        limits = self._limits
-        seconds = time.perf_counter() - before[0]
-        if seconds > limits.run_seconds:  # or was it interrupted?
-            seconds = min(seconds, (time.thread_time() - before[1]) * limits.threads)
-        if seconds <= limits.run_seconds:
-            if known.budget_seconds < limits.budget_seconds:
-                known.budget_seconds += limits.run_seconds / 10
-            return
-        known.budget_seconds -= seconds - limits.run_seconds
-        if known.budget_seconds < 0:
-            known.proof = min(2 * known.proof, _MAX_PROOF)
-            known.missing_proof = known.proof
-            known.budget_seconds = limits.budget_seconds
-
-    def note_elsewhere(self, size: int, cpu_seconds: float) -> None:
-        """Records the CPU time of a request in another thread."""
-        limits = self._limits
-        known = self._classes.get(size.bit_length())
-        if known is None:
-            known = _Class(limits.first_proof, limits.first_proof, limits.budget_seconds)
-            self._classes[size.bit_length()] = known
-        if cpu_seconds > limits.run_seconds:
-            known.missing_proof = known.proof
-        else:
-            known.missing_proof -= 1
-
-
-# The time, and the CPU time of this thread, in seconds.
-Clocks = tuple[float, float]
-
-
-def read_clocks() -> Clocks:
-    """Reads the clocks that tell what a run in this thread takes."""
-    return time.perf_counter(), time.thread_time()
-
-
-@dataclass(slots=True)
-class _Class:
-    """What is known of a class.
-
-    Attributes:
-        proof: how many runs must be short in a row.
-        missing_proof: how many of these are missing; inline if none is.
-        budget_seconds: what is left of it.
-    """
-
-    proof: int
-    missing_proof: int
-    budget_seconds: float
+def new_policy(limits: InlineLimits) -> InlinePolicy:
+    """A policy that knows of no runs yet."""
+    return InlinePolicy(
+        run_seconds=limits.run_seconds,
+        budget_seconds=limits.budget_seconds,
+        threads=limits.threads,
+        first_proof=limits.first_proof,
+    )

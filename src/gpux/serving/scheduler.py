@@ -16,7 +16,15 @@ from concurrent.futures import Future
 from functools import partial
 from typing import NoReturn
 
-from gpux._engine import Outputs, Request, ResponseText, Work
+from gpux._engine import (
+    InlinePolicy,
+    Outputs,
+    Request,
+    RequestCounts,
+    Responder,
+    ResponseText,
+    Work,
+)
 from gpux.errors import DeadlineError, UnavailableError
 from gpux.execution.cpu import CpuExecution, explain
 from gpux.execution.deadline import Deadline
@@ -24,7 +32,7 @@ from gpux.model import Model
 from gpux.observability.timings import Stages
 from gpux.serving.batch import MixedRowsError, batch_key, collate, padding_of, shapes_of, split
 from gpux.serving.batch_plan import BatchLimits, WaitingRequest, plan
-from gpux.serving.inline import DEFAULT_LIMITS, InlineLimits, InlinePolicy, read_clocks
+from gpux.serving.inline import DEFAULT_LIMITS, InlineLimits, new_policy
 from gpux.serving.padding import PaddedLayout, Padding
 from gpux.serving.threads import Threads
 
@@ -122,11 +130,12 @@ class Scheduler:
         may_run_inline = self._cpu is not None and inline is not None and not is_held_back
         self._bodies: InlinePolicy | None = None
         self._requests: InlinePolicy | None = None
+        self._responder: Responder | None = None
         if may_run_inline and inline is not None:
             # Those that another thread decodes, by their elements; all others by their bytes.
-            self._requests = InlinePolicy(inline)
+            self._requests = new_policy(inline)
             if not model.inputs.may_complete:
-                self._bodies = InlinePolicy(inline)
+                self._bodies = new_policy(inline)
         # Whether one native call can take a request that runs alone from its body to its response.
         self._is_one_call = self._cpu is not None and not model.inputs.may_complete
         self._free = runs
@@ -157,6 +166,24 @@ class Scheduler:
             return None
         assert threading.get_ident() == self._thread, "not the loop's thread"
         return self._respond_inline(policy, body, deadline, stages)
+
+    def responder(
+        self, counts: RequestCounts, start: Callable[[int], bytes], rest: bytes
+    ) -> Responder | None:
+        """What responds to known requests at once; None if this model's never run inline.
+
+        Args:
+            counts: gets them.
+            start: makes the first part of a response: see Responder.
+            rest: format of the other headers: see Responder.
+        """
+        if self._bodies is None:
+            return None
+        is_batched = self.limits is not None
+        self._responder = Responder(
+            self._model.pipeline, self._bodies, counts, start, rest, is_batched=is_batched
+        )
+        return self._responder
 
     def submit(
         self, body: bytes, deadline: Deadline, stages: Stages, on_done: Callable[[Result], None]
@@ -215,14 +242,15 @@ class Scheduler:
         self, policy: InlinePolicy, body: bytes, deadline: Deadline, stages: Stages
     ) -> Result:
         assert self._cpu is not None
-        clocks = read_clocks()
+        start = time.perf_counter(), time.thread_time()
         try:
             response = self._cpu.respond(body, deadline, stages)
             if isinstance(response, Request):
                 self._refuse(response)
         except Exception as error:
             return error
-        policy.note_inline(len(body), clocks)
+        finally:
+            _note_inline(policy, len(body), start)
         stages.queue = 0.0
         if self.limits is None:
             stages.rows = 1
@@ -369,13 +397,14 @@ class Scheduler:
         return self._model.execution.run(merged, deadline)
 
     def _run_inline(self, policy: InlinePolicy, job: Job, request: Request) -> None:
-        clocks = read_clocks()
+        start = time.perf_counter(), time.thread_time()
         try:
             outputs = self._model.execution.run(request, job.deadline)
         except Exception as error:
             self._finish(job, error)
             return
-        policy.note_inline(request.elements, clocks)
+        finally:
+            _note_inline(policy, request.elements, start)
         self._encode(job, outputs, 1 if self.limits is None else request.rows)
 
     # From a run to the response.
@@ -444,6 +473,8 @@ class Scheduler:
         if isinstance(error, MixedRowsError):
             self.obstacle = f"rows together gave {error}"
             self.limits = None
+            if self._responder is not None:
+                self._responder.is_batched = False
             logger.error("Batching is off from now on: %s", self.obstacle)
         elif isinstance(error, MemoryError):
             logger.warning("no room for a batch: %s", error)
@@ -528,3 +559,9 @@ class Scheduler:
 def _explain(error: Exception, deadline: Deadline) -> Exception:
     """The error of a request, of what its run raised."""
     return explain(error, deadline) if isinstance(error, RuntimeError | TimeoutError) else error
+
+
+def _note_inline(policy: InlinePolicy, size: int, start: tuple[float, float]) -> None:
+    """Records an inline run, which began when the clocks of this thread showed `start`."""
+    seconds, cpu_seconds = time.perf_counter() - start[0], time.thread_time() - start[1]
+    policy.note_inline(size, seconds, cpu_seconds)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from gpux._engine import Responder
 from gpux.config.settings import Settings
 from gpux.errors import UnavailableError
 from gpux.execution.deadline import Deadline
@@ -173,6 +174,12 @@ class Service:
         if self._scheduler is None or self._rejects:
             return None
         return self._scheduler.respond(body, deadline, stages)
+
+    def responder(self, start: Callable[[int], bytes], rest: bytes) -> Responder | None:
+        """What responds to known requests at once, from their bytes: see Scheduler.responder()."""
+        if self._scheduler is None:
+            return None
+        return self._scheduler.responder(self.metrics.requests, start, rest)
 
     def submit(
         self, body: bytes, deadline: Deadline, stages: Stages, on_done: Callable[[Result], None]

@@ -935,3 +935,70 @@ def test_a_response_that_is_not_read_yet_is_before_the_end() -> None:
     client.transport.read()
     (response,) = client.responses()
     assert response == Received(200, response.headers, LONG)
+
+
+# Requests that are responded to at once, from their bytes.
+
+AT_ONCE = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfast"
+
+
+def known() -> FakeApplication:
+    """An application that knows the request `GET`."""
+    return FakeApplication(known=lambda data: AT_ONCE if data == GET else None)
+
+
+def test_a_known_request_is_responded_to_at_once() -> None:
+    client = Client(known())
+    client.send(GET, request(b"a"), GET)
+    bodies = [response.body for response in read_responses(bytes(client.transport.sent))]
+    assert bodies == [b"fast", b"POST /predict 1:a", b"fast"]
+    assert client.connection.is_idle
+    assert client.connection.buffered_bytes == 0
+
+
+@pytest.mark.parametrize("at", [1, len(GET) // 2, len(GET) - 1])
+def test_known_requests_that_come_in_pieces_or_together_are_as_others(at: int) -> None:
+    client = Client(known())
+    client.send(GET[:at], GET[at:], GET + GET)
+    bodies = [response.body for response in read_responses(bytes(client.transport.sent))]
+    assert bodies == [b"GET /health 0:"] * 3
+
+
+def test_known_requests_are_responded_to_in_order() -> None:
+    application = later()
+    application.known = known().known
+    client = Client(application)
+    client.send(request(b"a"), GET)
+    assert client.transport.sent == b""
+    respond(client)
+    respond(client, b"2")
+    bodies = [response.body for response in read_responses(bytes(client.transport.sent))]
+    assert bodies == [b"done", b"2"]
+
+
+def test_a_known_request_waits_for_a_slow_reader() -> None:
+    client = Client(known())
+    client.transport.room = 3
+    client.send(GET, GET)
+    assert client.transport.writes == [AT_ONCE]
+    client.transport.read()
+    assert len(client.transport.writes) == 2
+
+
+def test_the_end_is_announced_by_the_response_to_a_known_request() -> None:
+    client = Client(known())
+    client.connection.announce_end()
+    client.send(GET)
+    (response,) = read_responses(bytes(client.transport.sent))
+    assert response.headers["Connection"] == "close"
+    assert client.transport.is_closed
+
+
+def test_known_requests_keep_a_connection_from_being_idle() -> None:
+    client = Client(known(), Limits(idle_seconds=10))
+    for _ in range(5):
+        client.pass_time(9)
+        client.send(GET)
+    assert not client.transport.is_closed
+    client.pass_time(20)
+    assert client.transport.is_closed

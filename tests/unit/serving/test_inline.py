@@ -5,44 +5,22 @@ from pathlib import Path
 
 import pytest
 
+from gpux._engine import InlinePolicy
 from gpux.model import load
-from gpux.serving import inline
-from gpux.serving.inline import InlineLimits, InlinePolicy, may_run_inline
+from gpux.serving.inline import InlineLimits, may_run_inline, new_policy
 from tests.support.fake_gpu import load_on_fake_gpu
 from tests.support.ort import needs_placement
 
 LIMITS = InlineLimits(run_seconds=0.001, budget_seconds=0.01, first_proof=3, threads=4)
 
 
-class FakeTime:
-    """Moves the clocks that the policy reads."""
-
-    def __init__(self) -> None:
-        self.seconds = self.cpu_seconds = 0.0
-
-    def perf_counter(self) -> float:
-        return self.seconds
-
-    def thread_time(self) -> float:
-        return self.cpu_seconds
-
-    def run(self, policy: InlinePolicy, seconds: float, cpu_seconds: float | None = None) -> None:
-        """Notes a run of that duration."""
-        before = inline.read_clocks()
-        self.seconds += seconds
-        self.cpu_seconds += seconds if cpu_seconds is None else cpu_seconds
-        policy.note_inline(100, before)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
-    fake = FakeTime()
-    monkeypatch.setattr(inline, "time", fake)
-    return fake
+def run(policy: InlinePolicy, seconds: float, cpu_seconds: float | None = None) -> None:
+    """Notes an inline run of that duration."""
+    policy.note_inline(100, seconds, seconds if cpu_seconds is None else cpu_seconds)
 
 
 def proven(size: int = 100) -> InlinePolicy:
-    policy = InlinePolicy(LIMITS)
+    policy = new_policy(LIMITS)
     for _ in range(LIMITS.first_proof):
         assert not policy.allows(size)
         policy.note_elsewhere(size, 0.0005)
@@ -58,8 +36,13 @@ def test_a_size_is_inline_once_it_is_proven_short() -> None:
     assert not policy.allows(128)
 
 
+@pytest.mark.parametrize("size", [0, 1, 2**63, 2**64 - 1])
+def test_sizes_at_the_ends(size: int) -> None:
+    assert proven(size).allows(size)
+
+
 def test_one_long_run_starts_the_proof_anew() -> None:
-    policy = InlinePolicy(LIMITS)
+    policy = new_policy(LIMITS)
     for seconds in (0.0005, 0.0005, 0.002, 0.0005, 0.0005):
         policy.note_elsewhere(1, seconds)
     assert not policy.allows(1)
@@ -67,31 +50,29 @@ def test_one_long_run_starts_the_proof_anew() -> None:
     assert policy.allows(1)
 
 
-def test_interruptions_are_not_the_models_fault(clock: FakeTime) -> None:
+def test_interruptions_are_not_the_models_fault() -> None:
     policy = proven()
     for _ in range(1000):
-        clock.run(policy, 0.008, 0.0002)
+        run(policy, 0.008, 0.0002)
     assert policy.allows(100)
 
 
-def test_a_few_long_runs_are_forgiven(clock: FakeTime) -> None:
+def test_a_few_long_runs_are_forgiven() -> None:
     policy = proven()
     for _ in range(50):
-        clock.run(policy, 0.008)
+        run(policy, 0.008)
         for _ in range(100):
-            clock.run(policy, 0.0005)
+            run(policy, 0.0005)
     assert policy.allows(100)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.3])
 @pytest.mark.parametrize("seconds", [4.0, 0.005])
-def test_a_model_that_is_slow_after_all_is_not(
-    clock: FakeTime, seconds: float, share: float
-) -> None:
+def test_a_model_that_is_slow_after_all_is_not(seconds: float, share: float) -> None:
     policy = proven()
     for proof in (6, 12, 24):
         while policy.allows(100):
-            clock.run(policy, seconds, share * seconds)
+            run(policy, seconds, share * seconds)
         for _ in range(proof):
             assert not policy.allows(100)
             policy.note_elsewhere(100, 0.0005)
