@@ -1,40 +1,29 @@
 # Memory to receive a request body into.
 
 cdef class Body:
-    """Memory for a request body: a writable buffer while it is received, then bytes.
+    """A request body in a block of a pool: a writable buffer, for whoever receives it.
 
-    Nothing is copied between socket and reader, and unfilled memory is never touched. Not
-    thread-safe.
+    Nothing is copied between socket and reader, and memory that nothing came for is never touched.
+    The block goes back to its pool when nothing refers to the body or a view of it. Not thread-safe
+    until it is complete, and not to be written to from then on.
 
     Args:
+        pool: of host memory.
         nbytes: size of the body.
 
     Raises:
-        MemoryError: not enough memory.
+        MemoryError: there is no room for it.
     """
 
-    def __cinit__(self, Py_ssize_t nbytes):
-        cdef PyObject* made = PyBytes_FromStringAndSize(NULL, nbytes)
-        self.memory = <bytes>made
-        Py_DECREF(self.memory)  # the cast added a reference to that of `made`
+    def __cinit__(self, Pool pool not None, size_t nbytes):
+        if nbytes >= (~<size_t>0) >> 1:
+            raise MemoryError("there is no room for a body")
+        self.block = pool.take(nbytes + 1)
+        self.nbytes = nbytes
+        (<char*><uintptr_t>self.block.address)[nbytes] = 0  # as readers expect behind a body
+
+    def __len__(self):
+        return self.nbytes
 
     def __getbuffer__(self, Py_buffer* buffer, int flags):
-        if self.memory is None:
-            raise BufferError("the body has been taken")
-        start = PyBytes_AS_STRING(<PyObject*>self.memory)
-        PyBuffer_FillInfo(buffer, self, start, len(self.memory), 0, flags)
-        self.views += 1
-
-    def __releasebuffer__(self, Py_buffer* buffer):
-        self.views -= 1
-
-    def take(self):
-        """Returns the body as bytes, without a copy. Call once, when all is filled.
-
-        Raises:
-            BufferError: a view of it still exists, or it has been taken.
-        """
-        if self.views or self.memory is None:
-            raise BufferError("the body has a view, or has been taken")
-        memory, self.memory = self.memory, None
-        return memory
+        PyBuffer_FillInfo(buffer, self, <void*><uintptr_t>self.block.address, self.nbytes, 0, flags)

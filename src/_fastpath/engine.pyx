@@ -23,7 +23,7 @@ cimport core
 cimport ort
 from core cimport Activation, Error, ReadError, Reader, Sink, Type
 from gpux._fastpath cimport (
-    Block, InputSpec, InputTable, Pool, device_of_block, number_text, sizes_tuple, value_error,
+    Block, Body, InputSpec, InputTable, Pool, device_of_block, number_text, sizes_tuple, value_error,
 )
 from pipeline cimport (
     Call, Disagreement, InputRule, InputTensor, KnownSection, KnownSections, NativeOutputs, NativePipeline,

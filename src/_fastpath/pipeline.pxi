@@ -355,6 +355,17 @@ cdef class _Response:
         return <bytes><object>self.memory
 
 
+cdef const char* data_of(body, size_t* size) except NULL:
+    """The bytes of a request body, bytes or a Body; NUL follows them."""
+    if isinstance(body, Body):
+        size[0] = (<Body>body).nbytes
+        return <const char*><uintptr_t>(<Body>body).block.address
+    if not isinstance(body, bytes):
+        raise TypeError(f"a body is bytes, not {type(body).__name__}")
+    size[0] = PyBytes_GET_SIZE(<PyObject*>body)
+    return PyBytes_AS_STRING(<PyObject*>body)
+
+
 cdef object failure_of(Result result, const Call& call):
     """The exception for a run or a response that failed."""
     if result == Result.terminated:
@@ -440,11 +451,11 @@ cdef class Pipeline:
             handle, &table.inputs, native_rules, names, output_names, output_rules
         ))
 
-    def decode(self, bytes body not None):
+    def decode(self, body not None):
         """Reads a request body.
 
         Args:
-            body: any bytes.
+            body: any bytes, or a complete Body.
 
         Returns:
             The request and whether nothing is missing: it is complete, and its inputs agree. Else
@@ -458,22 +469,21 @@ cdef class Pipeline:
         """
         cdef Call call
         cdef Result result
+        cdef size_t size = 0
+        cdef const char* data = data_of(body, &size)
         with nogil:
-            result = self.native.get().decode(
-                PyBytes_AS_STRING(<PyObject*>body), PyBytes_GET_SIZE(<PyObject*>body),
-                self.pool.native.get()[0], &call,
-            )
+            result = self.native.get().decode(data, size, self.pool.native.get()[0], &call)
             if result == Result.done:
                 result = self.native.get().complete(&call)
         if result != Result.done and result != Result.incomplete:
             raise self.refusal(result, call)
         return self.take_request(call), result == Result.done
 
-    def respond(self, bytes body not None, double deadline, stages):
+    def respond(self, body not None, double deadline, stages):
         """Responds to a body: reads it, runs the model on the host, and writes the response.
 
         Args:
-            body: any bytes.
+            body: any bytes, or a complete Body.
             deadline: when the run is stopped, on the monotonic clock, in seconds.
             stages: its attributes `decode`, `run` and `encode` are set to the seconds of each, `rows`
                 to the row count.
@@ -494,11 +504,12 @@ cdef class Pipeline:
         cdef Call call
         cdef Result result
         cdef int64_t stop = nanoseconds(deadline)
+        cdef size_t size = 0
+        cdef const char* data = data_of(body, &size)
         response.start(small)
         with nogil:
             result = self.native.get().respond(
-                PyBytes_AS_STRING(<PyObject*>body), PyBytes_GET_SIZE(<PyObject*>body),
-                self.pool.native.get()[0], stop, &response.text, &call,
+                data, size, self.pool.native.get()[0], stop, &response.text, &call
             )
         stages.decode = call.decode_time / 1e9
         if result == Result.incomplete:
@@ -565,19 +576,17 @@ cdef class Pipeline:
 
     # Steps for other threads.
 
-    def respond_work(self, bytes body not None, double deadline):
+    def respond_work(self, body not None, double deadline):
         """Work that responds to a body: respond() without the stages."""
         cdef Work work = self.work(Step.respond, body)
         work.native.deadline = nanoseconds(deadline)
-        work.native.body = PyBytes_AS_STRING(<PyObject*>body)
-        work.native.size = PyBytes_GET_SIZE(<PyObject*>body)
+        work.native.body = data_of(body, &work.native.size)
         return work
 
-    def decode_work(self, bytes body not None):
+    def decode_work(self, body not None):
         """Work that reads a body: decode()."""
         cdef Work work = self.work(Step.decode, body)
-        work.native.body = PyBytes_AS_STRING(<PyObject*>body)
-        work.native.size = PyBytes_GET_SIZE(<PyObject*>body)
+        work.native.body = data_of(body, &work.native.size)
         return work
 
     def run_work(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from typing import Any, Protocol, final
 
-from gpux._fastpath import InputSpec, InputTable, Pool
+from gpux._fastpath import Body, InputSpec, InputTable, Pool
 from gpux.tensors.signature import ElementType
 
 __all__ = [
@@ -294,10 +294,10 @@ class Pipeline:
         responses: Sequence[tuple[str, int, str | None, int]],
         pool: Pool,
     ) -> None: ...
-    def decode(self, body: bytes) -> tuple[Request, bool]:
+    def decode(self, body: bytes | Body) -> tuple[Request, bool]:
         """Reads a request body."""
 
-    def respond(self, body: bytes, deadline: float, stages: _Stages) -> bytes | Request:
+    def respond(self, body: bytes | Body, deadline: float, stages: _Stages) -> bytes | Request:
         """Responds to a body: reads it, runs the model on the host, and writes the response."""
 
     def run(self, request: Request, deadline: float) -> Outputs:
@@ -306,10 +306,10 @@ class Pipeline:
     def outputs(self, tensors: Sequence[_Tensor], run_seconds: float) -> Outputs:
         """The outputs of a run elsewhere."""
 
-    def respond_work(self, body: bytes, deadline: float) -> Work:
+    def respond_work(self, body: bytes | Body, deadline: float) -> Work:
         """Work that responds to a body."""
 
-    def decode_work(self, body: bytes) -> Work:
+    def decode_work(self, body: bytes | Body) -> Work:
         """Work that reads a body."""
 
     def run_work(

@@ -47,11 +47,10 @@ class Pool:
     def allocations(self) -> int: ...
 
 class Body(Buffer):
-    """Memory for a request body: a writable buffer while it is received, then bytes."""
+    """A request body in a block of a pool: a writable buffer, for whoever receives it."""
 
-    def __init__(self, nbytes: int) -> None: ...
-    def take(self) -> bytes:
-        """Returns the body as bytes, without a copy."""
+    def __init__(self, pool: Pool, nbytes: int) -> None: ...
+    def __len__(self) -> int: ...
 
 class Chunks:
     """A chunked body: framing in, one contiguous body out. Not thread-safe."""

@@ -203,28 +203,24 @@ def test_the_strings_of_a_tensor_are_those_of_the_value() -> None:
     assert sys.getrefcount(text) == before
 
 
-def test_a_body_is_filled_and_taken_once() -> None:
-    body = Body(5)
-    memoryview(body)[:3] = b"abc"
-    memoryview(body)[3:] = b"de"
-    assert body.take() == b"abcde"
-    for call in (body.take, lambda: memoryview(body)):
-        with pytest.raises(BufferError):
-            call()
-
-
-def test_a_body_that_could_still_be_written_to_is_not_taken() -> None:
-    body = Body(3)
+def test_the_memory_of_a_body_goes_back_when_nothing_refers_to_it() -> None:
+    pool = Pool()
+    body = Body(pool, 5)
     view = memoryview(body)
-    with pytest.raises(BufferError):
-        body.take()
-    view[:] = b"abc"
+    view[:3] = b"abc"
+    memoryview(body)[3:] = b"de"
+    assert len(body) == view.nbytes == 5
+    assert bytes(body) == b"abcde"
+    del body
+    assert pool.used_bytes > 0
     view.release()
-    taken = body.take()
-    assert taken == b"abc"
-    assert sys.getrefcount(taken) == 2
+    assert pool.used_bytes == 0
+    again = Body(pool, 5)
+    assert len(again) == 5
+    assert pool.allocations == 1
 
 
-def test_a_body_that_is_too_large() -> None:
+@pytest.mark.parametrize("nbytes", [2**62, 2**63 - 1, 2**63, 2**64 - 1])
+def test_a_body_that_is_too_large(nbytes: int) -> None:
     with pytest.raises(MemoryError):
-        Body(2**62)
+        Body(Pool(), nbytes)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpux._fastpath import Body, Pool
 from gpux.http.connection import Connection, Exchange
 from gpux.http.head import RequestHead
 from gpux.http.limits import Limits
@@ -106,11 +107,10 @@ class FakeExchange:
     body: bytes | None = None
     is_abandoned: bool = False
 
-    def receive(self, body: bytes) -> None:
+    def receive(self, body: bytes | Body) -> None:
         assert self.body is None
         assert not self.is_abandoned
-        assert isinstance(body, bytes)
-        self.body = body
+        self.body = bytes(body)
         if self.respond_at_once is not None:
             self.connection.respond(self, self.respond_at_once(self))
 
@@ -180,7 +180,7 @@ class Client:
         self.application = application or FakeApplication()
         self.connections: set[Connection] = set()
         self.connection = Connection(
-            self.application, limits or Limits(), self.connections, bytearray(buffer_bytes)
+            self.application, limits or Limits(), self.connections, bytearray(buffer_bytes), Pool()
         )
         self.transport = FakeTransport()
         self.transport.connection = self.connection

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from gpux._engine import Outputs, Request
+from gpux._fastpath import Body
 from gpux.execution.cpu import CpuExecution
 from gpux.model import Model
 from gpux.observability.timings import Stages
@@ -23,7 +24,7 @@ def observe_runs(model: Model, observe: Callable[[Request], object]) -> None:
         observe(request)
         return run(request, deadline)
 
-    def respond(body: bytes, deadline: Any, stages: Stages) -> bytes | Request:
+    def respond(body: bytes | Body, deadline: Any, stages: Stages) -> bytes | Request:
         """In steps what is otherwise one native call."""
         request, is_complete = model.pipeline.decode(body)
         if not is_complete:

@@ -77,8 +77,8 @@ cdef class Pool:
 
 
 cdef class Body:
-    cdef bytes memory               # None once taken
-    cdef int views                  # writable buffers exported
+    cdef Block block
+    cdef Py_ssize_t nbytes
 
 
 cdef class Chunks:

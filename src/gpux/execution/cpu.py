@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 from gpux._engine import Outputs, Pipeline, Request
+from gpux._fastpath import Body
 from gpux.errors import InferenceError
 from gpux.execution.deadline import Deadline
 from gpux.execution.session import reason_of
@@ -45,11 +46,11 @@ class CpuExecution:
         except (RuntimeError, TimeoutError) as error:
             raise explain(error, deadline) from error
 
-    def respond(self, body: bytes, deadline: Deadline, stages: Stages) -> bytes | Request:
+    def respond(self, body: bytes | Body, deadline: Deadline, stages: Stages) -> bytes | Request:
         """Responds to a request body in one call, without the GIL.
 
         Args:
-            body: any bytes.
+            body: any bytes, or a complete Body.
             deadline: when to terminate the run.
             stages: receives the duration of each stage.
 

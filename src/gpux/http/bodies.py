@@ -1,11 +1,10 @@
 """Request bodies while they come: short ones, long ones in their place, chunked ones.
 
-Each is given what was read from the connection, and takes from it what belongs to the body.
+Short and chunked ones take what belongs to them from the data that was read; long ones are received
+into their memory. The application gets a body when it is complete.
 """
 
-from typing import Protocol
-
-from gpux._fastpath import Body, Chunks
+from gpux._fastpath import Body, Chunks, Pool
 from gpux.errors import BodyTooLargeError
 from gpux.http.head import MessageError
 from gpux.http.limits import Limits
@@ -18,49 +17,14 @@ _FAULTS = {
 }
 
 
-class ComingBody(Protocol):
-    """A body that has not come in full."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the body that it holds."""
-
-    def room(self) -> memoryview | None:
-        """Memory for the next bytes from the connection, which filled() then notes.
-
-        None where they are to be given to take_from(). A view of it must be gone by the next call
-        of a method, but for filled().
-        """
-
-    def filled(self, nbytes: int) -> None:
-        """So many bytes have been received into room()."""
-
-    def take_from(self, data: bytearray) -> bytes | None:
-        """Takes what belongs to the body from the front of the data.
-
-        Returns:
-            The body, if it is complete.
-
-        Raises:
-            MessageError: it is refused.
-        """
-
-
-class _Copied:
-    """A body that has no room of its own."""
-
-    def room(self) -> memoryview | None:
-        return None
-
-    def filled(self, nbytes: int) -> None:
-        raise NotImplementedError(f"{nbytes} bytes came where there is no room")
-
-
-class ShortBody(_Copied):
+class ShortBody:
     """A body of known length that waits among what was read until all of it is there.
 
     Args:
         nbytes: its length.
+
+    Attributes:
+        nbytes: bytes of the body that it holds itself.
     """
 
     nbytes = 0
@@ -69,6 +33,7 @@ class ShortBody(_Copied):
         self._nbytes = nbytes
 
     def take_from(self, data: bytearray) -> bytes | None:
+        """Takes the body from the front of the data; None if it is not complete."""
         if len(data) < self._nbytes:
             return None
         body = bytes(data[: self._nbytes])
@@ -76,7 +41,7 @@ class ShortBody(_Copied):
         return body
 
 
-class ChunkedBody(_Copied):
+class ChunkedBody:
     """A body in chunks.
 
     Args:
@@ -96,9 +61,15 @@ class ChunkedBody(_Copied):
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the body that have come."""
         return self._chunks.nbytes
 
     def take_from(self, data: bytearray) -> bytes | None:
+        """Takes what belongs to the body from the front of the data; returns it when complete.
+
+        Raises:
+            MessageError: it is refused.
+        """
         try:
             consumed = self._chunks.decode(data)
         except MemoryError:
@@ -114,21 +85,21 @@ class ChunkedBody(_Copied):
 class LongBody:
     """A body of known length that is received into the memory that it is read from.
 
-    All but its last byte: whoever receives still refers to the memory then, in which state the body
-    cannot be taken.
-
     Args:
         nbytes: its length.
-        data: what was read so far; what belongs to the body is taken from it. It must be less than
-            the whole body.
+        data: what was read so far, all of it taken: less than the whole body.
+        pool: supplies the memory.
 
     Raises:
         MessageError: there is no memory for it.
+
+    Attributes:
+        nbytes: bytes of the body that have come.
     """
 
-    def __init__(self, nbytes: int, data: bytearray) -> None:
+    def __init__(self, nbytes: int, data: bytearray, pool: Pool) -> None:
         try:
-            self._body = Body(nbytes)
+            self._body = Body(pool, nbytes)
         except MemoryError:
             raise _out_of_memory() from None
         self._view = memoryview(self._body)
@@ -136,20 +107,14 @@ class LongBody:
         self._view[: len(data)] = data
         data.clear()
 
-    def room(self) -> memoryview | None:
-        last = len(self._view) - 1
-        return self._view[self.nbytes : last] if self.nbytes < last else None
+    def room(self) -> memoryview:
+        """Memory for the bytes to come."""
+        return self._view[self.nbytes :]
 
-    def filled(self, nbytes: int) -> None:
+    def filled(self, nbytes: int) -> Body | None:
+        """Notes that so many bytes have been received into room(); returns the complete body."""
         self.nbytes += nbytes
-
-    def take_from(self, data: bytearray) -> bytes | None:
-        if not data:
-            return None
-        self._view[-1] = data[0]
-        del data[:1]
-        self._view.release()
-        return self._body.take()
+        return self._body if self.nbytes == len(self._view) else None
 
 
 def _out_of_memory() -> MessageError:

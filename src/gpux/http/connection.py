@@ -27,11 +27,11 @@ from contextlib import suppress
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol, cast
 
+from gpux._fastpath import Body, Pool
 from gpux.errors import BodyTooLargeError
 from gpux.http.bodies import (
     LONG_BODY_BYTES,
     ChunkedBody,
-    ComingBody,
     LongBody,
     ShortBody,
 )
@@ -57,7 +57,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class Exchange(Protocol):
     """One request from its header section to its response, on the application's side."""
 
-    def receive(self, body: bytes) -> None:
+    def receive(self, body: bytes | Body) -> None:
         """Takes the complete body, once. It may call Connection.respond at once."""
 
     def abandon(self) -> None:
@@ -134,6 +134,7 @@ class Connection(asyncio.BufferedProtocol):
         connections: it is an element from when it is made until it is lost.
         receive_buffer: memory that all connections of a loop share: nothing stays in it from one
             event to the next.
+        pool: supplies memory for long bodies.
 
     Attributes:
         peer: the client's address; empty for a Unix socket.
@@ -145,11 +146,13 @@ class Connection(asyncio.BufferedProtocol):
         limits: Limits,
         connections: MutableSet["Connection"],
         receive_buffer: bytearray,
+        pool: Pool,
     ) -> None:
         self._application = application
         self._limits = limits
         self._connections = connections
         self._receive_buffer = receive_buffer
+        self._pool = pool
         self._transport: asyncio.Transport
         self.peer = ""
         self._state = WAITING
@@ -164,7 +167,7 @@ class Connection(asyncio.BufferedProtocol):
         self._before_bytes = 0  # that were read before its first
         self._head: RequestHead | None = None
         self._exchange: Exchange | None = None
-        self._body: ComingBody | None = None
+        self._body: ShortBody | ChunkedBody | LongBody | None = None
         self._dropped_bytes = 0  # to be dropped: of an unwanted body, or while lingering
         self._outgoing = Outgoing(limits)
         # What goes on.
@@ -192,15 +195,19 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> "Buffer":  # noqa: ARG002  # the more, the better
         """Memory for the bytes that come: that of a long body, or else what connections share."""
-        room = self._body.room() if self._body is not None else None
-        self._is_in_place = room is not None
-        return self._receive_buffer if room is None else room
+        if isinstance(self._body, LongBody):
+            self._is_in_place = True
+            return self._body.room()
+        self._is_in_place = False
+        return self._receive_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Takes the bytes that have come."""
         self._read_bytes += nbytes
-        if self._is_in_place and self._body is not None:
-            self._body.filled(nbytes)
+        if self._is_in_place and isinstance(self._body, LongBody):
+            body = self._body.filled(nbytes)
+            if body is not None:
+                self._advance(body)
             return
         if self._state is LINGERING:
             self._dropped_bytes -= nbytes
@@ -383,13 +390,18 @@ class Connection(asyncio.BufferedProtocol):
         """Whether no request has begun: empty lines before one are nothing."""
         return not self._ahead.strip(b"\r\n")
 
-    def _advance(self) -> None:
+    def _advance(self, body: Body | None = None) -> None:
         """Goes as far as the bytes that were read allow, then sends what there is to send.
+
+        Args:
+            body: of the present request, if it has been completed in its place.
 
         The application may respond while it is called from below; this is not called then.
         """
         self._is_advancing = True
         try:
+            if body is not None:
+                self._hand_over(body)
             self._take_requests()
             self._outgoing.flush()
         except BaseException:
@@ -496,25 +508,25 @@ class Connection(asyncio.BufferedProtocol):
             self._body = ShortBody(nbytes)
         else:
             try:
-                self._body = LongBody(nbytes, self._ahead)
+                self._body = LongBody(nbytes, self._ahead, self._pool)
             except MessageError as error:
                 self._refuse(error.status, error.detail)
 
     def _take_body(self) -> bool:
         """Takes more of the body; returns whether it is complete."""
         try:
-            assert self._body is not None
+            assert isinstance(self._body, ShortBody | ChunkedBody)
             body = self._body.take_from(self._ahead)
         except MessageError as error:
             self._refuse(error.status, error.detail)
             return False
         if body is None:
             return False
-        self._body = None
         self._hand_over(body)
         return True
 
-    def _hand_over(self, body: bytes) -> None:
+    def _hand_over(self, body: bytes | Body) -> None:
+        self._body = None
         self._enter(RESPONDING)
         assert self._exchange is not None
         self._exchange.receive(body)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from gpux._engine import Responder
+from gpux._fastpath import Body
 from gpux.errors import ClientError, ClientGoneError, GpuxError, UnavailableError
 from gpux.http.connection import Exchange
 from gpux.http.cross_origin import cross_origin_headers
@@ -202,7 +203,7 @@ class PredictExchange(Inference):
         self._connection = connection
         self._record: RequestRecord | None = None
 
-    def receive(self, body: bytes) -> None:
+    def receive(self, body: bytes | Body) -> None:
         """Takes the complete body."""
         self._record = self._application.record(self._head, self._connection, len(body))
         self.submit(body, self._send)
@@ -248,7 +249,7 @@ class RouteExchange:
         self._connection = connection
         self._record: RequestRecord | None = None
 
-    def receive(self, body: bytes) -> None:
+    def receive(self, body: bytes | Body) -> None:
         """Takes the complete body."""
         application = self._application
         self._record = application.record(self._head, self._connection, len(body))

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from gpux._fastpath import Body
 from gpux.errors import ClientError, ClientGoneError, InferenceError, UnavailableError
 from gpux.execution.deadline import Deadline
 from gpux.http.error_responses import JSON, error_response
@@ -66,11 +67,11 @@ class Inference:
         self._arrival_seconds = 0.0
         self.stages = Stages(read=0.0)
 
-    def submit(self, body: bytes, respond: Respond) -> None:
+    def submit(self, body: bytes | Body, respond: Respond) -> None:
         """Runs the model on the body.
 
         Args:
-            body: any bytes.
+            body: any bytes, or a complete Body.
             respond: called once, with the response, unless abandon() is called before.
         """
         self._respond = respond

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from gpux._fastpath import Pool
 from gpux.config.settings import Settings
 from gpux.http.application import Application
 from gpux.http.connection import Connection
@@ -31,6 +32,8 @@ from gpux.serving.service import LoadedModel
 
 _TICK_SECONDS = 0.25
 _RECEIVE_BYTES = 2**18
+# Memory of long bodies that is kept for the next ones.
+_IDLE_BODY_BYTES = 2**25
 # Connections that are accepted at once.
 _BURST = 64
 # Descriptors that are not connections: of the process, its libraries and its model.
@@ -70,6 +73,7 @@ class Server:
         self._limits = limits
         self._connections: set[Connection] = set()
         self._receive_buffer = bytearray(_RECEIVE_BYTES)
+        self._bodies = Pool(max_idle_bytes=_IDLE_BODY_BYTES)
         self._max_connections = _connection_limit()
         self._listeners: list[asyncio.Server] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -141,7 +145,13 @@ class Server:
         )
 
         def make_connection() -> Connection:
-            made = Connection(application, self._limits, self._connections, self._receive_buffer)
+            made = Connection(
+                application,
+                self._limits,
+                self._connections,
+                self._receive_buffer,
+                self._bodies,
+            )
             if self._is_stopping:
                 made.announce_end()
             elif len(self._connections) >= self._max_connections - 1:

@@ -25,6 +25,7 @@ from gpux._engine import (
     ResponseText,
     Work,
 )
+from gpux._fastpath import Body
 from gpux.errors import DeadlineError, UnavailableError
 from gpux.execution.cpu import CpuExecution, explain
 from gpux.execution.deadline import Deadline
@@ -72,9 +73,13 @@ class Job:
     )
 
     def __init__(
-        self, body: bytes, deadline: Deadline, stages: Stages, on_done: Callable[[Result], None]
+        self,
+        body: bytes | Body,
+        deadline: Deadline,
+        stages: Stages,
+        on_done: Callable[[Result], None],
     ) -> None:
-        self.body: bytes | None = body
+        self.body: bytes | Body | None = body
         self.nbytes = len(body)
         self.deadline = deadline
         self.stages = stages
@@ -150,11 +155,11 @@ class Scheduler:
         """Number of requests that wait for the model."""
         return len(self._waiting)
 
-    def respond(self, body: bytes, deadline: Deadline, stages: Stages) -> Result | None:
+    def respond(self, body: bytes | Body, deadline: Deadline, stages: Stages) -> Result | None:
         """Responds to a request at once, if that takes less than its way to another thread.
 
         Args:
-            body: any bytes.
+            body: any bytes, or a complete Body.
             deadline: of the response; its run is stopped then.
             stages: receives the duration of each stage.
 
@@ -186,12 +191,16 @@ class Scheduler:
         return self._responder
 
     def submit(
-        self, body: bytes, deadline: Deadline, stages: Stages, on_done: Callable[[Result], None]
+        self,
+        body: bytes | Body,
+        deadline: Deadline,
+        stages: Stages,
+        on_done: Callable[[Result], None],
     ) -> Job | None:
         """Takes a request from its body to its response.
 
         Args:
-            body: any bytes.
+            body: any bytes, or a complete Body.
             deadline: of the response. Its run is stopped then; one that has not begun never does.
             stages: receives the duration of each stage.
             on_done: called once, with the response or with the error: a ClientError, a
@@ -239,7 +248,7 @@ class Scheduler:
     # From the body to the queue.
 
     def _respond_inline(
-        self, policy: InlinePolicy, body: bytes, deadline: Deadline, stages: Stages
+        self, policy: InlinePolicy, body: bytes | Body, deadline: Deadline, stages: Stages
     ) -> Result:
         assert self._cpu is not None
         start = time.perf_counter(), time.thread_time()

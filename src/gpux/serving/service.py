@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpux._engine import Responder
+from gpux._fastpath import Body
 from gpux.config.settings import Settings
 from gpux.errors import UnavailableError
 from gpux.execution.deadline import Deadline
@@ -169,7 +170,7 @@ class Service:
             f"The server is busy: {self.admission.requests} requests are being processed or wait"
         )
 
-    def respond(self, body: bytes, deadline: Deadline, stages: Stages) -> Result | None:
+    def respond(self, body: bytes | Body, deadline: Deadline, stages: Stages) -> Result | None:
         """Responds to a request at once, if that is best: see Scheduler.respond()."""
         if self._scheduler is None or self._rejects:
             return None
@@ -182,7 +183,11 @@ class Service:
         return self._scheduler.responder(self.metrics.requests, start, rest)
 
     def submit(
-        self, body: bytes, deadline: Deadline, stages: Stages, on_done: Callable[[Result], None]
+        self,
+        body: bytes | Body,
+        deadline: Deadline,
+        stages: Stages,
+        on_done: Callable[[Result], None],
     ) -> Job | None:
         """Takes an admitted request to its result: see Scheduler.submit()."""
         assert self._scheduler is not None, "not before attach()"

@@ -1,7 +1,8 @@
 """Warms a model up: its first runs, before it serves requests.
 
 The first run of each shape is slow: memory is allocated, kernels are chosen and loaded. So a
-recorded request, or else a generated one, is run in every size that batches will have.
+recorded request, or else a generated one, is run in every size that batches will have. On the CPU,
+where only the very first run is much slower, no memory is taken for batches that may never come.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpux.errors import ClientError, ConfigurationError, DeadlineError, GpuxError, ServiceError
+from gpux.execution.cpu import CpuExecution
 from gpux.model import Model
 from gpux.serving.batch_plan import BatchLimits
 from gpux.serving.batching_check import Sample, generate
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 # A slow model is not worth a slow start.
 _MAX_SECONDS = 5.0
 _MAX_ROWS = 256
+# Larger batches are not run on the CPU.
+_MAX_CPU_BYTES = 2**23
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +90,14 @@ def warm_up(engine: Engine, recorded: Recorded | None, max_seconds: float = _MAX
             for _ in range(execution.runs_until_warm):
                 engine.run(engine.model.inputs.decode(recorded.body))
         _run_in_all_sizes(engine, recorded.rows, time.monotonic() + max_seconds)
-        return
-    with execution.uncaptured():
-        give_up_at = time.monotonic() + max_seconds
-        row = _find_row(engine, give_up_at)
-        if row is not None:
-            _run_in_all_sizes(engine, [row], give_up_at)
+    else:
+        with execution.uncaptured():
+            give_up_at = time.monotonic() + max_seconds
+            row = _find_row(engine, give_up_at)
+            if row is not None:
+                _run_in_all_sizes(engine, [row], give_up_at)
+    if isinstance(execution, CpuExecution):
+        engine.model.pool.free_idle()
 
 
 @contextlib.contextmanager
@@ -120,11 +126,17 @@ def _find_row(engine: Engine, give_up_at: float) -> Sample | None:
 
 
 def _run_in_all_sizes(engine: Engine, rows: Sequence[Sample], give_up_at: float) -> None:
-    """Runs rows in batches of 1, 2, 4, … up to the largest, and in each padded length."""
+    """Runs rows in batches of 1, 2, 4, … up to the largest, and in each padded length.
+
+    On the CPU, the largest is one that is not too large.
+    """
     sizes, padding = _batch_sizes(engine.batching.limits), engine.batching.padding
     execution = engine.model.execution
+    is_on_cpu = isinstance(execution, CpuExecution)
     try:
         for size in sizes:
+            if is_on_cpu and size * _row_bytes(engine, rows) > _MAX_CPU_BYTES:
+                break
             batch = _stack(rows, size)
             # Batches of one row and of the largest size are the most frequent. Other sizes are
             # captured as CUDA graphs once they recur.
@@ -142,6 +154,14 @@ def _run_in_all_sizes(engine: Engine, rows: Sequence[Sample], give_up_at: float)
         logger.info("the warm-up was cut short")
     except (GpuxError, MemoryError) as error:
         logger.warning("a batch could not be run before the first request: %s", error)
+
+
+def _row_bytes(engine: Engine, rows: Sequence[Sample]) -> int:
+    """Bytes of a row in memory, while the engine has no other request."""
+    request = engine.model.inputs.collect(_stack(rows, 1))
+    nbytes = engine.model.pool.used_bytes
+    del request
+    return nbytes
 
 
 def _run(engine: Engine, values: Sample, give_up_at: float) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from gpux._fastpath import Pool
 from gpux.http.connection import Connection, State
 from gpux.http.limits import Limits
 from gpux.http.responses import Response
@@ -678,7 +679,7 @@ def test_a_connection_that_cannot_be_made_is_closed() -> None:
 
     connections: set[Connection] = set()
     transport = Broken()
-    connection = Connection(FakeApplication(), Limits(), connections, bytearray(100))
+    connection = Connection(FakeApplication(), Limits(), connections, bytearray(100), Pool())
     with pytest.raises(RuntimeError):
         connection.connection_made(transport)
     assert transport.is_aborted

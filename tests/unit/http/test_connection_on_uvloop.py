@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pytest
 import uvloop
 
+from gpux._fastpath import Pool
 from gpux.http.connection import Connection
 from gpux.http.limits import Limits
 from gpux.http.responses import Response
@@ -45,7 +46,10 @@ async def serving(application: FakeApplication) -> AsyncIterator[Server]:
     connections: set[Connection] = set()
     buffer = bytearray(2**18)
     listener = await loop.create_server(
-        lambda: Connection(application, Limits(), connections, buffer), "127.0.0.1", 0, backlog=500
+        lambda: Connection(application, Limits(), connections, buffer, Pool()),
+        "127.0.0.1",
+        0,
+        backlog=500,
     )
     try:
         yield Server(application, connections, listener.sockets[0].getsockname()[1])

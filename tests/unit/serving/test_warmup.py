@@ -72,6 +72,18 @@ def test_a_recorded_request_runs_as_it_is_and_in_every_batch_size(
     assert shapes == [(2, 3), *((size, 3) for size in sizes)]
 
 
+@pytest.mark.parametrize(("length", "sizes"), [(500_000, [1, 2, 4]), (3_000_000, [])])
+def test_no_memory_is_taken_for_large_batches(
+    model_file: Find, tmp_path: Path, length: int, sizes: list[int]
+) -> None:
+    file = tmp_path / "request.json"
+    file.write_text(json.dumps({"x": [[0] * length, [1] * length]}))
+    model = load(model_file("matrix"), "cpu")
+    shapes = warm(model, Settings(model=model.file), file)
+    assert [shape[0] for shape in shapes] == [2, *sizes]
+    assert model.pool.idle_bytes == 0
+
+
 def test_a_generated_request_runs_in_every_batch_size(model_file: Find) -> None:
     model = load(model_file("photo"), "cpu")
     assert warm(model, Settings(model=model.file), None) == [(1, 3, 224, 224)]
