@@ -75,13 +75,20 @@ cdef class InlinePolicy:
             known.missing_proof = known.proof
             known.budget_seconds = self.budget_seconds
 
-    cpdef note_elsewhere(self, size_t size, double cpu_seconds):
-        """Records the CPU time of a request in another thread."""
+    cpdef note_elsewhere(self, size_t size, double cpu_seconds, int requests=1):
+        """Records a run in another thread.
+
+        Args:
+            size: of a request in it.
+            cpu_seconds: of the run.
+            requests: that ran together. Such a run proves that one of them is short if all are, and
+                that it is not if its share is not.
+        """
         cdef SizeClass* known = self.class_of(size)
         if known.proof == 0:
             known.proof = known.missing_proof = self.first_proof
             known.budget_seconds = self.budget_seconds
-        if cpu_seconds > self.run_seconds:
+        if cpu_seconds > requests * self.run_seconds:
             known.missing_proof = known.proof
-        else:
+        elif cpu_seconds <= self.run_seconds:
             known.missing_proof -= 1

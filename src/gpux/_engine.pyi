@@ -151,8 +151,8 @@ class InlinePolicy:
     def note_inline(self, size: int, seconds: float, cpu_seconds: float) -> None:
         """Records that an inline request has just run."""
 
-    def note_elsewhere(self, size: int, cpu_seconds: float) -> None:
-        """Records the CPU time of a request in another thread."""
+    def note_elsewhere(self, size: int, cpu_seconds: float, requests: int = 1) -> None:
+        """Records a run in another thread."""
 
 class RequestCounts:
     """Counts requests: by status, and in a histogram of each of their durations."""

@@ -31,7 +31,7 @@ from gpux.serving.background import call_in_loop, new_event_loop
 from gpux.serving.service import LoadedModel
 
 _TICK_SECONDS = 0.25
-_RECEIVE_BYTES = 2**18
+_RECEIVE_BYTES = 2**16
 # Memory of long bodies that is kept for the next ones.
 _IDLE_BODY_BYTES = 2**25
 # Connections that are accepted at once.

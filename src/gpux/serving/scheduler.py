@@ -440,13 +440,15 @@ class Scheduler:
         self._finish(job, response)
 
     def _ran_natively(self, batch: list[Job], layout: PaddedLayout | None, work: Work) -> None:
-        job = batch[0]
-        if len(batch) == 1 and job.request is not None and (policy := self._policy(job)):
+        for job in batch:
+            policy = self._policy(job)
+            if policy is None or job.request is None:
+                continue
             if policy is self._requests:
-                policy.note_elsewhere(job.request.elements, work.cpu_seconds)
+                policy.note_elsewhere(job.request.elements, work.cpu_seconds, len(batch))
             else:
-                decode_seconds = job.stages.decode or 0.0
-                policy.note_elsewhere(job.nbytes, decode_seconds + work.cpu_seconds)
+                seconds = (job.stages.decode or 0.0) + work.cpu_seconds
+                policy.note_elsewhere(job.nbytes, seconds, len(batch))
         self._ran(batch, layout, work.outputs)
 
     def _ran(

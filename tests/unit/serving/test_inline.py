@@ -50,6 +50,26 @@ def test_one_long_run_starts_the_proof_anew() -> None:
     assert policy.allows(1)
 
 
+def test_short_batches_prove_that_their_requests_are_short() -> None:
+    policy = new_policy(LIMITS)
+    for _ in range(LIMITS.first_proof):
+        assert not policy.allows(1)
+        policy.note_elsewhere(1, 0.001, 32)
+    assert policy.allows(1)
+
+
+def test_longer_batches_prove_nothing_unless_the_share_of_one_is_long() -> None:
+    policy = new_policy(LIMITS)
+    for _ in range(LIMITS.first_proof - 1):
+        policy.note_elsewhere(1, 0.001)
+    policy.note_elsewhere(1, 0.032, 32)
+    assert not policy.allows(1)
+    policy.note_elsewhere(1, 0.001)
+    assert policy.allows(1)
+    policy.note_elsewhere(1, 0.033, 32)
+    assert not policy.allows(1)
+
+
 def test_interruptions_are_not_the_models_fault() -> None:
     policy = proven()
     for _ in range(1000):
