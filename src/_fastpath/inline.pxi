@@ -16,8 +16,8 @@ cdef double thread_seconds() noexcept:
 cdef class InlinePolicy:
     """What is known of the runs of one model, by size. Used by the loop's thread only.
 
-    A size is a number of bytes or of elements; sizes of the same bit length are one class. A class
-    runs inline once its runs elsewhere have proved short.
+    A size is that of a body, in bytes; sizes of the same bit length are one class. A class runs inline
+    once its runs elsewhere have proved short.
 
     Args:
         run_seconds: a run that takes longer costs more than its way to another thread and back.

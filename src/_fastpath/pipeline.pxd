@@ -64,7 +64,6 @@ cdef extern from "request.hpp" namespace "gpux" nogil:
         vector[InputTensor] inputs
         bool unbatched
         int64_t rows(const vector[InputRule]& rules) noexcept
-        int64_t elements(const vector[InputRule]& rules) noexcept
 
     cdef cppclass PaddedInput:
         vector[int64_t] shape

@@ -34,11 +34,6 @@ cdef class Request:
         """The row count: that of its longest input, as all lead with the batch axis."""
         return self.native.rows(self.pipeline.native.get().rules())
 
-    @property
-    def elements(self):
-        """The total number of elements."""
-        return self.native.elements(self.pipeline.native.get().rules())
-
     def __contains__(self, str name):
         """Whether an input is given."""
         return self.native.inputs[<size_t>self.pipeline.numbers[name]].given

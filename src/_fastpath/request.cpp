@@ -99,16 +99,6 @@ std::int64_t Request::rows(const std::vector<InputRule>& rules) const noexcept {
     return longest < 0 ? 1 : longest;
 }
 
-std::int64_t Request::elements(const std::vector<InputRule>& rules) const noexcept {
-    std::int64_t sum = 0;
-    for (std::size_t i = 0; i < inputs.size(); ++i) {
-        if (inputs[i].given && rules[i].is_fed) {
-            sum += inputs[i].elements();
-        }
-    }
-    return sum;
-}
-
 bool is_unbatched(const Request& request, const std::vector<InputRule>& rules) noexcept {
     bool has_item = false;
     for (std::size_t i = 0; i < rules.size(); ++i) {

@@ -73,8 +73,6 @@ struct Request {
 
     // The size of the leading axis of its longest input that is fed and not optional.
     std::int64_t rows(const std::vector<InputRule>& rules) const noexcept;
-    // All elements of its fed inputs.
-    std::int64_t elements(const std::vector<InputRule>& rules) const noexcept;
 };
 
 // Whether each batched input that is given came as one item, and there is at least one.

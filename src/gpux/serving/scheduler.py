@@ -17,7 +17,6 @@ from functools import partial
 from typing import NoReturn
 
 from gpux._engine import (
-    InlinePolicy,
     Outputs,
     Request,
     RequestCounts,
@@ -132,17 +131,11 @@ class Scheduler:
         self.obstacle: str | None = None
         self._cpu = model.execution if isinstance(model.execution, CpuExecution) else None
         is_held_back = limits is not None and limits.delay_seconds > 0
-        may_run_inline = self._cpu is not None and inline is not None and not is_held_back
-        self._bodies: InlinePolicy | None = None
-        self._requests: InlinePolicy | None = None
-        self._responder: Responder | None = None
-        if may_run_inline and inline is not None:
-            # Those that another thread decodes, by their elements; all others by their bytes.
-            self._requests = new_policy(inline)
-            if not model.inputs.may_complete:
-                self._bodies = new_policy(inline)
         # Whether one native call can take a request that runs alone from its body to its response.
         self._is_one_call = self._cpu is not None and not model.inputs.may_complete
+        may_run_inline = self._is_one_call and not is_held_back
+        self._inline = new_policy(inline) if may_run_inline and inline is not None else None
+        self._responder: Responder | None = None
         self._free = runs
         self._waiting: list[Job] = []  # in order of arrival
         self._open: dict[Job, None] = {}  # all that are not over
@@ -166,11 +159,25 @@ class Scheduler:
         Returns:
             The response or the error, as submit() passes them on; None to submit() the request.
         """
-        policy = self._bodies
+        policy = self._inline
         if policy is None or len(body) > LONG_BYTES or not policy.allows(len(body)):
             return None
         assert threading.get_ident() == self._thread, "not the loop's thread"
-        return self._respond_inline(policy, body, deadline, stages)
+        assert self._cpu is not None
+        start, cpu_start = time.perf_counter(), time.thread_time()
+        try:
+            response = self._cpu.respond(body, deadline, stages)
+            if isinstance(response, Request):
+                self._refuse(response)
+        except Exception as error:
+            return error
+        finally:
+            seconds, cpu_seconds = time.perf_counter() - start, time.thread_time() - cpu_start
+            policy.note_inline(len(body), seconds, cpu_seconds)
+        stages.queue = 0.0
+        if self.limits is None:
+            stages.rows = 1
+        return response
 
     def responder(
         self, counts: RequestCounts, start: Callable[[int], bytes], rest: bytes
@@ -182,11 +189,11 @@ class Scheduler:
             start: makes the first part of a response: see Responder.
             rest: format of the other headers: see Responder.
         """
-        if self._bodies is None:
+        if self._inline is None:
             return None
         is_batched = self.limits is not None
         self._responder = Responder(
-            self._model.pipeline, self._bodies, counts, start, rest, is_batched=is_batched
+            self._model.pipeline, self._inline, counts, start, rest, is_batched=is_batched
         )
         return self._responder
 
@@ -247,24 +254,6 @@ class Scheduler:
 
     # From the body to the queue.
 
-    def _respond_inline(
-        self, policy: InlinePolicy, body: bytes | Body, deadline: Deadline, stages: Stages
-    ) -> Result:
-        assert self._cpu is not None
-        start = time.perf_counter(), time.thread_time()
-        try:
-            response = self._cpu.respond(body, deadline, stages)
-            if isinstance(response, Request):
-                self._refuse(response)
-        except Exception as error:
-            return error
-        finally:
-            _note_inline(policy, len(body), start)
-        stages.queue = 0.0
-        if self.limits is None:
-            stages.rows = 1
-        return response
-
     def _refuse(self, request: Request) -> NoReturn:
         """Raises the error of a request that lacks an input, where none can be completed."""
         self._model.inputs.complete(request)
@@ -319,10 +308,6 @@ class Scheduler:
         key: Hashable | None = None
         if request is not None:
             job.request, job.body = request, None
-            policy = self._policy(job)
-            if policy is self._requests and policy and policy.allows(request.elements):
-                self._run_inline(policy, job, request)
-                return
             if self.limits is not None:
                 rows = request.rows
                 key = batch_key(request, self._model.signature, self._padding)
@@ -332,10 +317,6 @@ class Scheduler:
         self._dispatch()
 
     # From the queue to a run.
-
-    def _policy(self, job: Job) -> InlinePolicy | None:
-        """The policy that judges whether such requests run inline; None if none does."""
-        return self._bodies if job.nbytes <= LONG_BYTES and self._bodies else self._requests
 
     def _dispatch(self) -> None:
         """Starts as many runs as the model is free for."""
@@ -405,17 +386,6 @@ class Scheduler:
             merged = collate(requests, self._model.pipeline, layout)
         return self._model.execution.run(merged, deadline)
 
-    def _run_inline(self, policy: InlinePolicy, job: Job, request: Request) -> None:
-        start = time.perf_counter(), time.thread_time()
-        try:
-            outputs = self._model.execution.run(request, job.deadline)
-        except Exception as error:
-            self._finish(job, error)
-            return
-        finally:
-            _note_inline(policy, request.elements, start)
-        self._encode(job, outputs, 1 if self.limits is None else request.rows)
-
     # From a run to the response.
 
     def _responded(self, job: Job, work: Work) -> None:
@@ -431,8 +401,8 @@ class Scheduler:
         except Exception as error:
             self._finish(job, _explain(error, job.deadline))
             return
-        if self._bodies is not None and job.nbytes <= LONG_BYTES:
-            self._bodies.note_elsewhere(job.nbytes, work.cpu_seconds)
+        if self._inline is not None and job.nbytes <= LONG_BYTES:
+            self._inline.note_elsewhere(job.nbytes, work.cpu_seconds)
         stages = job.stages
         stages.decode, stages.run = work.decode_seconds, work.run_seconds
         stages.encode, stages.rows = work.encode_seconds, 1
@@ -441,14 +411,9 @@ class Scheduler:
 
     def _ran_natively(self, batch: list[Job], layout: PaddedLayout | None, work: Work) -> None:
         for job in batch:
-            policy = self._policy(job)
-            if policy is None or job.request is None:
-                continue
-            if policy is self._requests:
-                policy.note_elsewhere(job.request.elements, work.cpu_seconds, len(batch))
-            else:
+            if self._inline is not None and job.nbytes <= LONG_BYTES:
                 seconds = (job.stages.decode or 0.0) + work.cpu_seconds
-                policy.note_elsewhere(job.nbytes, seconds, len(batch))
+                self._inline.note_elsewhere(job.nbytes, seconds, len(batch))
         self._ran(batch, layout, work.outputs)
 
     def _ran(
@@ -570,9 +535,3 @@ class Scheduler:
 def _explain(error: Exception, deadline: Deadline) -> Exception:
     """The error of a request, of what its run raised."""
     return explain(error, deadline) if isinstance(error, RuntimeError | TimeoutError) else error
-
-
-def _note_inline(policy: InlinePolicy, size: int, start: tuple[float, float]) -> None:
-    """Records an inline run, which began when the clocks of this thread showed `start`."""
-    seconds, cpu_seconds = time.perf_counter() - start[0], time.thread_time() - start[1]
-    policy.note_inline(size, seconds, cpu_seconds)

@@ -120,19 +120,6 @@ def test_a_run_that_is_proven_short_is_inline(model: Model, batching: str) -> No
     one.threads.run_all()
 
 
-def test_a_decoded_request_may_be_inline(tmp_path: Path) -> None:
-    """With a text encoder, which needs Python, the run alone is."""
-    model = load(bert_models.write_folder(tmp_path), "cpu")
-    one = scheduled(model, InlineLimits(run_seconds=5.0, first_proof=2))
-    for _ in range(2):
-        one.submit(b'{"text":"good"}')
-        one.threads.run_all()
-    inline = one.submit(b'{"text":"good"}')
-    one.threads.step()  # the tokenizer
-    assert inline.result == model.respond(b'{"text":"good"}')
-    assert one.threads.works == []
-
-
 @pytest.mark.usefixtures("without_logs")
 def test_a_batch_that_fails_is_run_one_by_one(model_file: Find) -> None:
     """`table` fails for ids over 3: of four requests, only the invalid one fails."""
