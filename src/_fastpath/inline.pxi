@@ -14,7 +14,7 @@ cdef double thread_seconds() noexcept:
 
 
 cdef class InlinePolicy:
-    """What is known of the runs of one model, by size. Used by the loop's thread only.
+    """What is known of the runs of one model, by size. Changed under the GIL, by any thread.
 
     A size is that of a body, in bytes; sizes of the same bit length are one class. A class runs inline
     once its runs elsewhere have proved short.

@@ -10,7 +10,8 @@ cdef class RequestCounts:
     """Counts requests: by status, and in a histogram of each of their durations.
 
     A histogram of n bounds takes n + 2 values of the row: a count for each bound, one of larger
-    values, and the sum of the values. Used by one thread; any may read the row meanwhile.
+    values, and the sum of the values. Changed under the GIL, by any thread;
+    any process may read the row meanwhile.
 
     Args:
         row: float64s, a writable buffer.

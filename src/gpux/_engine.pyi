@@ -140,7 +140,7 @@ class _Stages(Protocol):
     rows: int | None
 
 class InlinePolicy:
-    """What is known of the runs of one model, by size. Used by the loop's thread only."""
+    """What is known of the runs of one model, by size. Changed under the GIL, by any thread."""
 
     def __init__(
         self, *, run_seconds: float, budget_seconds: float, threads: int, first_proof: int

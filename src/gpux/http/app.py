@@ -116,6 +116,9 @@ class Predict:
             )
         inference.stages.read = time.perf_counter() - start
         req.env[STAGES] = inference.stages
+        response = inference.respond_at_once(body)
+        if response is not None:
+            return response
         patience_seconds = service.timeout_seconds + _PATIENCE_SECONDS
         return self._call(lambda respond: inference.submit(body, respond), patience_seconds)
 

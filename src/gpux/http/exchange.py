@@ -218,13 +218,12 @@ class PredictExchange(Inference):
             has_run.end(self.stages)
             self._application.recorders.record(has_run)
 
-    def _done(self, result: Result) -> None:
+    def _response(self, result: Result) -> Response:
         if self._record is None:
-            super()._done(result)
-            return
-        token = current_request_id.set(self._record.request_id)
+            return super()._response(result)
+        token = current_request_id.set(self._record.request_id)  # for what is logged of it
         try:
-            super()._done(result)
+            return super()._response(result)
         finally:
             current_request_id.reset(token)
 

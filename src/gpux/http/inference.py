@@ -31,7 +31,7 @@ class Inference:
     Raises:
         ClientError: by its headers, the request is invalid. Nothing has been counted.
 
-    Made by any thread; used by the service's loop then.
+    Made by any thread; but for respond_at_once(), used by the service's loop.
 
     Attributes:
         stages: the durations of its stages.
@@ -67,6 +67,19 @@ class Inference:
         self._arrival_seconds = 0.0
         self.stages = Stages(read=0.0)
 
+    def respond_at_once(self, body: bytes | Body) -> Response | None:
+        """Runs the model in the calling thread, if that takes less than the way to another.
+
+        Args:
+            body: any bytes, or a complete Body.
+
+        Returns:
+            The response; None to submit() the body.
+        """
+        self._arrival_seconds = time.monotonic()
+        result = self._service.respond(body, self._deadline(), self.stages)
+        return None if result is None else self._response(result)
+
     def submit(self, body: bytes | Body, respond: Respond) -> None:
         """Runs the model on the body.
 
@@ -74,21 +87,17 @@ class Inference:
             body: any bytes, or a complete Body.
             respond: called once, with the response, unless abandon() is called before.
         """
+        response = self.respond_at_once(body)
+        if response is None:
+            try:
+                self._permit = self._service.admit(len(body))
+            except UnavailableError as error:
+                response = error_response(error)
+        if response is not None:
+            respond(response)
+            return
         self._respond = respond
-        service = self._service
-        arrival_seconds = self._arrival_seconds = time.monotonic()
-        deadline = Deadline(self.timeout_seconds, arrival_seconds + self.timeout_seconds)
-        result = service.respond(body, deadline, self.stages)
-        if result is not None:
-            self._done(result)
-            return
-        try:
-            self._permit = service.admit(len(body))
-        except UnavailableError as error:
-            self._respond = None
-            respond(error_response(error))
-            return
-        self._job = service.submit(body, deadline, self.stages, self._done)
+        self._job = self._service.submit(body, self._deadline(), self.stages, self._done)
 
     def abandon(self) -> None:
         """Drops the request: its client has left."""
@@ -100,8 +109,17 @@ class Inference:
         self._release()
 
     def _done(self, result: Result) -> None:
-        """Responds with a result."""
+        """Responds with the result of a job."""
         self._release()
+        respond, self._respond = self._respond, None  # which may refer to this object
+        assert respond is not None
+        respond(self._response(result))
+
+    def _deadline(self) -> Deadline:
+        return Deadline(self.timeout_seconds, self._arrival_seconds + self.timeout_seconds)
+
+    def _response(self, result: Result) -> Response:
+        """The response of a result; counts it."""
         if isinstance(result, Exception):
             if isinstance(result, InferenceError):  # in full, for the operator
                 logger.error("Inference failed: %s", result.__cause__ or result)
@@ -110,9 +128,7 @@ class Inference:
             response = Response(200, [JSON], result)
         seconds = self._count(response.status)
         response.headers.append(("Server-Timing", self.stages.server_timing(seconds)))
-        respond, self._respond = self._respond, None  # which may refer to this object
-        assert respond is not None
-        respond(response)
+        return response
 
     def _count(self, status: int) -> float:
         """Counts the request; returns the seconds that it took."""

@@ -27,7 +27,7 @@ from gpux.http.limits import Limits
 from gpux.http.listen import BACKLOG
 from gpux.http.responses import Response
 from gpux.observability.metrics import Gauge, single
-from gpux.serving.background import call_in_loop, new_event_loop
+from gpux.serving.background import SWITCH_SECONDS, call_in_loop, new_event_loop
 from gpux.serving.service import LoadedModel
 
 _TICK_SECONDS = 0.25
@@ -39,8 +39,6 @@ _BURST = 64
 # Descriptors that are not connections: of the process, its libraries and its model.
 _OWN_DESCRIPTORS = 64
 _MAX_CONNECTIONS = 1000
-# Threads of Python hold the interpreter for this long while the loop waits for it.
-_SWITCH_SECONDS = 0.0005
 _ANNOUNCED_SECONDS = 0.1
 # How long the end waits for the rest of requests that have come in part.
 _SENDING_SECONDS = 0.5
@@ -113,7 +111,7 @@ class Server:
             starts_loaded: whether connections wait until the model is loaded, as others serve it;
                 otherwise requests are responded to meanwhile.
         """
-        sys.setswitchinterval(_SWITCH_SECONDS)
+        sys.setswitchinterval(SWITCH_SECONDS)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(self._run(load, opened, lifeline, starts_loaded=starts_loaded))
 

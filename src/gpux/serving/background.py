@@ -4,6 +4,7 @@ The loop runs in a thread that the first call of a process starts, so that a hos
 """
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -12,6 +13,8 @@ from gpux.errors import DeadlineError
 
 T = TypeVar("T")
 _START_SECONDS = 60.0
+# Threads of Python hold the interpreter for this long while the loop waits for it.
+SWITCH_SECONDS = 0.0005
 
 
 class Background:
@@ -46,6 +49,7 @@ class Background:
                 is_open = threading.Event()
 
                 def run() -> None:
+                    sys.setswitchinterval(SWITCH_SECONDS)
                     loop.call_soon(self._opened, loop)
                     loop.call_soon(is_open.set)
                     loop.run_forever()

@@ -149,7 +149,9 @@ class Scheduler:
         return len(self._waiting)
 
     def respond(self, body: bytes | Body, deadline: Deadline, stages: Stages) -> Result | None:
-        """Responds to a request at once, if that takes less than its way to another thread.
+        """Responds to a request in the calling thread, if that takes less than the way to another.
+
+        Unlike all else, it may be called by any thread: what it changes changes under the GIL.
 
         Args:
             body: any bytes, or a complete Body.
@@ -162,7 +164,6 @@ class Scheduler:
         policy = self._inline
         if policy is None or len(body) > LONG_BYTES or not policy.allows(len(body)):
             return None
-        assert threading.get_ident() == self._thread, "not the loop's thread"
         assert self._cpu is not None
         start, cpu_start = time.perf_counter(), time.thread_time()
         try:
