@@ -68,7 +68,8 @@ sanitize: $(VENV)/sanitize.stamp
 		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 		$(VENV)/sanitize/bin/python $(PYTEST) --capture=sys -p no:cacheprovider -k 'not $(VOLUME)' \
 		tests/fastpath tests/unit/inputs/test_reader.py tests/unit/tensors/test_outputs.py \
-		tests/unit/execution/test_deadline.py tests/unit/execution/test_work.py tests/unit/serving/test_scheduler.py
+		tests/unit/execution/test_deadline.py tests/unit/execution/test_work.py \
+		tests/unit/execution/test_responder.py tests/unit/serving/test_scheduler.py
 
 # The core without an interpreter, with the sanitizers: its tables and the fuzzer's corpus, again in the portable build
 # for processors without SSE2; samples of the writer against std::to_chars; random decimals, as the installed reader reads
