@@ -49,6 +49,21 @@ def narrow(model_file: Find) -> Iterator[ServerProcess]:
         yield server
 
 
+def test_others_are_answered_while_a_loop_runs(model_file: Find) -> None:
+    """Within 50 ms, on a machine that has a moment for it; the deadline ends the run."""
+    options = ("--timeout", "2")
+    with serve(model_file("slow"), *options) as server, Client(server) as client:
+        start_run(server, client, post(ENDLESS))
+        seconds = []
+        for _ in range(20):
+            start = time.monotonic()
+            assert server.request("GET", "/health/live").status == 200
+            seconds.append(time.monotonic() - start)
+        assert in_flight(server) == 1
+        assert min(seconds) < 0.05
+        assert client.read().status == 504
+
+
 def test_connections_that_come_at_once_get_their_first_answers_first(model_file: Find) -> None:
     """No connection waits for second and third requests of the others."""
     body = b'{"x": [[1.0]]}'

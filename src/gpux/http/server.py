@@ -86,6 +86,7 @@ class Server:
                 "How late the event loop's timers run: the longest delay, which fades within "
                 "a minute.",
                 single(lambda: self._lag_seconds),
+                total=max,
             ),
         )
         application.service.metrics.add(

@@ -186,12 +186,12 @@ class Metrics:
             ("stage",),
             [((stage,), max(row[at] for row in self._counters.rows)) for at, stage in loads],
         )
-        gauge_values = iter(values[_GAUGES:])
+        columns = zip(*(row[_GAUGES:] for row in self._counters.rows), strict=True)
         for name, gauge in self._gauges.items():
             kind: Kind = "counter" if gauge.is_counter else "gauge"
             samples = [
-                (labels, value)
-                for (labels, _), value in zip(gauge.samples(), gauge_values, strict=False)
+                (labels, gauge.total(column))
+                for (labels, _), column in zip(gauge.samples(), columns, strict=False)
             ]
             if samples:
                 yield Family(kind, name, gauge.help, gauge.labels, list(samples))
@@ -237,12 +237,14 @@ class Gauge:
         samples: returns the label values and the value of each sample.
         labels: the label names.
         is_counter: whether it is a counter, which only grows.
+        total: the value of several processes together, from those of each.
     """
 
     help: str
     samples: Callable[[], Iterable[tuple[tuple[str, ...], float]]]
     labels: tuple[str, ...] = ()
     is_counter: bool = False
+    total: Callable[[Iterable[float]], float] = sum
 
 
 def single(value: Callable[[], Any]) -> Callable[[], Iterable[tuple[tuple[str, ...], float]]]:

@@ -1,6 +1,7 @@
 """metrics: the values of several processes add up to those of one."""
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -64,6 +65,16 @@ def test_rows_add_up_whoever_is_asked() -> None:
     expected["gpux_model_load_seconds[('stage', 'warmup')]"] = 1.0
     assert gpux_samples(first) == expected
     assert gpux_samples(second) == expected
+
+
+def test_the_worst_of_several_processes() -> None:
+    memory = CounterMemory(ROW_SIZE, 2)
+    for number, seconds in ((0, 0.5), (1, 0.25)):
+        lag = Gauge("Lag.", single(partial(float, seconds)), total=max)
+        metrics = Metrics({"gpux_lag_seconds": lag}, memory.counters(number))
+        metrics.publish()
+    (family,) = (family for family in metrics.families() if family.name == "gpux_lag_seconds")
+    assert family.samples == [((), 0.5)]
 
 
 def test_a_replacement_counts_on_and_has_its_own_gauges() -> None:
