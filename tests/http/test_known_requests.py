@@ -99,3 +99,14 @@ def test_a_client_may_set_its_own_limit(model_file: Find) -> None:
             assert client.exchange(head(11, "X-Request-Timeout: 30"), b'{"x":[[1]]}').status == 200
             late = client.exchange(head(11, "X-Request-Timeout: 0.000000001"), b'{"x":[[1]]}')
             assert late.status == 504
+
+
+def test_the_limit_of_bodies_holds(model_file: Find) -> None:
+    with serve(model_file("matrix"), "--max-body", "300") as server, Client(server) as client:
+        for _ in range(_MANY):
+            for nbytes in (11, 290, 300):
+                body = b'{"x":[[1]]}'.ljust(nbytes)
+                assert client.exchange(post(body)).status == 200
+        large = b'{"x":[[1]]}'.ljust(301)
+        with Client(server) as other:
+            assert other.exchange(post(large)).status == 413

@@ -98,7 +98,9 @@ class LoopApplication:
         Returns:
             The response with its header section; None if nothing was done.
         """
-        return None if self._responder is None else self._responder.respond(received, nbytes)
+        if self._responder is None or nbytes > self.max_body_bytes:
+            return None
+        return self._responder.respond(received, nbytes)
 
     def begin(self, head: RequestHead, connection: ClientConnection) -> Exchange | Response:
         """Judges a request by its header section; a Response rejects it."""

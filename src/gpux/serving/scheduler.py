@@ -217,7 +217,7 @@ class Scheduler:
         Returns:
             The job, for cancel(); None if on_done has been called already.
         """
-        assert threading.get_ident() == self._thread, "not the loop's thread"
+        self._check_thread()
         job = Job(body, deadline, stages, on_done)
         self._open[job] = None
         self._expire_at(deadline.at_seconds)
@@ -239,6 +239,7 @@ class Scheduler:
 
     def cancel(self, job: Job) -> None:
         """Drops a request whose client has left: it does not run, or its run is stopped."""
+        self._check_thread()
         if not job.is_over:
             steps = job.steps
             self._end(job)
@@ -252,6 +253,9 @@ class Scheduler:
         for job in list(self._open):
             self.cancel(job)
             job.on_done(UnavailableError("The server has stopped: it could not wait any longer"))
+
+    def _check_thread(self) -> None:
+        assert threading.get_ident() == self._thread, "not the loop's thread"
 
     # From the body to the queue.
 
@@ -321,6 +325,7 @@ class Scheduler:
 
     def _dispatch(self) -> None:
         """Starts as many runs as the model is free for."""
+        self._check_thread()
         while self._waiting and self._free > 0:
             now = time.monotonic()
             waiting = [job.waiting for job in self._waiting if job.waiting is not None]
