@@ -30,7 +30,7 @@ def __getattr__(name: str) -> Any:
                 print(f"gpux: {error}", file=sys.stderr)
                 raise SystemExit(2) from error
             atexit.register(application.recorders.close)
-            globals()["app"] = application.recorders.wrap(application.app)
+            globals()["app"] = application.recorders.wrap(application.make_app())
         return globals()["app"]
 
 

@@ -53,7 +53,7 @@ ORDER: dict[str, list[str]] = {
     ],
     "inputs": ["reader", "pipeline", "tokenizer", "model_io"],
     "tensors": ["request", "outputs", "cuda", "memory", "signature"],
-    "config": ["settings", "custom_ops", "schema", "diagnosis", "values", "yaml"],
+    "config": ["settings", "custom_ops", "schema", "diagnosis", "values", "yaml", "messages"],
     "observability": [
         *("access_log", "tracing", "sinks", "record", "logs", "exposition", "metrics", "timings"),
         "shared_counters",

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Struct, UnsetType
 
+from gpux.config.messages import KeyPath, show
 from gpux.config.values import decode
-from gpux.config.yaml import KeyPath, show
 
 
 def _children(value: Any, kind: Any) -> Iterator[tuple[str | int, Any, Any]] | None:

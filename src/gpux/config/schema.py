@@ -16,8 +16,8 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from gpux.config.diagnosis import describe, find_fault, parts, without_nulls
+from gpux.config.messages import KeyPath, fail, show
 from gpux.config.values import OriginText, Size, decode
-from gpux.config.yaml import KeyPath, fail, read_yaml, show
 from gpux.errors import ConfigurationError
 
 _T = TypeVar("_T")
@@ -262,6 +262,8 @@ def read_config(file: Path, environment: Mapping[str, str]) -> ModelConfig:
     Raises:
         ConfigurationError: one line with the file, the key path and what was expected.
     """
+    from gpux.config.yaml import read_yaml  # with PyYAML, which a file alone needs
+
     document = read_yaml(file, environment, _TEXT_KEYS)
     content = _convert(file, (), document, FileContent)
     try:

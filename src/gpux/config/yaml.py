@@ -9,14 +9,12 @@ Source: YAML 1.2.2, 10.3 (core schema); merge keys as in https://yaml.org/type/m
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
+from gpux.config.messages import KeyPath, fail, show
 from gpux.errors import ConfigurationError
-
-# Keys and indexes from the root of the document.
-KeyPath = tuple[str | int, ...]
 
 # Also the limit of characters once aliases and variables are expanded.
 _MAX_BYTES = 2**20
@@ -24,8 +22,6 @@ _MAX_BYTES = 2**20
 # legitimately many: ImageNet has sets of 1,000 and of 21,841.
 _MAX_VALUES = 25_000
 _MAX_DEPTH = 64
-_MAX_SHOWN = 60
-_MAX_PROBLEM = 300
 
 _TAG = "tag:yaml.org,2002:"
 _MERGE = _TAG + "merge"
@@ -120,48 +116,6 @@ def read_yaml(
     return value
 
 
-def fail(file: Path | None, path: KeyPath, problem: str) -> NoReturn:
-    """Raises a ConfigurationError of one line: the file, the key path and the problem."""
-    location = [str(file)] if file else []
-    if path:
-        location.append(format_path(path))
-    # Names and values are arbitrary text: keep the message on one line and its length bounded.
-    line = "".join(
-        character if character.isprintable() else repr(character)[1:-1]
-        for character in " ".join(problem.split())
-    )
-    if len(line) > _MAX_PROBLEM:
-        line = line[:_MAX_PROBLEM] + "…"
-    raise ConfigurationError(f"{': '.join(location)}: {line}")
-
-
-def format_path(path: KeyPath) -> str:
-    """Formats a key path: `inputs.image.shape[1]`."""
-    text = ""
-    for key in path:
-        if isinstance(key, int):
-            text += f"[{key}]"
-            continue
-        shown = key if re.fullmatch(r"[\w:/<-]+", key) else repr(key)
-        text += ("." if text else "") + _truncate(shown)
-    return text
-
-
-def show(value: object) -> str:
-    """Formats a value for a message, as in YAML and of bounded length."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, list | tuple):
-        return "a list"
-    if isinstance(value, int) and value.bit_length() > 200:
-        return "an integer of more than 60 digits"
-    return _truncate(repr(value))
-
-
 def _add_missing(values: dict[str, Any], others: Mapping[str, Any]) -> None:
     """Adds the entries of `others` whose keys are missing."""
     for key, value in others.items():
@@ -184,10 +138,6 @@ def _join_surrogates(text: str) -> str | None:
         return None
 
 
-def _truncate(text: str) -> str:
-    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
-
-
 class _Builder:
     """Builds plain values from YAML nodes."""
 
@@ -206,7 +156,7 @@ class _Builder:
         self._characters = 0
         self._ancestors: list[yaml.Node] = []  # from the root to the node being built
 
-    def build(self, node: yaml.Node, path: KeyPath, *, as_text: bool) -> Any:
+    def build(self, node: yaml.Node, path: KeyPath, *, as_text: bool) -> Any:  # noqa: RET503
         """Builds the value of a node; with `as_text`, a scalar or a list's scalars stay text."""
         self._values += 1
         if self._values > _MAX_VALUES:
@@ -273,7 +223,9 @@ class _Builder:
             problem = f"more than {_MAX_BYTES} characters, with aliases and variables written out"
             fail(self._file, (), problem)
 
-    def _scalar(self, node: yaml.ScalarNode, path: KeyPath, *, as_text: bool) -> Any:
+    def _scalar(  # noqa: RET503
+        self, node: yaml.ScalarNode, path: KeyPath, *, as_text: bool
+    ) -> Any:
         raw, tag = self._text(node.value, path), node.tag
         text = self._expand(raw, path)
         if text != raw and node.style is None:  # plain style: resolve the expanded text

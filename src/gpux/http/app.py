@@ -5,8 +5,8 @@
 
 import io
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import falcon
 
@@ -14,24 +14,14 @@ from gpux.errors import BodyTooLargeError, ClientError, InvalidJSONError
 from gpux.http.cross_origin import EXPOSED_HEADERS
 from gpux.http.error_responses import error_response, json_bytes
 from gpux.http.headers import MEDIA_TYPE
-from gpux.http.inference import Inference, refuse
+from gpux.http.inference import STAGES, Caller, Inference, refuse
 from gpux.http.responses import Response
 from gpux.serving.service import Service
 
 _MAX_QUOTED_PATH = 100
-# WSGI environment key: the Stages of a request to /predict.
-STAGES = "gpux.stages"
 # What the loop is given beyond a request's own deadline before its caller gives up.
 _PATIENCE_SECONDS = 5.0
 _MAX_REFUSE_SECONDS = 60.0
-
-
-class Caller(Protocol):
-    """Calls a function in the thread of the service's loop: see Background.call()."""
-
-    def __call__(
-        self, function: Callable[[Callable[[Response], None]], object], timeout_seconds: float, /
-    ) -> Response: ...
 
 
 def create_app(

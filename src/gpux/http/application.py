@@ -1,11 +1,11 @@
 """Assembles what one process serves: service, routes, recorders."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gpux.config.settings import Settings
-from gpux.http.app import Caller, create_app
+from gpux.http.inference import Caller
 from gpux.http.middleware import Recorders, create_recorders
 from gpux.observability.shared_counters import SharedCounters
 from gpux.serving.service import Service
@@ -17,12 +17,13 @@ class Application:
 
     Attributes:
         service: its model is not loaded yet.
-        app: the WSGI app (PEP 3333), which records no requests.
+        make_app: makes the WSGI app (PEP 3333), which records no requests. To import Falcon takes
+            longer than the rest of a start, and nobody needs to wait for it.
         recorders: of access log and traces; the server closes them after the last response.
     """
 
     service: Service
-    app: Any
+    make_app: Callable[[], Any]
     recorders: Recorders
 
 
@@ -42,5 +43,10 @@ def build(
     """
     service = Service(settings, counters)
     recorders = create_recorders(settings, environment, service.metrics)
-    app = create_app(service, call, settings.max_body_bytes, settings.cors_origins)
-    return Application(service, app, recorders)
+
+    def make_app() -> Any:
+        from gpux.http.app import create_app
+
+        return create_app(service, call, settings.max_body_bytes, settings.cors_origins)
+
+    return Application(service, make_app, recorders)

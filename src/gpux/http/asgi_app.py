@@ -86,7 +86,7 @@ class AsgiApp:
                 built.service.attach(loop)
                 self._exchanges = LoopApplication(
                     built.service,
-                    built.app,
+                    built.make_app,
                     built.recorders,
                     loop,
                     settings.max_body_bytes,

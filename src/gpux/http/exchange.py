@@ -60,7 +60,7 @@ class LoopApplication:
 
     Args:
         service: takes the requests to /predict.
-        app: the WSGI app (PEP 3333) that takes all others.
+        make_app: makes the WSGI app (PEP 3333) that takes all others, in their thread.
         recorders: get a record of each request.
         loop: the server's.
         max_body_bytes: larger bodies are rejected.
@@ -71,7 +71,7 @@ class LoopApplication:
     def __init__(
         self,
         service: Service,
-        app: Any,
+        make_app: Callable[[], Any],
         recorders: Recorders,
         loop: asyncio.AbstractEventLoop,
         max_body_bytes: int,
@@ -80,12 +80,12 @@ class LoopApplication:
     ) -> None:
         self.service = service
         self._connections = connections
-        self.app = app
         self.recorders = recorders
         self.loop = loop
         self.max_body_bytes = max_body_bytes
         self.cors_origins = cors_origins
         self.routes = ThreadPoolExecutor(1, "routes")
+        self.app = self.routes.submit(make_app)
         self._responder: Responder | None = None
 
     def respond_known(self, received: bytearray, nbytes: int) -> bytes | None:
@@ -266,7 +266,7 @@ class RouteExchange:
         if self._record is not None:
             current_request_id.set(self._record.request_id)
         try:
-            response = call_app(self._application.app, environment)
+            response = call_app(self._application.app.result(), environment)
         except Exception as error:
             response = error_response(error, f"{self._head.method} {self._head.path}")
         self._application.loop.call_soon_threadsafe(self._send, response)

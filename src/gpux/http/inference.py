@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from gpux._fastpath import Body
 from gpux.errors import ClientError, ClientGoneError, InferenceError, UnavailableError
@@ -17,7 +18,18 @@ from gpux.serving.service import Service
 
 logger = logging.getLogger(__name__)
 
+# WSGI environment key: the Stages of a request to /predict.
+STAGES = "gpux.stages"
+
 Respond = Callable[[Response], None]
+
+
+class Caller(Protocol):
+    """Calls a function in the thread of the service's loop: see Background.call()."""
+
+    def __call__(
+        self, function: Callable[[Respond], object], timeout_seconds: float, /
+    ) -> Response: ...
 
 
 class Inference:

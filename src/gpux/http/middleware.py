@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gpux.config.settings import Settings
-from gpux.http.app import STAGES
+from gpux.http.inference import STAGES
 from gpux.observability.access_log import AccessLog
 from gpux.observability.logs import current_request_id
 from gpux.observability.metrics import Gauge, Metrics

@@ -135,7 +135,7 @@ class Server:
         settings, service = self._settings, self._application.service
         application = LoopApplication(
             service,
-            self._application.app,
+            self._application.make_app,
             self._application.recorders,
             loop,
             settings.max_body_bytes,

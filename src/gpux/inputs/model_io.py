@@ -12,8 +12,8 @@ from typing import Any
 
 from msgspec import UNSET
 
+from gpux.config.messages import show
 from gpux.config.schema import Activation, InputConfig, ModelConfig, OutputConfig
-from gpux.config.yaml import show
 from gpux.tensors.signature import BY_NAME, MAX_AXES, Dim, NonTensorSpec, Signature, TensorSpec
 
 # A tokenizer's inputs and outputs, with the names used by transformers.

@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import Any
 
 from gpux._fastpath import Block, InputSpec, Pool, walk
+from gpux.config.messages import show
 from gpux.config.schema import ModelConfig
-from gpux.config.yaml import show
 from gpux.errors import ClientError
 from gpux.inputs.tokenizer import TextEncoder
 from gpux.tensors.memory import array_of
