@@ -62,7 +62,8 @@ hints: $(VENV)/dev.stamp
 # Tests of mere volume run a tenth of their values (tests/support/sanitizer.py), or, if they are in VOLUME, not at all: the
 # core's own tests and the fuzzer have sanitizers too.
 VOLUME := (at_every_distance or at_many_distances or may_be_left_out or grows_over or 64_threads or 16_bit_floats or of_all_float16 \
-	or anywhere_in_a_long_list or every_small_shape or takes_the_same_shapes or nothing_grows or of_every_small_size)
+	or anywhere_in_a_long_list or every_small_shape or takes_the_same_shapes or nothing_grows or of_every_small_size \
+	or whatever_its_floats_are or answer_is_larger)
 sanitize: $(VENV)/sanitize.stamp
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" PYTHONMALLOC=malloc \
 		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
